@@ -1,0 +1,133 @@
+"""What all commands share: the common options, and turning errors into one line and an exit code."""
+
+import functools
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pgolf.config import Config
+    from pgolf.store import Stage
+    from stages.context import StageContext
+
+
+@dataclass(frozen=True)
+class Common:
+    """The options that every stage command takes."""
+
+    artifacts: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("artifacts")
+    run: Annotated[str, typer.Option(help="Name of the run: a folder in --artifacts.")] = "default"
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Input stage directory, when it is not the run's own.")
+    ] = None
+    name: Annotated[str | None, typer.Option(help="Variant: the output becomes <stage>@NAME.")] = None
+    force: Annotated[bool, typer.Option("--force", help="Redo the stage even if it is up to date.")] = False
+    preset: Annotated[str | None, typer.Option(help="Configuration to start from (see pgolf presets).")] = None
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings, over the preset.")] = None
+    set: Annotated[
+        list[str],
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting, over everything else."),
+    ] = ()  # type: ignore[assignment]
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto"
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: every core.")] = 0
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False
+
+    @property
+    def run_dir(self) -> Path:
+        return self.artifacts / self.run
+
+    def load_config(self, *extra: str) -> "Config":
+        """Preset, file, `--set`, then `extra` assignments that a command's own options stand for.
+
+        Without any of the three, the configuration is the one that the run's newest stage was made with, so that
+        `pgolf run --preset mini` can be followed by a plain `pgolf quantize`.
+        """
+        from pgolf import config as configs
+        from stages import runs
+
+        base = None
+        if self.preset is None and self.config is None:
+            base = runs.recorded_config(self.source or self.run_dir)
+        return configs.load(self.preset, self.config, [*self.set, *extra], base=base)
+
+    def context(self, *extra: str) -> "StageContext":
+        """Everything a stage needs, from these options."""
+        from cli.screen import Screen
+        from pgolf import runtime
+        from stages.context import StageContext
+
+        return StageContext(
+            run=self.run_dir,
+            config=self.load_config(*extra),
+            runtime=runtime.choose(self.device, self.threads),
+            reporter=Screen(),
+            command=tuple(sys.argv),
+            name=self.name,
+            force=self.force,
+        )
+
+    def finish(self, stage: "Stage") -> None:
+        """With `--json`, the finished stage's path and manifest on stdout."""
+        if self.json:
+            value = json.loads(stage.manifest.to_json()) | {"path": str(stage.path)}
+            print(json.dumps(value, ensure_ascii=False))
+
+
+def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function `f(common, ...)` as a command whose options are its own and the common ones."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        shared = [
+            inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.annotation
+            )
+            for field in inspect.signature(Common).parameters.values()
+        ]
+
+        @functools.wraps(function)
+        def wrapper(**arguments: Any) -> None:
+            common = Common(**{field.name: arguments.pop(field.name) for field in shared})
+            guarded(lambda: function(common, **arguments), debug=common.debug, as_json=common.json)
+
+        keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+        wrapper.__signature__ = inspect.Signature([*keyword, *shared])  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {item.name: item.annotation for item in [*keyword, *shared]}
+        app.command(name)(wrapper)
+        return function
+
+    return register
+
+
+def guarded(work: Callable[[], None], debug: bool, as_json: bool) -> None:
+    """Run a command; errors a user can act on become one line on stderr and the documented exit code."""
+    from cli.screen import say_error
+    from pgolf.errors import PgolfError
+
+    try:
+        work()
+    except PgolfError as error:
+        if debug:
+            raise
+        _fail(str(error), error.exit_code, as_json, say_error)
+    except KeyboardInterrupt:
+        _fail("interrupted; everything finished so far is kept", 130, as_json, say_error)
+    except OSError as error:
+        if debug:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        _fail(f"{error.strerror or error}{where}", 2, as_json, say_error)
+
+
+def _fail(text: str, code: int, as_json: bool, say: Callable[[str], None]) -> None:
+    if as_json:
+        print(json.dumps({"error": text, "exit_code": code}, ensure_ascii=False))
+    say(text)
+    raise typer.Exit(code)

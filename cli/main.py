@@ -1,0 +1,34 @@
+"""The `pgolf` program: one command per module of this package."""
+
+import importlib
+
+import typer
+
+# In the order of the chain, then what stands over it; `pgolf --help` shows them so.
+COMMANDS = (
+    "tokenize",
+    "train",
+    "ema_finalize",
+    "quantize",
+    "eval_sliding",
+    "eval_ttt",
+    "package",
+    "eval",
+    "run",
+    "budget",
+    "inspect",
+)
+
+app = typer.Typer(
+    help="The best language model that fits a byte budget, as separate stages with files between them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+for _module in COMMANDS:
+    importlib.import_module(f"cli.{_module}").add_to(app)
+
+
+def main() -> None:
+    app()

@@ -1,0 +1,36 @@
+"""Typed configuration: one frozen dataclass per section, presets as TOML files that only pick values.
+
+`load(preset, file, assignments)` composes them in that order; an unknown key is an error that names the nearest
+known one.
+"""
+
+from pgolf.config.compose import from_dict, load, preset_names, to_dict
+from pgolf.config.sections import (
+    AverageConfig,
+    Config,
+    EvaluateConfig,
+    ModelConfig,
+    OptimConfig,
+    PackageConfig,
+    QuantizeConfig,
+    TokenizerConfig,
+    TrainConfig,
+    TttConfig,
+)
+
+__all__ = [
+    "AverageConfig",
+    "Config",
+    "EvaluateConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "PackageConfig",
+    "QuantizeConfig",
+    "TokenizerConfig",
+    "TrainConfig",
+    "TttConfig",
+    "from_dict",
+    "load",
+    "preset_names",
+    "to_dict",
+]

@@ -1,0 +1,157 @@
+"""Composing a configuration: defaults, then a preset, then a TOML file, then `section.key=value` assignments."""
+
+import dataclasses
+import difflib
+import importlib.resources
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pgolf.config.sections import Config
+from pgolf.errors import PgolfError
+
+
+def preset_names() -> list[str]:
+    """The presets that come with pgolf, sorted."""
+    folder = importlib.resources.files("pgolf.config") / "presets"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load(
+    preset: str | None = None,
+    file: Path | None = None,
+    assignments: Iterable[str] = (),
+    base: Config | None = None,
+) -> Config:
+    """Compose a configuration from a preset, a TOML file and assignments such as `model.dim=512`, in that order.
+
+    `base` is what they are put over, in place of the defaults.
+
+    Raises PgolfError for an unknown preset, section or key (naming the nearest known one), a value of the wrong
+    type, or a file that is not TOML.
+    """
+    values: dict[str, Any] = {} if base is None else to_dict(base)
+    if preset is not None:
+        _merge(values, _read_preset(preset), f"preset {preset}")
+    if file is not None:
+        _merge(values, _read_toml(file), str(file))
+    for assignment in assignments:
+        _merge(values, _parse_assignment(assignment), f"--set {assignment}")
+    return from_dict(values)
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """Configuration from nested plain values, as TOML and manifests hold them. Missing keys take their defaults."""
+    return typing.cast(Config, _build(Config, values, ""))
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Nested plain values, fit for JSON; the inverse of `from_dict`."""
+    return typing.cast(dict[str, Any], _plain(dataclasses.asdict(config)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _read_preset(name: str) -> dict[str, Any]:
+    known = preset_names()
+    if name not in known:
+        raise PgolfError(f"no preset named {name!r}{_nearest(name, known)}; presets: {', '.join(known)}")
+    return tomllib.loads((importlib.resources.files("pgolf.config") / "presets" / f"{name}.toml").read_text("utf-8"))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise PgolfError(f"cannot read the configuration {path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PgolfError(f"{path} is not valid TOML: {error}") from error
+
+
+def _parse_assignment(assignment: str) -> dict[str, Any]:
+    key, separator, text = assignment.partition("=")
+    if not separator or not key.strip():
+        raise PgolfError(f"--set {assignment!r}: write it as section.key=value, for example model.dim=512")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word is a string: --set quantize.method=gptq
+    nested: Any = value
+    for part in reversed(key.strip().split(".")):
+        nested = {part: nested}
+    return typing.cast(dict[str, Any], nested)
+
+
+def _merge(target: dict[str, Any], update: Mapping[str, Any], source: str) -> None:
+    """Put `update` over `target`, checking every key and type at once so that an error names its source."""
+    try:
+        _build(Config, update, "", check_only=True)
+    except PgolfError as error:
+        raise PgolfError(f"{source}: {error}") from error
+    for key, value in update.items():
+        if isinstance(value, Mapping):
+            target.setdefault(key, {}).update(value)
+        else:
+            target[key] = value
+
+
+def _build(kind: Any, values: Mapping[str, Any], prefix: str, check_only: bool = False) -> Any:
+    hints = typing.get_type_hints(kind)
+    names = {field.name for field in dataclasses.fields(kind)}
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in names:
+            raise PgolfError(f"unknown key {prefix}{key}{_nearest(key, sorted(names), prefix)}")
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, Mapping):
+                raise PgolfError(f"{prefix}{key} is a section, not a value: write {prefix}{key}.NAME=VALUE")
+            arguments[key] = _build(hint, value, f"{prefix}{key}.", check_only)
+        else:
+            arguments[key] = _convert(value, hint, f"{prefix}{key}")
+    # The values of one source alone need not make sense together (num_heads with another file's dim), so the
+    # dataclass and its own checks come last, on the composed whole.
+    return None if check_only else kind(**arguments)
+
+
+def _convert(value: Any, hint: Any, name: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise PgolfError(f"{name} wants a list, got {value!r}")
+        element = typing.get_args(hint)[0]
+        return tuple(_convert(item, element, name) for item in value)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        return _convert(value, options[0], name)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise PgolfError(f"{name} wants a table, got {value!r}")
+        element = typing.get_args(hint)[1]
+        return {str(key): _convert(item, element, f"{name}.{key}") for key, item in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise PgolfError(f"{name} wants {_type_name(hint)}, got {value!r}")
+    return value
+
+
+def _type_name(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return names.get(hint, str(hint))
+
+
+def _nearest(name: str, known: list[str], prefix: str = "") -> str:
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {prefix}{matches[0]}?" if matches else ""

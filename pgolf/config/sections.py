@@ -1,0 +1,43 @@
+"""The configuration as a whole: the sections, each defined in a module of its own beside this one."""
+
+from dataclasses import dataclass, field
+
+from pgolf.config.average import AverageConfig
+from pgolf.config.evaluate import EvaluateConfig
+from pgolf.config.model import ModelConfig
+from pgolf.config.optim import OptimConfig
+from pgolf.config.package import PackageConfig
+from pgolf.config.quantize import QuantizeConfig
+from pgolf.config.tokenizer import TokenizerConfig
+from pgolf.config.train import TrainConfig
+from pgolf.config.ttt import TttConfig
+
+__all__ = [
+    "AverageConfig",
+    "Config",
+    "EvaluateConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "PackageConfig",
+    "QuantizeConfig",
+    "TokenizerConfig",
+    "TrainConfig",
+    "TttConfig",
+]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every setting of a run. A section's own `__post_init__` refuses values that make no sense."""
+
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    average: AverageConfig = field(default_factory=AverageConfig)
+    quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    ttt: TttConfig = field(default_factory=TttConfig)
+    package: PackageConfig = field(default_factory=PackageConfig)
+    seed: int = 0
+    """Of every random number in the run: initial weights, data order, calibration sample."""

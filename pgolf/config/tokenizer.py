@@ -1,0 +1,30 @@
+"""Settings of the tokenizer and of the split into train and val."""
+
+from dataclasses import dataclass
+
+from pgolf.errors import PgolfError
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    vocab_size: int = 1024
+    """Pieces of the SentencePiece BPE model that `tokenize` trains; at most 65,536, since shards hold uint16."""
+    character_coverage: float = 0.9995
+    """Share of characters that get pieces of their own; the rest fall back to bytes."""
+    split_digits: bool = True
+    """Every digit a piece of its own, as in the challenge's tokenizers."""
+    train_bytes: int = 100_000_000
+    """At most so many bytes of train text are shown to the SentencePiece trainer."""
+    val_fraction: float = 0.05
+    """Share of the documents that the hash split gives to val when no `--val` is named."""
+    shard_tokens: int = 100_000_000
+    """Tokens in a shard file (the challenge's own size)."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.vocab_size <= 65_536:
+            raise PgolfError(
+                f"tokenizer.vocab_size is {self.vocab_size}; it must be between 1 and 65,536, because shards store "
+                "tokens as uint16"
+            )
+        if not 0.0 < self.val_fraction < 1.0:
+            raise PgolfError(f"tokenizer.val_fraction is {self.val_fraction}; it must lie between 0 and 1")

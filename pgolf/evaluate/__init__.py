@@ -1,0 +1,1 @@
+"""Scoring: bits per byte, sliding windows, test-time training, the validity audit."""

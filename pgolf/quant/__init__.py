@@ -1,0 +1,1 @@
+"""Quantizing weights: grids, calibration, error feedback, allocation of bits."""

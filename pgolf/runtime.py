@@ -1,0 +1,83 @@
+"""Where computation runs: decided once at the edge of the program and handed in.
+
+Under torchrun every rank gets its own device; a single process is rank 0 of 1.
+"""
+
+import os
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from pgolf.errors import PgolfError
+
+
+@dataclass(frozen=True)
+class Runtime:
+    device: torch.device
+    dtype: torch.dtype
+    """Of activations: float32 on CPU, bfloat16 on GPU. Weights and optimizer state stay float32."""
+    world_rank: int
+    world_size: int
+    threads: int
+    compile: bool
+    """Whether `torch.compile` may be used; its absence is slower, never different."""
+
+    @property
+    def is_main(self) -> bool:
+        return self.world_rank == 0
+
+    def describe(self) -> dict[str, Any]:
+        """The `environment` of a manifest."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.processor()
+        return {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "platform": platform.platform(),
+            "device": self.device.type,
+            "device_name": name or platform.machine(),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "threads": self.threads,
+            "world_size": self.world_size,
+            "compile": self.compile,
+        }
+
+
+def choose(device: str = "auto", threads: int = 0, compile: bool = True) -> Runtime:
+    """Pick the device (`auto`, `cpu` or `cuda`), set the thread count once, and join torchrun's group if there is one.
+
+    `threads` 0 means every core this process may use. Raises PgolfError for `cuda` without a usable GPU.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise PgolfError(f"--device {device!r}: choose auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise PgolfError("--device cuda: torch finds no usable GPU here; leave it out to run on the CPU")
+    use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's own interface
+    world_rank = int(os.environ.get("RANK", "0"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    count = threads or max(1, _usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    torch.set_num_threads(count)
+    where = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
+    if use_cuda:
+        torch.cuda.set_device(where)
+        torch.set_float32_matmul_precision("high")
+    if world_size > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if use_cuda else "gloo")
+    return Runtime(
+        device=where,
+        dtype=torch.bfloat16 if use_cuda else torch.float32,
+        world_rank=world_rank,
+        world_size=world_size,
+        threads=count,
+        compile=compile,
+    )
+
+
+def _usable_cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS and Windows
+        return os.cpu_count() or 1

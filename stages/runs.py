@@ -1,0 +1,28 @@
+"""A run as a whole: which stages stand in it, and the configuration they were made with."""
+
+from pathlib import Path
+
+from pgolf import config as configs
+from pgolf import manifest as manifests
+from pgolf import store
+from pgolf.config import Config
+from pgolf.store import Stage
+
+
+def stages_of(run: Path) -> list[Stage]:
+    """Every finished stage of a run, oldest first."""
+    found = [store.open_stage(path.parent) for path in run.glob(f"[!.]*/{manifests.FILE_NAME}")]
+    return sorted(found, key=lambda stage: (stage.manifest.started, stage.label))
+
+
+def recorded_config(where: Path) -> Config | None:
+    """The configuration of a stage directory, or of the newest stage of a run; None where there is neither."""
+    if (where / manifests.FILE_NAME).is_file():
+        newest = store.open_stage(where)
+    else:
+        finished = stages_of(where)
+        if not finished:
+            return None
+        newest = finished[-1]
+    values = {key: value for key, value in newest.manifest.config.items() if key != "options"}
+    return configs.from_dict(values)
