@@ -1,0 +1,17 @@
+"""What all tests share: where the optional real text is, and threads set once."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)  # the suite runs one worker per core
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real text and the challenge's tokenizers; not part of the project, so its absence skips."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; the tests on it are left out")
+    return folder
