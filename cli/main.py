@@ -5,19 +5,7 @@ import importlib
 import typer
 
 # In the order of the chain, then what stands over it; `pgolf --help` shows them so.
-COMMANDS = (
-    "tokenize",
-    "train",
-    "ema_finalize",
-    "quantize",
-    "eval_sliding",
-    "eval_ttt",
-    "package",
-    "eval",
-    "run",
-    "budget",
-    "inspect",
-)
+COMMANDS: tuple[str, ...] = ()
 
 app = typer.Typer(
     help="The best language model that fits a byte budget, as separate stages with files between them.",
