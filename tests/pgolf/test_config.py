@@ -36,7 +36,7 @@ def test_presets_survive_json(preset):
     ],
 )
 def test_nonsense_is_refused(assignment, message):
-    with pytest.raises(PgolfError, match="^[^\n]*$") as caught:
+    with pytest.raises(PgolfError, match=r"^[^\n]*$") as caught:
         configs.load(assignments=[assignment])
     assert message in str(caught.value)
 
