@@ -1,0 +1,26 @@
+"""The two layers everything else is made of: a linear map and a norm without weights.
+
+Weights stay float32; a map casts its weight to the type of what it is given, so the same code runs in float32 on a
+CPU and in bfloat16 on a GPU.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORM_EPS = torch.finfo(torch.float32).eps  # torch's own default for float32, the same in every activation type
+
+
+class Linear(nn.Linear):
+    """`y = x W^T`, W (out, in), no bias."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) over the last dimension."""
+    return F.rms_norm(x, (x.shape[-1],), eps=NORM_EPS)

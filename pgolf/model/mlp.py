@@ -1,0 +1,26 @@
+"""The MLP with a squared activation.
+
+relu squared (arXiv 2109.08668), or with `mlp_slope` 0.5 leaky relu squared: z^2 above zero, z^2 / 4 below, so that no
+unit dies (challenge PR #549: -0.0021 BPB; slope 0.3 equal).
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pgolf.config.model import ModelConfig
+from pgolf.model.layers import Linear
+
+
+class MLP(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        hidden = round(config.dim * config.mlp_ratio)
+        self.slope = config.mlp_slope
+        self.fc = Linear(config.dim, hidden)
+        self.proj = Linear(hidden, config.dim)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """h (..., dim) -> (..., dim)."""
+        z = self.fc(h)
+        z = F.relu(z) if self.slope == 0.0 else F.leaky_relu(z, self.slope)
+        return self.proj(z * z)
