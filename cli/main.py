@@ -5,7 +5,11 @@ import importlib
 import typer
 
 # In the order of the chain, then what stands over it; `pgolf --help` shows them so.
-COMMANDS: tuple[str, ...] = ()
+COMMANDS: tuple[str, ...] = (
+    "package",
+    "run",
+    "inspect",
+)
 
 app = typer.Typer(
     help="The best language model that fits a byte budget, as separate stages with files between them.",

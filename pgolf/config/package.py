@@ -2,8 +2,24 @@
 
 from dataclasses import dataclass
 
+from pgolf.errors import PgolfError
+
+CODERS = ("range", "brotli", "zlib", "lzma")
+
 
 @dataclass(frozen=True)
 class PackageConfig:
     cap_bytes: int = 16_000_000
-    """Code and model together, decimal (the challenge's cap)."""
+    """The byte budget, decimal (the challenge's cap)."""
+    count_code: bool = True
+    """Whether the script counts against the cap; the `mini` track caps `model.pgz` alone and shows the code beside it."""
+    count_tokenizer: bool = False
+    """Whether the tokenizer counts against the cap; the challenge leaves it out."""
+    coder: str = "range"
+    """How `model.pgz` is coded: `range` (the entropy coder), or `brotli`, `lzma`, `zlib` for comparison."""
+
+    def __post_init__(self) -> None:
+        if self.cap_bytes < 1:
+            raise PgolfError(f"package.cap_bytes is {self.cap_bytes}; it must be at least 1")
+        if self.coder not in CODERS:
+            raise PgolfError(f"package.coder = {self.coder!r} is none of {', '.join(CODERS)}")

@@ -1,0 +1,67 @@
+"""`pgolf inspect`: a run's stages, their lineage and scores."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from cli.common import Common, command
+
+_HEADLINE = ("bits_per_byte", "total_bytes", "model_bytes", "parameters")
+
+
+def add_to(app: typer.Typer) -> None:
+    @command(app, "inspect")
+    def inspect(
+        common: Common,
+        check: Annotated[bool, typer.Option("--check", help="Also verify the hash of every payload file.")] = False,
+    ) -> None:
+        """Show the stages of a run (or of one directory with --from): lineage, time, scores. Exit code 1 if changed."""
+        from cli.screen import Screen, say_error
+        from pgolf import store
+        from pgolf.errors import CheckFailed, PgolfError
+        from stages import lineage, runs
+
+        stages = [store.open_stage(common.source)] if common.source else runs.stages_of(common.run_dir)
+        if not stages:
+            raise PgolfError(f"{common.run_dir} holds no finished stage; pgolf run --run {common.run} makes them")
+        rows, problems, report = [], [], []
+        for stage in stages:
+            inputs = lineage.ancestors(stage)
+            problems += [
+                f"{stage.label}: its input {item.label} is {item.state}" for item in inputs if item.state == "changed"
+            ]
+            if check:
+                problems += lineage.changed_outputs(stage)
+            rows.append(
+                (stage.label, _inputs(inputs), _duration(stage.manifest.seconds), _score(stage.manifest.metrics))
+            )
+            report.append(
+                json.loads(stage.manifest.to_json())
+                | {"path": str(stage.path), "lineage": {item.role: item.state for item in inputs}}
+            )
+        Screen().table(str(common.source or common.run_dir), ("stage", "made from", "time", "result"), rows)
+        if common.json:
+            print(json.dumps({"stages": report, "problems": problems}, ensure_ascii=False))
+        if problems:
+            for problem in problems:
+                say_error(problem)
+            raise typer.Exit(CheckFailed.exit_code)
+
+
+def _inputs(items: list[Any]) -> str:
+    shown = [item.label if item.state == "ok" else f"{item.label} ({item.state})" for item in items[:3]]
+    more = f" and {len(items) - 3} more" if len(items) > 3 else ""
+    return ", ".join(shown) + more
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def _score(metrics: dict[str, Any]) -> str:
+    for name in _HEADLINE:
+        if name in metrics:
+            value = metrics[name]
+            return f"{value:.4f} {name}" if isinstance(value, float) else f"{value:,} {name}"
+    return ""

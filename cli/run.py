@@ -1,0 +1,84 @@
+"""`pgolf run`: text in, a scored and packaged model out."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.common import Common, command
+
+if TYPE_CHECKING:
+    from stages.run import Chain
+    from stages.summary import Reading
+
+
+def add_to(app: typer.Typer) -> None:
+    @command(app, "run")
+    def run(
+        common: Common,
+        train: Annotated[
+            list[Path] | None,
+            typer.Argument(help="Train documents: files or folders. None: the documentation that comes with Python."),
+        ] = None,
+        val: Annotated[
+            list[Path] | None, typer.Option(help="Val documents. None: a share of the train documents, by hash.")
+        ] = None,
+        tokenizer: Annotated[Path | None, typer.Option(help="SentencePiece model to use instead of a new one.")] = None,
+        shards: Annotated[Path | None, typer.Option(help="Folder of ready shards, used as they are.")] = None,
+        text_field: Annotated[str, typer.Option(help="Field of a document's text in JSON lines.")] = "text",
+        score_float: Annotated[
+            bool, typer.Option("--float/--no-float", help="Also score the weights before quantization.")
+        ] = True,
+    ) -> None:
+        """The whole chain: tokenize, train, average, quantize, score, package. What is up to date is skipped."""
+        from stages import run as chains
+        from stages import summary
+
+        context = common.context()
+        chain = chains.run(
+            context,
+            train=train or [],
+            val=val or [],
+            tokenizer=tokenizer,
+            shards=shards,
+            text_field=text_field,
+            score_float=score_float,
+        )
+        if not context.runtime.is_main:
+            return
+        readings = summary.readings(chain)
+        _show(chain, readings)
+        if common.json:
+            stages = {stage.label: json.loads(stage.manifest.to_json()) for stage in chain.stages}
+            paths = {stage.label: str(stage.path) for stage in chain.stages}
+            scores = {reading.key: reading.bits_per_byte for reading in readings}
+            print(json.dumps({"paths": paths, "bits_per_byte": scores, "stages": stages}, ensure_ascii=False))
+
+
+def _show(chain: "Chain", readings: list["Reading"]) -> None:
+    from cli.screen import Screen
+
+    text_bytes = int(chain.sliding_score.manifest.metrics["bytes_scored"])
+    screen = Screen()
+    screen.message(
+        f"\nHow well is text predicted that was never seen in training ({text_bytes:,} bytes of it)? Bits per byte "
+        "(BPB) is how many bits\neach byte of it costs when it is stored by such a prediction: less is better."
+    )
+    screen.table(
+        "",
+        ("the unseen text, stored by", "bits per byte", "bytes"),
+        [
+            (reading.what, f"{reading.bits_per_byte:.4f}", f"{round(reading.bits_per_byte * text_bytes / 8):,}")
+            for reading in readings
+        ],
+    )
+    package = chain.packaged.manifest
+    ledger = package.details["ledger"]
+    screen.table(
+        "",
+        ("the package", "bytes"),
+        [(row["file"] if row["counted"] else f"{row['file']} (not counted)", f"{row['bytes']:,}") for row in ledger]
+        + [("counted", f"{package.metrics['total_bytes']:,}"), ("allowed", f"{package.details['cap_bytes']:,}")],
+    )
+    screen.message(f"The package is in {chain.packaged.path}; pgolf inspect shows every stage of the run.")
