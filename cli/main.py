@@ -6,7 +6,10 @@ import typer
 
 # In the order of the chain, then what stands over it; `pgolf --help` shows them so.
 COMMANDS: tuple[str, ...] = (
+    "eval_sliding",
+    "eval_ttt",
     "package",
+    "eval",
     "run",
     "inspect",
 )

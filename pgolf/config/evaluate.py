@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from pgolf.errors import PgolfError
 
+CONTEXTS = ("windowed", "banded")
+
 
 @dataclass(frozen=True)
 class EvaluateConfig:
@@ -13,7 +15,23 @@ class EvaluateConfig:
     """Tokens newly scored per window, so each sees at least `seq_len - stride` tokens where there are that many."""
     batch_windows: int = 32
     """Windows evaluated together."""
+    context: str = "windowed"
+    """`windowed`: every token sees its own window and nothing before it; `banded`: one pass in which every layer sees
+    `seq_len` tokens back, so that the last layer sees further."""
+    reset_at_documents: bool = False
+    """Contexts begin at the document's BOS instead of crossing into the document before (the challenge crosses)."""
 
     def __post_init__(self) -> None:
         if self.stride < 1:
             raise PgolfError(f"evaluate.stride is {self.stride}; it must be at least 1")
+        if self.seq_len < 0:
+            raise PgolfError(f"evaluate.seq_len is {self.seq_len}; it must be at least 1, or 0 for the training length")
+        if self.seq_len and self.stride > self.seq_len:
+            raise PgolfError(
+                f"evaluate.stride = {self.stride} is more than evaluate.seq_len = {self.seq_len}: some tokens would "
+                "never be scored"
+            )
+        if self.batch_windows < 1:
+            raise PgolfError(f"evaluate.batch_windows is {self.batch_windows}; it must be at least 1")
+        if self.context not in CONTEXTS:
+            raise PgolfError(f"evaluate.context is {self.context!r}; choose {' or '.join(CONTEXTS)}")

@@ -1,1 +1,1 @@
-"""Scoring: bits per byte, sliding windows, test-time training, the validity audit."""
+"""Scoring a model in bits per byte: sliding windows, test-time training, an online mixture."""

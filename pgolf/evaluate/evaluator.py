@@ -1,0 +1,39 @@
+"""What an evaluator is, to everything that uses or audits one.
+
+An evaluator turns a token stream into one score per target and the order in which the scores were fixed. On request it
+also gives the whole distribution it held at some positions, so that an audit can check that it sums to one.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+OnProgress = Callable[[int, float], None]
+"""Called with the targets scored so far and their mean nats."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What an evaluation of N tokens did."""
+
+    nll: np.ndarray
+    """(N-1,) float64 nats of the targets 1..N-1."""
+    order: np.ndarray
+    """(N-1,) int64 step at which each target was scored. Within one step no score feeds into another: targets of the
+    same step depend on each other only as causal context, left to right. All zero: the predictor is fixed."""
+    log_probs: dict[int, np.ndarray] = field(default_factory=dict)
+    """By position of the target in the stream: (vocab_size,) natural log-probabilities, all known before the target."""
+    facts: dict[str, object] = field(default_factory=dict)
+    """What the evaluator has to say about itself (settings it chose, steps it took), fit for JSON."""
+
+
+class Evaluator(Protocol):
+    def score(self, tokens: np.ndarray, positions: Sequence[int] = ()) -> Trace:
+        """Score a stream from a fresh state.
+
+        tokens: (N,) ids, documents beginning with BOS.
+        positions: targets, each in 1..N-1, whose distributions are wanted in `Trace.log_probs`.
+        """
+        ...

@@ -1,0 +1,146 @@
+"""Sliding-window evaluation: every target scored once, with close to `seq_len` tokens before it.
+
+Unlike the plain evaluator (one window after another, all logits, kept in the tests as the reference) it computes
+windows in batches and the logits of the scored positions alone, and shares the batches between ranks. Windows are cut
+into the same batches whatever the number of ranks, so two ranks add nothing but the order of a sum of zeros.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pgolf.config.evaluate import EvaluateConfig
+from pgolf.errors import PgolfError
+from pgolf.evaluate import windows
+from pgolf.evaluate.evaluator import OnProgress, Trace
+from pgolf.evaluate.windows import Window
+from pgolf.model.gpt import GPT
+from pgolf.runtime import Runtime
+
+LOGIT_ELEMENTS = 1 << 25
+"""Logits held at once; 128 MB in fp32."""
+
+
+@dataclass(frozen=True)
+class SlidingEvaluator:
+    """A fixed model over sliding windows. `seq_len` must be set: the training length is known to the stage."""
+
+    model: GPT
+    settings: EvaluateConfig
+    runtime: Runtime
+    on_progress: OnProgress | None = None
+
+    def score(self, tokens: np.ndarray, positions: Sequence[int] = ()) -> Trace:
+        """See `Evaluator.score`. Raises PgolfError for a stream with nothing to predict."""
+        check_stream(tokens, positions)
+        settings, runtime = self.settings, self.runtime
+        bos = self.model.config.bos_id if settings.reset_at_documents else None
+        count = len(tokens) - 1
+        nll, times = np.zeros(count), np.zeros(count, dtype=np.int64)
+        wanted, found = set(positions), dict[int, np.ndarray]()
+        batches = batched(windows.plan(tokens, settings.seq_len, settings.stride, bos), settings.batch_windows)
+        self.model.eval()
+        done, total = 0, 0.0
+        for batch in batches[runtime.world_rank :: runtime.world_size]:
+            targets = targets_of(batch)
+            losses, log_probs = score_windows(self.model, tokens, batch, wanted, runtime.device)
+            nll[targets] = losses
+            np.add.at(times, targets, 1)
+            found |= log_probs
+            done, total = done + targets.size, total + float(losses.sum())
+            if self.on_progress is not None:
+                self.on_progress(min(done * runtime.world_size, count), total / done)
+        if runtime.world_size > 1:
+            nll, times = _sum_over_ranks(nll, runtime), _sum_over_ranks(times, runtime)
+            found = _merge_over_ranks(found, positions, self.model.config.vocab_size, runtime)
+        windows.check_coverage(times)
+        return Trace(nll=nll, order=np.zeros(count, dtype=np.int64), log_probs=found)
+
+
+def targets_of(batch: Sequence[Window]) -> np.ndarray:
+    """Index into the (N-1,) scores of every target that the windows score, in the order `score_windows` returns."""
+    return np.concatenate([np.arange(window.stop - window.scored, window.stop) for window in batch])
+
+
+@torch.no_grad()
+def score_windows(
+    model: GPT, tokens: np.ndarray, batch: Sequence[Window], wanted: set[int], device: torch.device
+) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Nats of the targets of `targets_of(batch)` in one forward, and whole distributions at the wanted positions."""
+    length = max(window.length for window in batch)
+    inputs = np.zeros((len(batch), length), dtype=np.int64)  # what is padded comes after all that is scored
+    for row, window in enumerate(batch):
+        inputs[row, : window.length] = tokens[window.start : window.stop]
+    picked = np.concatenate(
+        [np.arange(w.length - w.scored, w.length) + row * length for row, w in enumerate(batch)]
+    )  # (scored,) index into the flattened batch
+    hidden = model.hidden(torch.from_numpy(inputs).to(device))  # (B, T, dim)
+    hidden = hidden.flatten(0, 1)[torch.from_numpy(picked).to(device)]  # (scored, dim)
+    positions = targets_of(batch) + 1
+    expected = torch.from_numpy(tokens[positions].astype(np.int64)).to(device)
+    return score_hidden(model, hidden, expected, positions, wanted)
+
+
+def score_hidden(
+    model: GPT, hidden: Tensor, expected: Tensor, positions: np.ndarray, wanted: set[int]
+) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Nats of the expected tokens, and whole distributions at the wanted positions.
+
+    hidden: (n, dim); expected: (n,) int64 ids; positions: (n,) where in the stream they stand.
+    Returns (n,) float64 and, by position, (vocab_size,) float64 log-probabilities.
+    """
+    chunk = max(1, LOGIT_ELEMENTS // model.config.vocab_size)
+    losses = [
+        torch.nn.functional.cross_entropy(model.logits(part).float(), ids, reduction="none")
+        for part, ids in zip(hidden.split(chunk), expected.split(chunk), strict=True)
+    ]
+    found = {}
+    for row in [i for i, position in enumerate(positions.tolist()) if position in wanted] if wanted else []:
+        logits = model.logits(hidden[row : row + 1]).double()
+        found[int(positions[row])] = torch.log_softmax(logits, dim=-1)[0].cpu().numpy()
+    return torch.cat(losses).double().cpu().numpy(), found
+
+
+def check_stream(tokens: np.ndarray, positions: Sequence[int]) -> None:
+    """Raise PgolfError when a stream holds nothing to predict, or a wanted position is no target of it."""
+    if len(tokens) < 2:
+        raise PgolfError(f"a stream of {len(tokens)} tokens has nothing to predict; at least 2 are needed")
+    outside = [position for position in positions if not 1 <= position < len(tokens)]
+    if outside:
+        raise PgolfError(f"position {outside[0]} is no target: targets are 1 to {len(tokens) - 1}")
+
+
+def batched(plan: Sequence[Window], size: int) -> list[list[Window]]:
+    """Windows of like length together, so that little is padded; the sort is stable, so equal lengths stay in order."""
+    ordered = sorted(plan, key=lambda window: (window.scored > window.length // 2, -window.length))
+    batches: list[list[Window]] = []
+    for window in ordered:
+        if batches and len(batches[-1]) < size and _alike(batches[-1][0], window):
+            batches[-1].append(window)
+        else:
+            batches.append([window])
+    return batches
+
+
+def _alike(first: Window, other: Window) -> bool:
+    return other.length > first.length * 3 // 4 and (other.scored == other.length) == (first.scored == first.length)
+
+
+def _sum_over_ranks(values: np.ndarray, runtime: Runtime) -> np.ndarray:
+    tensor = torch.from_numpy(values).to(runtime.device)
+    dist.all_reduce(tensor)
+    return tensor.cpu().numpy()
+
+
+def _merge_over_ranks(
+    found: dict[int, np.ndarray], positions: Sequence[int], vocab_size: int, runtime: Runtime
+) -> dict[int, np.ndarray]:
+    table = np.zeros((len(positions), vocab_size))
+    for row, position in enumerate(positions):
+        if position in found:
+            table[row] = found[position]
+    return dict(zip(positions, _sum_over_ranks(table, runtime), strict=True))

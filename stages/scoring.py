@@ -1,0 +1,101 @@
+"""What the two evaluation stages share: the text to score, its bytes, and how a score is written down."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from pgolf.config import EvaluateConfig
+from pgolf.errors import PgolfError
+from pgolf.evaluate.bpb import Score
+from pgolf.evaluate.evaluator import OnProgress, Trace
+from pgolf.store import Stage
+from stages import tokens as token_stages
+from stages.context import StageBuild, StageContext
+
+SCORES_FILE = "scores.safetensors"
+MODEL_STAGES = ("package", "quantize", "ema-finalize", "train")
+"""Kinds of stage that hold a model, the finished one first."""
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """A stream to score."""
+
+    tokens: np.ndarray  # (N,) uint16
+    token_bytes: np.ndarray  # (N,) int64 original UTF-8 bytes of each token
+    lossless: bool  # whether decoding gives the documents back exactly
+    source: str  # "val", or the documents' names
+
+
+def inputs(source: Stage, documents: Sequence[Path]) -> dict[str, Stage | Path]:
+    """What an evaluation is made from, by role."""
+    return {"model": source, **{f"documents:{index}": path for index, path in enumerate(documents)}}
+
+
+def load_text(source: Stage, documents: Sequence[Path]) -> Text:
+    """The run's val split, or other documents through the run's own tokenizer.
+
+    Raises PgolfError when there is nothing in it to score.
+    """
+    tokenized = source.ancestor("tokenize")
+    if documents:
+        tokens, token_bytes, lossless = token_stages.encode_documents(tokenized, documents)
+        text = Text(tokens, token_bytes, lossless, ", ".join(path.name for path in documents))
+    else:
+        stream = token_stages.open_split(tokenized, "val")
+        counts = np.asarray(token_stages.token_bytes(tokenized), dtype=np.int64)
+        lossless = bool(tokenized.manifest.details.get("lossless", True))
+        text = Text(np.asarray(stream[0 : len(stream)]), counts, lossless, "val")
+    if len(text.tokens) < 2:
+        raise PgolfError(f"{text.source} holds {len(text.tokens)} tokens; a score needs at least 2")
+    return text
+
+
+def resolve(settings: EvaluateConfig, source: Stage) -> EvaluateConfig:
+    """Fill in the training length where `seq_len` is 0."""
+    seq_len = settings.seq_len or int(source.ancestor("train").manifest.config["train"]["seq_len"])
+    return replace(settings, seq_len=seq_len, stride=min(settings.stride, seq_len))
+
+
+@contextmanager
+def progress(context: StageContext, title: str, targets: int) -> Iterator[OnProgress]:
+    """A bar that counts targets and shows the mean loss so far."""
+    with context.reporter.progress(title, total=targets) as bar:
+        yield lambda done, nats: bar.update(done, note=f"{nats:.4f} nats/token")
+
+
+def write_scores(build: StageBuild, context: StageContext, text: Text, trace: Trace, seconds: float) -> Score:
+    """Metrics, per-token payload and the facts of the evaluation, into the stage being built."""
+    score = Score.from_nll(trace.nll, text.token_bytes[1:])
+    build.metrics |= score.metrics() | {
+        "seconds": round(seconds, 3),
+        "tokens_per_second": round(score.tokens_scored / max(seconds, 1e-9), 1),
+    }
+    build.details |= {"text": text.source, "lossless": text.lossless, **trace.facts}
+    if context.runtime.is_main:
+        payload = {"nll": trace.nll.astype(np.float32), "token_bytes": text.token_bytes[1:].astype(np.int32)}
+        save_file(payload, build.writer.path(SCORES_FILE))
+    return score
+
+
+def report(context: StageContext, title: str, metrics: dict[str, Any], lossless: bool) -> None:
+    """The score as a table, and beside it what a reader must know about the tokenizer."""
+    rows = [
+        ("bits per byte", f"{metrics['bits_per_byte']:.4f}"),
+        ("nats per token", f"{metrics['nats_per_token']:.4f}"),
+        ("tokens scored", f"{metrics['tokens_scored']:,}"),
+        ("bytes scored", f"{metrics['bytes_scored']:,}"),
+        ("seconds", f"{metrics['seconds']:.1f}"),
+        ("tokens/s", f"{metrics['tokens_per_second']:,.0f}"),
+    ]
+    context.reporter.table(title, ("measure", "value"), rows)
+    if not lossless:
+        context.reporter.message(
+            "the tokenizer is lossy: the scored tokens do not decode to the documents exactly, so this score is not "
+            "comparable with one of a lossless tokenizer"
+        )
