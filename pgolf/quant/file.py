@@ -1,6 +1,6 @@
 """`quantized.safetensors`: a quantized model before it is entropy-coded, for the stages that read it again.
 
-Each matrix is three integer tensors (`NAME/symbols`, `NAME/row_scale`, `NAME/col_scale`), each control tensor is itself;
+Each matrix is three integer tensors (`NAME/symbols`, `NAME/row_scale`, `NAME/col_scale`), a control tensor is itself;
 one JSON object in the metadata holds the order of everything, the roles, the grids and the model's own header.
 """
 
