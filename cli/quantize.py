@@ -1,0 +1,31 @@
+"""`pgolf quantize`: a float model to integers on a grid."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.common import Common, command
+
+
+def add_to(app: typer.Typer) -> None:
+    @command(app, "quantize")
+    def quantize(
+        common: Common,
+        method: Annotated[str | None, typer.Option(help="rtn, sdclip, gptq, waterfill or trellis.")] = None,
+        target_bytes: Annotated[
+            int | None, typer.Option(help="Choose all steps so that the packaged model takes at most so many bytes.")
+        ] = None,
+        calibration: Annotated[
+            Path | None,
+            typer.Option(help="Tokenize stage, folder of shards or shard to calibrate on, when the lineage has none."),
+        ] = None,
+    ) -> None:
+        """Quantize the weights of a trained model."""
+        from stages.quantize import INPUT_KINDS
+        from stages.quantize import quantize as stage
+
+        extra = [] if method is None else [f"quantize.method={method}"]
+        extra += [] if target_bytes is None else [f"quantize.target_bytes={target_bytes}"]
+        context = common.context(*extra)
+        common.finish(stage(context, context.input(common.source, *INPUT_KINDS), calibration))

@@ -1,0 +1,220 @@
+"""Calibration: what the inputs of every weight matrix look like, and how much the loss feels each of its outputs.
+
+The loss of a small error E in one matrix is close to ½ Σ_t (g_tᵀ E x_t)², x_t the input and g_t the gradient of the
+loss with respect to the output, labels drawn from the model itself (the true Fisher; YAQA, arXiv 2505.22988). Kept
+are two approximations of it: the plain H = E[x xᵀ], and the Fisher form Σ_r h_r e_r H_w e_rᵀ with
+H_w = Σ |g_t|² x_t x_tᵀ / Σ |g_t|² and h_r = E[g_tr²], both per token of text.
+
+Looped layers are seen by forward hooks in every pass, and every pass counts. Products are float32, sums float64. The
+tied embedding is seen from both sides: as the head it meets the final norm's output, as the input it meets the
+gradient; each side weighs a row by the frequency of its token, so one matrix and one weight per row serve both
+(Hessian of the softmax: p (1 - p) per token, coupling between tokens left out).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pgolf.errors import PgolfError
+from pgolf.model.gpt import CHUNK_TOKENS, GPT
+from pgolf.quant.grid import Floats
+
+PRIOR_COUNTS = 10.0  # added to every token's count, so that a token calibration never saw keeps a sane step
+EMBEDDING = "tok_emb.weight"
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What calibration says of one matrix (rows, columns)."""
+
+    hessian: Floats
+    """(columns, columns) E[x xᵀ] over tokens and passes: the layer's own output error."""
+    fisher: Floats | None
+    """(columns, columns) the same, tokens weighted by the squared gradient; None where gradients were not asked for."""
+    row_weight: Floats
+    """(rows,) h_r, nats per token per squared error in the output; all 1 without gradients."""
+
+    @property
+    def curvature(self) -> Floats:
+        return self.hessian if self.fisher is None else self.fisher
+
+
+@dataclass
+class _Sums:
+    plain: Tensor
+    weighted: Tensor
+    rows: Tensor
+    vectors: int = 0
+    weight: float = 0.0
+
+
+@dataclass
+class _Collector:
+    """Running sums for every matrix, filled by hooks."""
+
+    gradients: bool
+    sums: dict[str, _Sums] = field(default_factory=dict)
+
+    def add(self, name: str, rows: int, x: Tensor, gradient: Tensor | None) -> None:
+        """x: (N, columns) inputs; gradient: (N, rows) of the outputs, or None."""
+        sums = self.sums.get(name)
+        if sums is None:
+            square = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
+            sums = self.sums[name] = _Sums(square, square.clone(), torch.zeros(rows, dtype=torch.float64))
+        sums.plain += (x.T @ x).double().cpu()
+        sums.vectors += len(x)
+        if gradient is not None:
+            squares = gradient.square()
+            weight = squares.sum(dim=1)
+            sums.weighted += ((x * weight[:, None]).T @ x).double().cpu()
+            sums.rows += squares.sum(dim=0).double().cpu()
+            sums.weight += float(weight.sum(dtype=torch.float64))
+
+
+def calibrate(
+    model: GPT,
+    batches: list[Tensor],
+    gradients: bool = True,
+    seed: int = 0,
+    on_progress: Callable[[int], None] | None = None,
+) -> dict[str, Calibration]:
+    """Statistics of every matrix in `model.matrix_roles()`, over batches of token ids (B, T).
+
+    gradients: also the Fisher form, at the price of a backward pass. Labels come from a generator seeded with `seed`.
+    on_progress is told the number of tokens done. Raises PgolfError when a matrix is never used.
+    """
+    model.eval()
+    roles = model.matrix_roles()
+    parameters = dict(model.named_parameters())
+    collector = _Collector(gradients)
+    generator = torch.Generator(device=batches[0].device).manual_seed(seed)
+    with _frozen(model), _hooked(model, collector, roles):
+        done = 0
+        for tokens in batches:
+            _one_batch(model, tokens, collector, generator)
+            done += tokens.numel()
+            if on_progress is not None:
+                on_progress(done)
+    return {name: _finish(name, collector, tuple(parameters[name].shape), done) for name in roles}
+
+
+def _one_batch(model: GPT, tokens: Tensor, collector: _Collector, generator: torch.Generator) -> None:
+    with torch.set_grad_enabled(collector.gradients):
+        hidden = model.hidden(tokens)
+        flat = hidden.flatten(0, 1)
+    upstream = torch.zeros_like(flat) if collector.gradients else None
+    for start in range(0, len(flat), CHUNK_TOKENS):
+        leaf = flat[start : start + CHUNK_TOKENS].detach().requires_grad_(collector.gradients)
+        with torch.set_grad_enabled(collector.gradients):
+            log_p = torch.log_softmax(model.logits(leaf).float(), dim=-1)
+        _add_head(collector, leaf.detach().float(), log_p.detach())
+        if upstream is not None:
+            labels = torch.multinomial(log_p.detach().exp(), 1, generator=generator)
+            (upstream[start : start + CHUNK_TOKENS],) = torch.autograd.grad(-log_p.gather(1, labels).sum(), leaf)
+    if upstream is not None:
+        hidden.backward(upstream.view_as(hidden))
+
+
+def _add_head(collector: _Collector, x: Tensor, log_p: Tensor) -> None:
+    """The head's side of the tied embedding: x (N, dim), log_p (N, V). The label's expectation is taken exactly."""
+    p = log_p.exp()
+    collector.add(f"{EMBEDDING}/head", p.shape[1], x, (p - p.square()).sqrt())
+
+
+@contextmanager
+def _frozen(model: GPT) -> Iterator[None]:
+    """Only activations get gradients: those of the weights would cost half as much again and serve nothing."""
+    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    try:
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, value in wanted.items():
+            parameter.requires_grad_(value)
+
+
+@contextmanager
+def _hooked(model: GPT, collector: _Collector, roles: dict[str, str]) -> Iterator[None]:
+    handles = []
+    for name in roles:
+        module = model.get_submodule(name.rpartition(".")[0])
+        handles.append(module.register_forward_hook(_hook(name, collector)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(name: str, collector: _Collector) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
+    def on_forward(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        x = arguments[0].detach()
+        if isinstance(module, nn.Embedding):
+            rows = module.num_embeddings
+            if not collector.gradients:
+                _add_lookup(collector, name, rows, x.flatten(), None)
+                return None
+            output = output.detach().requires_grad_(True)  # the graph begins here
+            output.register_hook(
+                lambda gradient: _add_lookup(collector, name, rows, x.flatten(), gradient.flatten(0, 1))
+            )
+            return output
+        flat = x.flatten(0, -2).float()
+        if collector.gradients and output.requires_grad:
+            output.register_hook(lambda g: collector.add(name, g.shape[-1], flat, g.flatten(0, -2).float()))
+        else:
+            collector.add(name, output.shape[-1], flat, None)
+        return None
+
+    return on_forward
+
+
+def _add_lookup(collector: _Collector, name: str, rows: int, tokens: Tensor, gradient: Tensor | None) -> None:
+    """The table's side: tokens (N,), gradient (N, dim) of what was looked up. Row v sees it where v stands."""
+    counts = torch.bincount(tokens, minlength=rows).double().cpu()
+    key = f"{name}/table"
+    if gradient is not None:
+        collector.add(key, rows, gradient.float(), None)
+    elif key not in collector.sums:
+        square = torch.zeros(0, 0, dtype=torch.float64)
+        collector.sums[key] = _Sums(square, square, torch.zeros(rows, dtype=torch.float64))
+    collector.sums[key].rows += counts
+
+
+def _finish(name: str, collector: _Collector, shape: tuple[int, ...], tokens: int) -> Calibration:
+    if f"{name}/table" in collector.sums:
+        return _finish_embedding(name, collector, shape, tokens)
+    sums = collector.sums.get(name)
+    if sums is None or not sums.vectors:
+        raise PgolfError(f"the matrix {name} is never used on the calibration tokens, so it has no Hessian")
+    fisher = row_weight = None
+    if sums.weight > 0:
+        fisher, row_weight = (sums.weighted / sums.weight).numpy(), (sums.rows / tokens).numpy()
+    return Calibration(
+        hessian=(sums.plain / sums.vectors).numpy(),
+        fisher=fisher,
+        row_weight=np.ones(shape[0]) if row_weight is None else row_weight,
+    )
+
+
+def _finish_embedding(name: str, collector: _Collector, shape: tuple[int, ...], tokens: int) -> Calibration:
+    """One matrix and one weight per row for both sides: H̄ = f H_head + G, ρ_v splits the trace as the sides do."""
+    table, head = collector.sums[f"{name}/table"], collector.sums.get(f"{name}/head")
+    frequency = (table.rows + PRIOR_COUNTS).numpy() / (tokens + PRIOR_COUNTS * shape[0])  # (V,) sums to 1
+    if head is None:
+        hessian = (table.plain / tokens).numpy()
+        return Calibration(hessian, hessian if collector.gradients else None, frequency)
+    plain = (head.plain / head.vectors).numpy()
+    if not collector.gradients:
+        return Calibration(plain, None, np.ones(shape[0]))
+    head_weight = (head.rows.numpy() + PRIOR_COUNTS * head.weight / tokens) / tokens  # (V,)
+    head_side = (head.weighted / head.weight).numpy()
+    table_side = (table.plain / tokens).numpy()
+    fisher = head_weight.sum() * head_side + table_side
+    row_weight = (head_weight * np.trace(head_side) + frequency * np.trace(table_side)) / np.trace(fisher)
+    return Calibration(plain, fisher, row_weight)

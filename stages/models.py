@@ -1,0 +1,76 @@
+"""The model of any stage that holds one, ready to run."""
+
+import dataclasses
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from pgolf import config as configs
+from pgolf.config import ModelConfig
+from pgolf.errors import PgolfError
+from pgolf.model.gpt import GPT
+from pgolf.quant.tensors import QuantizedModel
+from pgolf.runtime import Runtime
+from pgolf.store import Stage
+from stages.context import StageContext
+
+FLOAT_KINDS = ("ema-finalize", "train")
+"""Kinds of stage that hold float weights, the finished one first."""
+WEIGHTS = "model.safetensors"
+QUANTIZED = "quantized.safetensors"
+PACKED = "model.pgz"
+
+
+def model_config(stage: Stage) -> ModelConfig:
+    """The configuration of the model in a stage, as its manifest has it."""
+    values = {key: value for key, value in stage.manifest.config.items() if key != "options"}
+    return configs.from_dict(values).model
+
+
+def inherit_model(context: StageContext, stage: Stage) -> StageContext:
+    """The context with the model's configuration taken from `stage`: what is made from a model describes that model,
+    whatever preset the command was given."""
+    return context.replace(config=dataclasses.replace(context.config, model=model_config(stage)))
+
+
+def load_quantized(stage: Stage) -> QuantizedModel:
+    """The integers of a `quantize` or `package` stage."""
+    if stage.manifest.stage == "package":
+        from pgolf.codec import container
+
+        return container.decode(stage.file(PACKED).read_bytes())
+    from pgolf.quant import file
+
+    return file.load(stage.file(QUANTIZED))
+
+
+def load_weights(stage: Stage) -> dict[str, torch.Tensor]:
+    """Float32 tensors by parameter name, on the CPU. Raises PgolfError for a stage that holds no model."""
+    kind = stage.manifest.stage
+    if kind in ("quantize", "package"):
+        return load_quantized(stage).state_dict()
+    if kind not in FLOAT_KINDS:
+        raise PgolfError(f"{stage.path} is a {kind} stage and holds no model")
+    path = stage.file(WEIGHTS)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise PgolfError(f"{path} is no safetensors file or is damaged ({error}); rerun {kind}") from error
+
+
+def load_model(stage: Stage, runtime: Runtime) -> GPT:
+    """The model of a train, ema-finalize, quantize or package stage, in evaluation mode on the runtime's device.
+
+    Raises PgolfError when the stage holds no model, or one that does not fit its own configuration.
+    """
+    weights = load_weights(stage)
+    with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away: leave the caller's numbers alone
+        model = GPT(model_config(stage))
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise PgolfError(f"the weights in {stage.path} do not fit its model configuration: {reason}") from error
+    model.compute_dtype = runtime.dtype
+    return model.to(runtime.device).eval()

@@ -1,0 +1,126 @@
+"""The quantize stage on a tiny model: every method walks, old directories stay, bad input is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pgolf import config as configs
+from pgolf import store
+from pgolf.errors import PgolfError
+from pgolf.model.gpt import GPT
+from pgolf.runtime import Runtime
+from pgolf.shards import write_shards
+from pgolf.store import Stage
+from stages.context import StageContext
+from stages.models import load_model, load_weights
+from stages.quantize import quantize
+from stages.report import Silent
+
+SETTINGS = [
+    "model.vocab_size=64",
+    "model.dim=16",
+    "model.num_layers=2",
+    "model.loop_passes=2",
+    "train.seq_len=16",
+    "quantize.calibration_tokens=512",
+]
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> StageContext:
+    runtime = Runtime(torch.device("cpu"), torch.float32, 0, 1, 1, compile=False)
+    return StageContext(tmp_path / "run", configs.load(None, None, SETTINGS), runtime, Silent(), ("test",))
+
+
+def configured(context: StageContext, *assignments: str) -> StageContext:
+    return context.replace(config=configs.load(None, None, assignments, base=context.config))
+
+
+@pytest.fixture
+def tokens(context: StageContext) -> Stage:
+    with context.build("tokenize", inputs={}, sections=("tokenizer",)) as build:
+        stream = np.random.default_rng(0).integers(2, 64, 4000).astype(np.uint16)
+        write_shards(build.writer.path("x").parent, "fineweb_train", [stream], 3000)
+    return build.stage
+
+
+@pytest.fixture
+def trained(context: StageContext, tokens: Stage) -> Stage:
+    with context.build("train", inputs={"tokens": tokens}, sections=("model",)) as build:
+        torch.manual_seed(0)
+        model = GPT(context.config.model)
+        weights = {name: tensor + 0.05 * torch.randn_like(tensor) for name, tensor in model.state_dict().items()}
+        save_file(weights, build.writer.path("model.safetensors"))
+    return build.stage
+
+
+@pytest.mark.parametrize("method", ["rtn", "sdclip", "gptq"])
+def test_every_method_gives_a_model_that_runs(context: StageContext, trained: Stage, method: str) -> None:
+    stage = quantize(configured(context, f"quantize.method={method}", "quantize.clip_sigmas=4"), trained)
+    before, after = load_weights(trained), load_weights(stage)
+    assert set(before) == set(after)
+    for row in stage.manifest.details["tensors"]:
+        assert 0 < row["output_error"] < 0.5
+        assert 0 < row["relative_error"] < 0.5
+        assert not torch.equal(before[row["name"]], after[row["name"]])
+    tokens = torch.arange(32).view(2, 16)
+    losses = [load_model(each, context.runtime).token_losses(tokens, tokens) for each in (trained, stage)]
+    assert (losses[0] - losses[1]).abs().max() < 0.5
+
+
+def test_feedback_beats_nearest_where_it_counts(context: StageContext, trained: Stage) -> None:
+    def errors(method: str) -> np.ndarray:
+        here = configured(
+            context, f"quantize.method={method}", "quantize.clip_sigmas=8", "quantize.bits={attn=4, mlp=4}"
+        )
+        rows = quantize(here.replace(name=method), trained).manifest.details["tensors"]
+        return np.array([row["output_error"] for row in rows if row["role"] != "embed"])
+
+    assert np.mean(errors("gptq") < errors("sdclip")) > 0.8
+
+
+def test_an_old_directory_is_quantized_again_under_another_name(context: StageContext, trained: Stage) -> None:
+    first = quantize(context, trained)
+    before = first.manifest_sha256
+    variant = configured(context, "quantize.method=rtn").replace(name="int4")
+    second = quantize(variant, trained)
+    assert second.path.name == "quantize@int4"
+    assert store.open_stage(first.path).manifest_sha256 == before
+
+
+def test_the_model_of_the_checkpoint_counts_and_not_the_preset(context: StageContext, trained: Stage) -> None:
+    other = configured(context, "model.dim=32", "model.num_layers=1")
+    assert load_model(quantize(other, trained), context.runtime).config == context.config.model
+
+
+def test_calibration_tokens_can_be_named_when_the_lineage_is_gone(
+    context: StageContext, trained: Stage, tokens: Stage, tmp_path: Path
+) -> None:
+    tokens.path.rename(tmp_path / "elsewhere")
+    with pytest.raises(PgolfError, match="--calibration"):
+        quantize(context, trained)
+    assert not (context.run / "quantize").exists()
+    quantize(configured(context, "quantize.method=rtn").replace(name="nearest"), trained)
+    assert quantize(context, trained, calibration=tmp_path / "elsewhere").manifest.details["calibration_tokens"] > 0
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for path in (tmp_path / "elsewhere").glob("*.bin"):
+        path.rename(shards / path.name)
+    assert quantize(context.replace(name="shards"), trained, calibration=shards).manifest.inputs["calibration:1"]
+
+
+def test_an_empty_calibration_folder_is_refused(context: StageContext, trained: Stage, tmp_path: Path) -> None:
+    with pytest.raises(PgolfError, match="no shard"):
+        quantize(context, trained, calibration=tmp_path / "nothing")
+
+
+def test_weights_that_are_not_numbers_are_refused(context: StageContext, tokens: Stage) -> None:
+    with context.build("train", inputs={"tokens": tokens}, sections=("model",)) as build:
+        weights = GPT(context.config.model).state_dict()
+        weights["blocks.0.mlp.fc.weight"] = weights["blocks.0.mlp.fc.weight"].clone().fill_(float("nan"))
+        save_file(weights, build.writer.path("model.safetensors"))
+    with pytest.raises(PgolfError, match=r"NaN or infinity"):
+        quantize(context, build.stage)
