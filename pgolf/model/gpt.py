@@ -3,6 +3,8 @@
 Every part beyond the plain transformer is a module of its own, a field of `ModelConfig` and a line here.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,6 +41,11 @@ class GPT(nn.Module):
     def set_looped(self, looped: bool) -> None:
         """Whether the looped range runs more than once."""
         self.looped = looped
+
+    def set_window(self, window: int) -> None:
+        """Tokens back that each layer's attention sees, the query's own included; 0: all of the sequence."""
+        for block in self.blocks:
+            cast(Block, block).attn.window = window
 
     def set_progress(self, fraction: float) -> None:
         """Tell the model how much of training is done, 0 to 1: parts that switch on or fade out look at it."""
