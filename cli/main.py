@@ -6,6 +6,7 @@ import typer
 
 # In the order of the chain, then what stands over it; `pgolf --help` shows them so.
 COMMANDS: tuple[str, ...] = (
+    "tokenize",
     "quantize",
     "eval_sliding",
     "eval_ttt",

@@ -31,10 +31,11 @@ class Input:
     """One thing a stage was made from.
 
     A stage directory has `stage`, `name` and the `sha256` of its manifest; a plain file has `bytes` and the
-    `sha256` of its content. `path` is relative to the directory that holds the manifest where that is possible.
+    `sha256` of its content, a folder or URL of documents the hash that `pgolf.corpus.source` gives it. `path` is
+    relative to the directory that holds the manifest where that is possible.
     """
 
-    kind: str  # "stage" or "file"
+    kind: str  # "stage", "file", "folder" or "url"
     path: str
     sha256: str
     stage: str | None = None

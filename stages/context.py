@@ -92,7 +92,7 @@ class StageContext:
     def build(
         self,
         stage: str,
-        inputs: Mapping[str, Stage | Path],
+        inputs: Mapping[str, Stage | Path | Input],
         sections: Sequence[str],
         options: Mapping[str, Any] | None = None,
         resumable: bool = False,
@@ -184,7 +184,9 @@ def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _entry(item: Stage | Path, destination: Path) -> Input:
+def _entry(item: Stage | Path | Input, destination: Path) -> Input:
+    if isinstance(item, Input):
+        return item
     if isinstance(item, Stage):
         return item.as_input(destination)
     if not item.is_file():

@@ -13,6 +13,10 @@ class TokenizerConfig:
     """Share of characters that get pieces of their own; the rest fall back to bytes."""
     split_digits: bool = True
     """Every digit a piece of its own, as in the challenge's tokenizers."""
+    caseops: bool = False
+    """Letter case as operator tokens before the words, so that `The` and `the` share their pieces (pgolf/caseops.py)."""
+    whitespace_pieces: bool = False
+    """Runs of spaces as pieces of their own. The challenge's byte table counts such a piece wrongly; pgolf's does not."""
     train_bytes: int = 100_000_000
     """At most so many bytes of train text are shown to the SentencePiece trainer."""
     val_fraction: float = 0.05
