@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 if TYPE_CHECKING:
     from pgolf.config import Config
@@ -80,6 +81,33 @@ class Common:
             print(json.dumps(value, ensure_ascii=False))
 
 
+class _Command(TyperCommand):
+    """Lets an option whose metavar ends in `...` take several values: `--val A B` is `--val A --val B`.
+
+    click would read B as another argument: a val document would silently become a train document.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        several = {
+            flag
+            for parameter in self.params
+            if isinstance(parameter, TyperOption) and parameter.multiple and str(parameter.metavar).endswith("...")
+            for flag in parameter.opts
+        }
+        spread: list[str] = []
+        option = ""
+        for index, word in enumerate(args):
+            if word == "--":
+                spread += args[index:]
+                break
+            if word.startswith("--"):
+                option = word if word in several else ""
+            elif option and spread[-1] != option:
+                spread.append(option)
+            spread.append(word)
+        return list(super().parse_args(ctx, spread))
+
+
 def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function `f(common, ...)` as a command whose options are its own and the common ones."""
 
@@ -100,7 +128,7 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Call
         keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
         wrapper.__signature__ = inspect.Signature([*keyword, *shared])  # type: ignore[attr-defined]
         wrapper.__annotations__ = {item.name: item.annotation for item in [*keyword, *shared]}
-        app.command(name)(wrapper)
+        app.command(name, cls=_Command)(wrapper)
         return function
 
     return register

@@ -8,7 +8,7 @@ import typer
 from cli.common import Common, command
 
 Documents = Annotated[
-    list[Path], typer.Option("--documents", metavar="FILE", help="Score this text instead of val; repeat for more.")
+    list[Path], typer.Option("--documents", metavar="FILE...", help="Score this text instead of val.")
 ]
 
 

@@ -16,13 +16,13 @@ def add_to(app: typer.Typer) -> None:
             list[str] | None,
             typer.Argument(
                 metavar="TRAIN...",
-                help="Train documents: .txt, .jsonl, .parquet (plain, .gz, .xz, .zst), folders, or URLs (hf://, s3://). "
+                help="Train documents: .txt, .jsonl, .parquet (plain, .gz, .xz, .zst), folders, URLs (hf://, s3://). "
                 "Without any: the documentation of this Python.",
             ),
         ] = None,
         val: Annotated[
             list[str] | None,
-            typer.Option("--val", metavar="VAL", help="Val documents; without: split off train by document hash."),
+            typer.Option("--val", metavar="VAL...", help="Val documents; without: split off train by document hash."),
         ] = None,
         tokenizer: Annotated[
             Path | None, typer.Option(help="SentencePiece model to use in place of training one.")

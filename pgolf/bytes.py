@@ -2,10 +2,11 @@
 
 On documents the answer is exact: the counts of a document's tokens sum to its length in bytes, whatever the tokenizer
 does to the text (`document_bytes`, kept as the sidecar `fineweb_val_bytes_*`). On the challenge's shards no documents
-exist and a table per piece is the definition (`ByteTable`; openai/parameter-golf, `build_sentencepiece_luts`). The table
-differs from the challenge's in two things that its own tokenizers do not have, and where the original counts bytes that
-no text has: every space mark inside a piece is one byte, not only the first (three each), and CaseOps operators have
-none. `faults` names what makes the table, or the field's other ways of counting, wrong for a given tokenizer.
+exist and a table per piece is the definition (`ByteTable`; openai/parameter-golf, `build_sentencepiece_luts`). It
+differs from the challenge's table in two things that the challenge's own plain tokenizers do not have, where the
+original counts bytes that no text has: every space mark inside a piece is one byte (there the first is, the others are
+three), and CaseOps operators have none. `faults` names what makes a table, or the field's other ways of counting, wrong
+for a given tokenizer.
 """
 
 from dataclasses import dataclass
@@ -70,7 +71,8 @@ def document_bytes(tokenizer: Tokenizer, document: bytes, tokens: np.ndarray) ->
     counts = np.diff(ends, prepend=0)
     if len(counts) > 1 and counts.max() > MAX_TOKEN_BYTES:
         counts = _spread(counts)
-    assert counts[0] == 0 and counts.sum() == len(document), "bytes of a document do not add up"
+    assert counts[0] == 0, "BOS has no bytes"
+    assert counts.sum() == len(document), "the bytes of a document do not add up"
     return counts.astype(np.uint16)
 
 

@@ -137,7 +137,7 @@ def tokenize(
             train_counts, repeated = _write_split(context, build, used, texts, "train", known)
             seconds = time.monotonic() - clock
             _describe(build, used, {"train": train_counts, "val": val_counts})
-            build.details["tokenizer"]["trained"] = given is None
+            build.details["trained"] = given is None
             build.details["corpus"] = texts.name
             build.details["train_documents_in_val"] = len(repeated)
             build.details["documents_per_second"] = round((train_counts.documents + val_counts.documents) / seconds, 1)
@@ -222,24 +222,23 @@ def _empty(texts: _Corpus, split: str) -> PgolfError:
     return PgolfError(f"the corpus is empty: no text for {split} in {', '.join(item.name for item in named)}")
 
 
-def _describe(build: StageBuild, used: Tokenizer | None, counts: dict[str, Counts]) -> None:
+def _describe(build: StageBuild, used: Tokenizer, counts: dict[str, Counts]) -> None:
+    lossy = sum(count.lossy_documents for count in counts.values())
+    build.details |= {
+        "vocab_size": used.vocab_size,
+        "bos_id": used.bos_id,
+        "lossless": lossy == 0,
+        "lossy_documents": lossy,
+        "changed_bytes": sum(count.changed_bytes for count in counts.values()),
+        "caseops": None if used.caseops is None else used.caseops.name,
+        "byte_fallback": used.byte_tokens is not None,
+        "faults": byte_counts.faults(used),
+    }
     build.details |= {split: count.describe() for split, count in counts.items()}
-    if used is not None:
-        lossy = sum(count.lossy_documents for count in counts.values())
-        build.details["tokenizer"] = {
-            "vocab_size": used.vocab_size,
-            "bos_id": used.bos_id,
-            "lossless": used.lossless and lossy == 0,
-            "lossy_documents": lossy,
-            "changed_bytes": sum(count.changed_bytes for count in counts.values()),
-            "caseops": None if used.caseops is None else used.caseops.name,
-            "byte_fallback": used.byte_tokens is not None,
-            "faults": byte_counts.faults(used),
-        }
 
 
 def _tell(context: StageContext, build: StageBuild, used: Tokenizer) -> None:
-    facts = build.details["tokenizer"]
+    facts = build.details
     rows = [
         [
             split,
@@ -255,8 +254,8 @@ def _tell(context: StageContext, build: StageBuild, used: Tokenizer) -> None:
     context.reporter.table(f"{build.details['corpus']}, {used.vocab_size} pieces", columns, rows)
     if not facts["lossless"]:
         context.reporter.message(
-            f"lossy tokenizer: {facts['lossy_documents']:,} documents do not come back exactly, {facts['changed_bytes']:,} "
-            "bytes differ at least; scores count the documents' own bytes"
+            f"lossy tokenizer: {facts['lossy_documents']:,} documents do not come back exactly, at least "
+            f"{facts['changed_bytes']:,} bytes differ; scores count the documents' own bytes"
         )
     if build.details["train_documents_in_val"]:
         context.reporter.message(
@@ -307,7 +306,13 @@ def _register(context: StageContext, folder: Path, tokenizer: Path | None) -> St
                 val = shards.TokenStream.open(files[VAL])
                 build.details["val"]["bytes"] = int(byte_counts.ByteTable.from_tokenizer(used).count(val[:]).sum())
             _describe(build, used, {})
-            build.details["tokenizer"] |= {"lossless": None, "trained": False}  # no documents to compare with
+            # No documents to compare with: what the tokenizer does to awkward texts decides.
+            build.details |= {
+                "lossless": used.lossless,
+                "lossy_documents": None,
+                "changed_bytes": None,
+                "trained": False,
+            }
             build.details["corpus"] = str(folder)
             build.details["bytes_from"] = "sidecar" if files[VAL_BYTES] else "table"
             build.metrics["tokens"] = counts[TRAIN] + counts[VAL]

@@ -7,7 +7,7 @@ import numpy as np
 
 from pgolf import corpus
 from pgolf.bytes import ByteTable
-from pgolf.encode import encode_documents
+from pgolf.encode import encode_documents as encode_all
 from pgolf.errors import PgolfError
 from pgolf.shards import TokenStream
 from pgolf.store import Stage
@@ -42,20 +42,22 @@ def tokenizer_of(stage: Stage) -> Tokenizer:
     return Tokenizer.open(stage.file("tokenizer.model"))
 
 
-def encode_files(
+def encode_documents(
     stage: Stage, documents: Sequence[str | Path], text_field: str = "text", threads: int = 2
-) -> tuple[np.ndarray, np.ndarray]:
-    """Any other documents with the tokenizer of a run: tokens uint16 (n,) and original bytes of each, int64 (n,).
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Any other documents with the tokenizer of a run.
 
+    Returns tokens uint16 (n,), original bytes of each int64 (n,), and whether every document comes back exactly.
     Raises PgolfError for missing or unreadable files, or when there is no text in them.
     """
     sources = [corpus.source(item) for item in documents]
     texts = (text for item in sources for text in corpus.documents(item, text_field))
-    batches = list(encode_documents(tokenizer_of(stage), texts, with_bytes=True, threads=threads))
+    batches = list(encode_all(tokenizer_of(stage), texts, with_bytes=True, threads=threads))
     if not sum(batch.bytes for batch in batches):
         raise PgolfError(f"no text in {', '.join(item.name for item in sources)}")
     counts = [batch.token_bytes for batch in batches if batch.token_bytes is not None]
-    return np.concatenate([batch.tokens for batch in batches]), np.concatenate(counts).astype(np.int64)
+    lossless = not any(batch.lossy_documents for batch in batches)
+    return np.concatenate([batch.tokens for batch in batches]), np.concatenate(counts).astype(np.int64), lossless
 
 
 def _shards(stage: Stage, prefix: str) -> list[Path]:

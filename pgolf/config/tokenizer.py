@@ -14,9 +14,9 @@ class TokenizerConfig:
     split_digits: bool = True
     """Every digit a piece of its own, as in the challenge's tokenizers."""
     caseops: bool = False
-    """Letter case as operator tokens before the words, so that `The` and `the` share their pieces (pgolf/caseops.py)."""
+    """Letter case as operator tokens before words, so that `The` and `the` share pieces (see pgolf/caseops.py)."""
     whitespace_pieces: bool = False
-    """Runs of spaces as pieces of their own. The challenge's byte table counts such a piece wrongly; pgolf's does not."""
+    """Runs of spaces as pieces of their own; the challenge's byte table would count them wrongly, pgolf's does not."""
     train_bytes: int = 100_000_000
     """At most so many bytes of train text are shown to the SentencePiece trainer."""
     val_fraction: float = 0.05

@@ -60,17 +60,25 @@ def _topics() -> Iterator[str]:
 
 def _docstrings() -> Iterator[str]:
     root = Path(sysconfig.get_path("stdlib"))
-    for path in sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix()):
-        parts = path.relative_to(root).parts
-        if _SKIPPED.isdisjoint(parts) and not any(part.startswith(("test_", "config-")) for part in parts):
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # of old escapes in the library's own strings
-                    tree = ast.parse(path.read_bytes())
-            except (OSError, SyntaxError, ValueError):
-                continue  # a file of a distribution's own that this Python does not run either
-            name = ".".join(parts).removesuffix(".py").removesuffix(".__init__")
-            yield from _of_module(tree, name)
+    for path in sorted(_sources(root), key=lambda path: path.relative_to(root).as_posix()):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of old escapes in the library's own strings
+                tree = ast.parse(path.read_bytes())
+        except (OSError, SyntaxError, ValueError):
+            continue  # a file of a distribution's own that this Python does not run either
+        name = ".".join(path.relative_to(root).parts).removesuffix(".py").removesuffix(".__init__")
+        yield from _of_module(tree, name)
+
+
+def _sources(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.name in _SKIPPED or path.name.startswith(("test_", "config-", "_sysconfigdata")):
+            continue
+        if path.is_dir():
+            yield from _sources(path)
+        elif path.suffix == ".py":
+            yield path
 
 
 def _of_module(tree: ast.Module, name: str) -> Iterator[str]:

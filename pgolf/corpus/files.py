@@ -139,11 +139,11 @@ def _opened(name: str, file_system: Any) -> Iterator[IO[bytes]]:
     with file_system.open(name, "rb") if file_system else Path(name).open("rb") as raw:
         suffix = PurePosixPath(name.replace("\\", "/")).suffix
         if suffix == ".gz":
-            with gzip.open(raw, "rb") as stream:
-                yield stream
+            with gzip.GzipFile(fileobj=raw) as stream:
+                yield io.BufferedReader(stream, 1 << 20)
         elif suffix == ".xz":
-            with lzma.open(raw, "rb") as stream:
-                yield stream
+            with lzma.LZMAFile(raw) as unpacked:
+                yield io.BufferedReader(unpacked, 1 << 20)
         elif suffix == ".zst":
             import zstandard
 
