@@ -1,11 +1,16 @@
 """Sliding-window evaluation: every target scored once, with close to `seq_len` tokens before it.
 
+`windowed` is the field's own definition: a target sees its window and nothing before. `banded` is one pass over the
+stream with every layer's attention limited to the last `seq_len` tokens, so nothing is computed twice and deeper
+layers see further back.
+
 Unlike the plain evaluator (one window after another, all logits, kept in the tests as the reference) it computes
 windows in batches and the logits of the scored positions alone, and shares the batches between ranks. Windows are cut
 into the same batches whatever the number of ranks, so two ranks add nothing but the order of a sum of zeros.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +29,12 @@ from pgolf.runtime import Runtime
 LOGIT_ELEMENTS = 1 << 25
 """Logits held at once; 128 MB in fp32."""
 
+BANDED_REACH = 4
+"""Windows computed again before each block of a banded pass; what lies further back reaches a score through five
+layers of attention at least."""
+BANDED_BLOCK = 8
+"""Length of such a block over what is computed again: an eighth of the work is done twice."""
+
 
 @dataclass(frozen=True)
 class SlidingEvaluator:
@@ -38,27 +49,48 @@ class SlidingEvaluator:
         """See `Evaluator.score`. Raises PgolfError for a stream with nothing to predict."""
         check_stream(tokens, positions)
         settings, runtime = self.settings, self.runtime
-        bos = self.model.config.bos_id if settings.reset_at_documents else None
         count = len(tokens) - 1
         nll, times = np.zeros(count), np.zeros(count, dtype=np.int64)
         wanted, found = set(positions), dict[int, np.ndarray]()
-        batches = batched(windows.plan(tokens, settings.seq_len, settings.stride, bos), settings.batch_windows)
-        self.model.eval()
+        batches = plan_batches(self.model, tokens, settings)
         done, total = 0, 0.0
-        for batch in batches[runtime.world_rank :: runtime.world_size]:
-            targets = targets_of(batch)
-            losses, log_probs = score_windows(self.model, tokens, batch, wanted, runtime.device)
-            nll[targets] = losses
-            np.add.at(times, targets, 1)
-            found |= log_probs
-            done, total = done + targets.size, total + float(losses.sum())
-            if self.on_progress is not None:
-                self.on_progress(min(done * runtime.world_size, count), total / done)
+        with scoring(self.model, settings):
+            for batch in batches[runtime.world_rank :: runtime.world_size]:
+                targets = targets_of(batch)
+                losses, log_probs = score_windows(self.model, tokens, batch, wanted, runtime.device)
+                nll[targets] = losses
+                np.add.at(times, targets, 1)
+                found |= log_probs
+                done, total = done + targets.size, total + float(losses.sum())
+                if self.on_progress is not None:
+                    self.on_progress(min(done * runtime.world_size, count), total / done)
         if runtime.world_size > 1:
             nll, times = _sum_over_ranks(nll, runtime), _sum_over_ranks(times, runtime)
             found = _merge_over_ranks(found, positions, self.model.config.vocab_size, runtime)
         windows.check_coverage(times)
         return Trace(nll=nll, order=np.zeros(count, dtype=np.int64), log_probs=found)
+
+
+@contextmanager
+def scoring(model: GPT, settings: EvaluateConfig) -> Iterator[None]:
+    """The model as the evaluation wants it; attention is unlimited again afterwards."""
+    model.eval()
+    model.set_window(settings.seq_len if settings.context == "banded" else 0)
+    try:
+        yield
+    finally:
+        model.set_window(0)
+
+
+def plan_batches(model: GPT, tokens: np.ndarray, settings: EvaluateConfig) -> list[list[Window]]:
+    """The batches of windows that score a stream under these settings."""
+    bos = model.config.bos_id if settings.reset_at_documents else None
+    if settings.context == "windowed":
+        return batched(windows.plan(tokens, settings.seq_len, settings.stride, bos), settings.batch_windows)
+    reach = min(len(model.layer_order()), BANDED_REACH) * settings.seq_len
+    block = BANDED_BLOCK * reach
+    plan = windows.plan_banded(tokens, reach, block, bos)
+    return batched(plan, max(1, settings.batch_windows * settings.seq_len // (reach + block)))
 
 
 def targets_of(batch: Sequence[Window]) -> np.ndarray:

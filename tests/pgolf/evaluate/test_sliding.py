@@ -118,3 +118,23 @@ def test_score_arithmetic() -> None:
 def test_scores_that_cannot_be_added_up(nll: list[float], token_bytes: list[int]) -> None:
     with pytest.raises(CheckFailed):
         Score.from_nll(np.array(nll), np.array(token_bytes))
+
+
+@torch.no_grad()
+def test_banded_equals_one_pass_with_a_banded_mask(model: GPT) -> None:
+    tokens = stream(700, seed=5)
+    trace = SlidingEvaluator(model, EvaluateConfig(seq_len=8, stride=8, context="banded"), RUNTIME).score(tokens)
+    ids = torch.from_numpy(tokens.astype(np.int64))
+    model.set_window(8)
+    expected = model.token_losses(ids[None, :-1], ids[None, 1:])[0].numpy()
+    model.set_window(0)
+    np.testing.assert_allclose(trace.nll, expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_band_as_long_as_the_text_is_full_attention(model: GPT) -> None:
+    tokens = stream(60, seed=6)
+    settings = EvaluateConfig(seq_len=64, stride=64, context="banded", reset_at_documents=True)
+    full = EvaluateConfig(seq_len=64, stride=64, reset_at_documents=True)
+    banded = SlidingEvaluator(model, settings, RUNTIME).score(tokens).nll
+    np.testing.assert_allclose(banded, SlidingEvaluator(model, full, RUNTIME).score(tokens).nll, atol=1e-5)
