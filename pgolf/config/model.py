@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from pgolf.errors import PgolfError
 
+HEAD_GATES = ("none", "sparse", "dense")
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -48,6 +50,47 @@ class ModelConfig:
     loop_from: float = 0.0
     """Fraction of training from which the looping is on."""
 
+    parallel_lanes: int = 1
+    """Residual streams of the parallel layers: 1, or 2 with learned routing from each sublayer to both."""
+    norm_scale: bool = False
+    """Multiply the normed input of layer n (from 0) by 1 / sqrt(n + 1)."""
+    layer_windows: tuple[int, ...] = ()
+    """Tokens back that each layer's attention sees, its own included; 0 or none given: the whole sequence."""
+    document_attention: bool = False
+    """Attention does not look past the start of its own document."""
+    xsa_from: int = -1
+    """First layer whose heads drop the part of their output along their own token's value; -1: none, 0: all."""
+    head_gate: str = "none"
+    """A learned gate on each head's output: `none`, `sparse` (reads 12 dimensions) or `dense` (reads all)."""
+    key_offset: bool = False
+    """The dimensions of a key that do not rotate come from the token before; needs `rope_dims`."""
+    value_x0: bool = False
+    """Values are made from the block's input plus a learned share of the normed embedding."""
+    value_embed_layers: tuple[int, ...] = ()
+    """Layers whose values get an embedding of their token added."""
+    value_embed_dim: int = 128
+    """Width of the value embedding table, projected to the width of the values (the records: 128)."""
+    skips: bool = False
+    """U-Net skips: the first half's outputs come back in the second half, through learned gates."""
+    smear_gate: bool = False
+    """Add a learned share of the previous token's embedding to each token's, never across a document start."""
+    bigram_rows: int = 0
+    """Rows of the hashed embedding of token pairs; 0: off."""
+    bigram_dim: int = 64
+    """Width of the hashed embedding, projected to `dim`."""
+    embed_dim: int = 0
+    """Width of a factored embedding, projected to `dim` and back; 0: not factored."""
+    tied_head: bool = True
+    """The output embedding is the input's own; false: a matrix of its own, starting as a copy."""
+    logit_bias: bool = False
+    """A learned bias per token of the vocabulary on the logits."""
+    backout: bool = False
+    """Take a learned share of the middle block's output out of the last one's."""
+    future_weights: tuple[float, ...] = ()
+    """Weights of the loss of the 2nd, 3rd, ... token ahead, in training only, read off the same logits; empty: off."""
+    future_until: float = 0.5
+    """Fraction of training at which that loss has faded out, linearly from the start."""
+
     def __post_init__(self) -> None:
         for name in ("vocab_size", "dim", "num_layers", "num_heads", "num_kv_heads", "loop_passes"):
             if getattr(self, name) < 1:
@@ -60,10 +103,33 @@ class ModelConfig:
             raise PgolfError(
                 f"model.num_kv_heads = {self.num_kv_heads} does not divide model.num_heads = {self.num_heads}"
             )
+        if self.parallel_lanes not in (1, 2) or (self.parallel_lanes == 2 and self.parallel_from < 0):
+            raise PgolfError(
+                f"model.parallel_lanes is {self.parallel_lanes}; it must be 1, or 2 with model.parallel_from set"
+            )
+        if self.head_gate not in HEAD_GATES:
+            raise PgolfError(f"model.head_gate is {self.head_gate!r}; choose {', '.join(HEAD_GATES)}")
+        if self.bigram_rows == 1 or min(self.bigram_rows, self.embed_dim) < 0:
+            raise PgolfError("model.bigram_rows and model.embed_dim must be 0 (off) or more than 1")
+        for name in ("layer_windows", "value_embed_layers"):
+            if any(value < 0 for value in getattr(self, name)):
+                raise PgolfError(f"model.{name} holds a negative number: {list(getattr(self, name))}")
+        if len(self.layer_windows) not in (0, self.num_layers):
+            raise PgolfError(
+                f"model.layer_windows names {len(self.layer_windows)} windows; {self.num_layers} layers want one each"
+            )
+        if any(layer >= self.num_layers for layer in self.value_embed_layers):
+            raise PgolfError(
+                f"model.value_embed_layers names layer {max(self.value_embed_layers)}; the last {self.num_layers - 1}"
+            )
         head_dim = self.dim // self.num_heads
         if (self.rope_dims or head_dim) % 2 or self.rope_dims > head_dim or self.rope_dims < 0:
             raise PgolfError(
                 f"model.rope_dims = {self.rope_dims} cannot rotate heads of {head_dim}: an even number up to that"
+            )
+        if self.key_offset and not 0 < self.rope_dims < head_dim:
+            raise PgolfError(
+                "model.key_offset moves the dimensions that do not rotate: set model.rope_dims below a head"
             )
         last = self.loop_last % self.num_layers if self.loop_last < 0 else self.loop_last
         if not 0 <= self.loop_first <= last < self.num_layers:
@@ -71,3 +137,9 @@ class ModelConfig:
                 f"model.loop_first = {self.loop_first} and model.loop_last = {self.loop_last} are no range of "
                 f"model.num_layers = {self.num_layers} layers"
             )
+        if (
+            self.parallel_lanes == 2
+            and self.parallel_from <= last
+            and (self.loop_passes > 1 or self.eval_loop_passes > 1)
+        ):
+            raise PgolfError("model.parallel_lanes = 2 wants model.parallel_from behind the looped layers")

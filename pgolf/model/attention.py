@@ -5,8 +5,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgolf.config.model import ModelConfig
+from pgolf.model import attention_kernel
+from pgolf.model.head_gate import HeadGate
 from pgolf.model.layers import Linear, rms_norm
 from pgolf.model.rotary import rotate
+from pgolf.model.shift import previous
+from pgolf.model.step import Step
+from pgolf.model.visible import View, mask
+from pgolf.model.xsa import exclude_self
 
 
 class Attention(nn.Module):
@@ -20,26 +26,49 @@ class Attention(nn.Module):
         self.c_v = Linear(config.dim, kv_dim)
         self.proj = Linear(config.dim, config.dim)
         self.q_gain = nn.Parameter(torch.full((self.num_heads,), config.qk_gain))
-        self.window = 0  # tokens each query sees, itself included; 0: everything before it
+        self.value_x0 = nn.Parameter(torch.zeros(config.dim)) if config.value_x0 else None
+        self.gate = HeadGate(config.head_gate, config.dim, config.num_heads) if config.head_gate != "none" else None
+        self.exclusive = 0 <= config.xsa_from <= layer
+        self.offset_from = config.rope_dims if config.key_offset else 0
+        self.native = False  # whether the C kernel computes the attention itself
 
-    def forward(self, h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """h (B, T, dim), cos and sin (T, rotating dims / 2) -> (B, T, dim)."""
+    def forward(self, h: Tensor, step: Step, view: View, values: Tensor | None) -> Tensor:
+        """h (B, T, dim) normed; view: the keys seen; values (B, T, kv_dim) to add -> (B, T, dim)."""
         batch, length, _ = h.shape
         q = self.c_q(h).view(batch, length, self.num_heads, self.head_dim)
         k = self.c_k(h).view(batch, length, self.num_kv_heads, self.head_dim)
-        v = self.c_v(h).view(batch, length, self.num_kv_heads, self.head_dim)
-        q = rotate(rms_norm(q), cos, sin) * self.q_gain.to(q.dtype)[:, None]
-        k = rotate(rms_norm(k), cos, sin)
-        y = attend_banded(q, k, v, self.window) if 0 < self.window < length else attend(q, k, v)
+        v = self.c_v(h if self.value_x0 is None else h + self.value_x0.to(h.dtype) * step.x0)
+        v = (v if values is None else v + values).view(batch, length, self.num_kv_heads, self.head_dim)
+        q = rotate(rms_norm(q), step.cos, step.sin) * self.q_gain.to(q.dtype)[:, None]
+        k = rotate(rms_norm(k), step.cos, step.sin)
+        if self.offset_from and step.inside is not None:
+            k = offset_keys(k, self.offset_from, step.inside)
+        y = attend(q, k, v, view, self.native)
+        if self.exclusive:
+            y = exclude_self(y, v)
+        if self.gate is not None:
+            y = self.gate(y, h)
         return self.proj(y.reshape(batch, length, -1))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention; q (B, T, H, D), k and v (B, T, H_kv, D) -> (B, T, H, D)."""
-    groups = q.shape[2] // k.shape[2]
-    if groups > 1:
-        k, v = k.repeat_interleave(groups, dim=2), v.repeat_interleave(groups, dim=2)
-    y = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True)
+def offset_keys(k: Tensor, start: int, inside: Tensor) -> Tensor:
+    """Key dimensions from `start` on come from the token before, so one layer can match what followed a token.
+
+    NanoGPT speedrun (partial key offset). k (B, T, H_kv, D), inside (B, T, 1) zero where a document starts.
+    """
+    return torch.cat((k[..., :start], previous(k[..., start:]) * inside[..., None]), dim=-1)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, view: View, native: bool = False) -> Tensor:
+    """Causal attention; q (B, T, H, D), k and v (B, T, H_kv, D) -> (B, T, H, D). `native`: in the C kernel."""
+    if native and q.dtype == torch.float32:
+        return attention_kernel.attention(q, k, v, view.first)[0]
+    if view.window:
+        return attend_banded(q, k, v, view.window)
+    grouped = q.shape[2] != k.shape[2]
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    seen = None if view.first is None else mask(view.first)
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None, enable_gqa=grouped)
     return y.transpose(1, 2)
 
 
@@ -59,9 +88,9 @@ def attend_banded(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         k, v = k.repeat_interleave(groups, dim=3), v.repeat_interleave(groups, dim=3)
     query = torch.arange(window, device=q.device)[:, None]
     key = torch.arange(2 * window, device=q.device)
-    mask = ((query < key) & (key <= query + window)).expand(count, 1, window, 2 * window)
+    seen = ((query < key) & (key <= query + window)).expand(count, 1, window, 2 * window)
     inside = torch.arange(count, device=q.device)[:, None] * window + key >= window  # the first block has none before
-    mask = (mask & inside[:, None, None]).repeat(batch, 1, 1, 1)
+    seen = (seen & inside[:, None, None]).repeat(batch, 1, 1, 1)
     q, k, v = (part.flatten(0, 1).transpose(1, 2) for part in (q, k, v))  # (B n, heads, W or 2W, D)
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2)
     return y.reshape(batch, count * window, heads, head_dim)[:, :length]

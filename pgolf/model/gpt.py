@@ -1,6 +1,28 @@
 """The language model: embedding, blocks in the order the loop schedule gives, final norm, softcapped logits.
 
-Every part beyond the plain transformer is a module of its own, a field of `ModelConfig` and a line here.
+Every part beyond the plain transformer is a module of its own, a field of `ModelConfig` and a line in `hidden` or in
+the block; off, its parameters do not exist.
+
+| part | field | module |
+|---|---|---|
+| depth recurrence | `loop_first`, `loop_last`, `loop_passes`, `loop_from` | `loop` |
+| parallel residual, one lane or two | `parallel_from`, `parallel_lanes` | `block`, `lanes` |
+| share of the embedding in every block | `x0_mix` | `block` |
+| norm scale | `norm_scale` | `block` |
+| partial rotary | `rope_dims` | `rotary` |
+| leaky relu squared | `mlp_slope` | `mlp` |
+| exclusive self-attention | `xsa_from` | `xsa` |
+| attention within documents, windows | `document_attention`, `layer_windows` | `visible` |
+| head gates | `head_gate` | `head_gate` |
+| key offset | `key_offset` | `attention` |
+| value embeddings | `value_embed_layers`, `value_x0` | `value_embedding`, `attention` |
+| U-Net skips | `skips` | `skips` |
+| SmearGate | `smear_gate` | `smear` |
+| hashed bigrams | `bigram_rows` | `bigram` |
+| factored, untied embedding; bias | `embed_dim`, `tied_head`, `logit_bias` | here |
+| backout | `backout` | here |
+| multi-token loss | `future_weights`, `future_until` | `future` |
+| logit softcap | `logit_softcap` | `loss` |
 """
 
 from typing import cast
@@ -10,12 +32,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgolf.config.model import ModelConfig
+from pgolf.model import future, visible
+from pgolf.model.bigram import BigramEmbedding
 from pgolf.model.block import Block
-from pgolf.model.layers import rms_norm
+from pgolf.model.lanes import Lanes
+from pgolf.model.layers import Linear, rms_norm
 from pgolf.model.loop import layer_order
+from pgolf.model.loss import CHUNK_TOKENS, softcap, token_losses, weighted_loss
 from pgolf.model.rotary import rotary_tables
+from pgolf.model.skips import Skips
+from pgolf.model.smear import SmearGate
+from pgolf.model.step import Step
+from pgolf.model.value_embedding import ValueEmbedding
 
-CHUNK_TOKENS = 1024  # tokens whose logits exist at the same time
+__all__ = ["CHUNK_TOKENS", "GPT"]
+
+BACKOUT = 0.2  # start of the share taken out: nanochat's code (the NanoGPT speedrun starts at 0.5)
 
 
 class GPT(nn.Module):
@@ -25,14 +57,42 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32
+        self.native = False  # whether the C kernels are used; `compile.compile_model` decides
         self.looped = True
-        self.tok_emb = nn.Embedding(config.vocab_size, config.dim)
+        self.window = 0
+        self.future_share = 1.0 if config.future_weights else 0.0
+        width = config.embed_dim or config.dim
+        self.tok_emb = nn.Embedding(config.vocab_size, width)
+        self.emb_proj = Linear(width, config.dim) if config.embed_dim else None
+        self.bigram = (
+            BigramEmbedding(config.bigram_rows, config.bigram_dim, config.dim, config.bos_id)
+            if config.bigram_rows
+            else None
+        )
+        self.smear = SmearGate(config.dim) if config.smear_gate else None
+        kv_dim = config.dim // config.num_heads * config.num_kv_heads
+        self.value_emb = (
+            ValueEmbedding(config.vocab_size, config.value_embed_dim, kv_dim, config.value_embed_layers)
+            if config.value_embed_layers
+            else None
+        )
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.lanes = Lanes(config.num_layers - config.parallel_from) if config.parallel_lanes == 2 else None
+        deepest = len(layer_order(config, max(config.loop_passes, config.eval_loop_passes)))
+        self.skips = Skips(deepest // 2, config.dim) if config.skips else None
+        self.backout = nn.Parameter(torch.tensor(BACKOUT)) if config.backout else None
+        self.lm_head = None if config.tied_head else Linear(width, config.vocab_size)
+        self.logit_bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.logit_bias else None
         self._tables: tuple[Tensor, Tensor] | None = None
         self._initialize()
 
     def _initialize(self) -> None:
         nn.init.normal_(self.tok_emb.weight, std=self.config.embed_init_std)
+        if self.emb_proj is not None:
+            nn.init.orthogonal_(self.emb_proj.weight)
+        if self.lm_head is not None:
+            with torch.no_grad():
+                self.lm_head.weight.copy_(self.tok_emb.weight)
         for name, module in self.blocks.named_modules():
             if isinstance(module, nn.Linear):
                 # Zero outputs: every block starts as the identity (the records' initialization).
@@ -43,13 +103,13 @@ class GPT(nn.Module):
         self.looped = looped
 
     def set_window(self, window: int) -> None:
-        """Tokens back that each layer's attention sees, the query's own included; 0: all of the sequence."""
-        for block in self.blocks:
-            cast(Block, block).attn.window = window
+        """Tokens back that every layer's attention sees at most, the query's own included; 0: as configured."""
+        self.window = window
 
     def set_progress(self, fraction: float) -> None:
         """Tell the model how much of training is done, 0 to 1: parts that switch on or fade out look at it."""
         self.set_looped(fraction >= self.config.loop_from)
+        self.future_share = future.share(self.config, fraction)
 
     def layer_order(self) -> list[int]:
         """Physical layer of every block executed now: training or evaluation depth by `self.training`."""
@@ -60,38 +120,91 @@ class GPT(nn.Module):
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """tokens (B, T) -> (B, T, dim) after the final norm."""
-        x = x0 = rms_norm(self.tok_emb(tokens).to(self.compute_dtype))
-        cos, sin = self._rotary(tokens.shape[1], tokens.device)
-        for layer in self.layer_order():
-            x = self.blocks[layer](x, x0, cos, sin)
-        return rms_norm(x)
+        dtype = self.compute_dtype
+        x = self.tok_emb(tokens).to(dtype)
+        x = x if self.emb_proj is None else self.emb_proj(x)
+        x = x if self.bigram is None else x + self.bigram(tokens, dtype)
+        inside = self._inside(tokens)
+        x = x if self.smear is None or inside is None else self.smear(x, inside)
+        x = rms_norm(x)
+        step = Step(x, *self._rotary(tokens.shape[1], tokens.device), inside)
+        values = {} if self.value_emb is None else self.value_emb(tokens, dtype)
+        return rms_norm(self._run(x, step, self._views(tokens), values))
+
+    def _run(self, x: Tensor, step: Step, views: list[visible.View], values: dict[int, Tensor]) -> Tensor:
+        """The stream (B, T, dim) through all blocks executed now."""
+        order = self.layer_order()
+        half = len(order) // 2
+        saved: list[Tensor] = []
+        second: Tensor | None = None  # lane b, from the first parallel layer on when there are two lanes
+        middle = x
+        for position, layer in enumerate(order):
+            block = cast(Block, self.blocks[layer])
+            if self.skips is not None and position >= half and saved:
+                x = self.skips.join(position - half, x, saved.pop())
+            if self.lanes is not None and layer >= self.config.parallel_from:
+                at = layer - self.config.parallel_from
+                b = x if second is None else second
+                x, second = self.lanes.step(at, block, x, b, step, views[layer], values.get(layer))
+            else:
+                x = block(x, step, views[layer], values.get(layer))
+            if self.skips is not None and position < half:
+                saved.append(x)
+            if position == half:
+                middle = x
+        x = x if second is None else (x + second) / 2
+        return x if self.backout is None else x - self.backout.to(x.dtype) * middle
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., dim) -> (..., vocab_size) float32, softcapped."""
-        z = F.linear(hidden, self.tok_emb.weight.to(hidden.dtype)).float()
-        cap = self.config.logit_softcap
-        return cap * torch.tanh(z / cap) if cap else z
+        x = self._before_head(hidden)
+        z = F.linear(x, self.tok_emb.weight.to(x.dtype)) if self.lm_head is None else self.lm_head(x)
+        z = z.float() if self.logit_bias is None else z.float() + self.logit_bias
+        return softcap(z, self.config.logit_softcap)
 
     def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood of each target in nats, (B, T) float32."""
-        hidden, flat = self.hidden(tokens).flatten(0, 1), targets.flatten()
-        parts = [
-            F.cross_entropy(self.logits(hidden[i : i + CHUNK_TOKENS]), flat[i : i + CHUNK_TOKENS], reduction="none")
-            for i in range(0, len(flat), CHUNK_TOKENS)
-        ]
-        return torch.cat(parts).view(targets.shape)
+        x = self._before_head(self.hidden(tokens)).flatten(0, 1)  # (B T, dim)
+        cap = self.config.logit_softcap
+        return token_losses(x, self._head(), self.logit_bias, targets.flatten(), cap, self.native).view(targets.shape)
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """The training loss: mean nats per token and whatever terms exist in training only. A scalar."""
-        return self.token_losses(tokens, targets).mean()
+        x = self._before_head(self.hidden(tokens)).flatten(0, 1)  # (B T, dim)
+        wanted, weights = future.targets(targets, self.config, self.future_share)
+        return weighted_loss(x, self._head(), self.logit_bias, wanted, weights, self.config.logit_softcap, self.native)
 
     def matrix_roles(self) -> dict[str, str]:
         """Role of every weight matrix to be quantized, by parameter name; all else is a control tensor."""
         roles = {"tok_emb.weight": "embed"}
-        for name, module in self.blocks.named_modules(prefix="blocks"):
+        for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
-                roles[f"{name}.weight"] = "attn" if ".attn." in name else "mlp"
+                role = "attn" if ".attn." in name else "mlp" if ".mlp." in name else "projection"
+                roles[f"{name}.weight"] = "head" if name == "lm_head" else role
+            elif isinstance(module, nn.Embedding):
+                roles[f"{name}.weight"] = "embed"
         return roles
+
+    def _head(self) -> Tensor:
+        """(vocab_size, dim or embed_dim)"""
+        return self.tok_emb.weight if self.lm_head is None else self.lm_head.weight
+
+    def _before_head(self, hidden: Tensor) -> Tensor:
+        """Hidden states in the width of the output embedding."""
+        return hidden if self.emb_proj is None else hidden @ self.emb_proj.weight.to(hidden.dtype)
+
+    def _inside(self, tokens: Tensor) -> Tensor | None:
+        if self.smear is None and not self.config.key_offset:
+            return None
+        return (tokens != self.config.bos_id).to(self.compute_dtype)[..., None]
+
+    def _views(self, tokens: Tensor) -> list[visible.View]:
+        """What each physical layer's attention sees."""
+        starts = visible.document_starts(tokens, self.config.bos_id) if self.config.document_attention else None
+        windows = self.config.layer_windows or (0,) * self.config.num_layers
+        narrowed = [min(filter(None, (window, self.window)), default=0) for window in windows]
+        made = {window: visible.view(starts, window, tokens, self.native) for window in set(narrowed)}
+        return [made[window] for window in narrowed]
 
     def _rotary(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         if self._tables is None or len(self._tables[0]) < length or self._tables[0].device != device:

@@ -1,0 +1,35 @@
+"""Parallel residuals in two lanes with learned routing (challenge PR #1530; after PR #1204: -0.0022 BPB, one seed).
+
+From the first parallel layer on, attention reads lane a and the MLP lane b, both as they were before the block; both
+write into both: `a = r_a a + p_a0 A + p_m0 M`, `b = r_b b + p_a1 A + p_m1 M`. r starts at 1.1, p at 1; after the last
+block the lanes are averaged. Skips enter lane a.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from pgolf.model.block import Block
+from pgolf.model.step import Step
+from pgolf.model.visible import View
+
+KEEP = 1.1  # start of r, PR #1530 and the speedrun
+
+
+class Lanes(nn.Module):
+    def __init__(self, layers: int) -> None:
+        """layers: how many layers run in two lanes."""
+        super().__init__()
+        self.keep = nn.Parameter(torch.full((layers, 2), KEEP))
+        self.write = nn.Parameter(torch.ones(layers, 2, 2))  # (layer, attention or MLP, lane)
+
+    def step(
+        self, index: int, block: Block, a: Tensor, b: Tensor, shared: Step, view: View, values: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Lanes a and b (B, T, dim) through one block."""
+        attended = block.attended(block.normed(block.mixed(a, shared)), shared, view, values)
+        expanded = block.expanded(block.normed(b))
+        keep, write = self.keep[index].to(a.dtype), self.write[index].to(a.dtype)
+        return (
+            keep[0] * a + write[0, 0] * attended + write[1, 0] * expanded,
+            keep[1] * b + write[0, 1] * attended + write[1, 1] * expanded,
+        )

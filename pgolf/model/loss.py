@@ -1,0 +1,145 @@
+"""Softcapped cross entropy without holding all logits at once.
+
+The logits of `CHUNK_TOKENS` tokens exist at a time; their gradient overwrites them. In training the gradients by
+hidden state and head are made in the same pass (the loss is a weighted sum whose weights are known beforehand), so
+nothing is computed twice; `token_losses`, whose weights come only with the backward pass, recomputes the logits
+there. The idea is that of the records' fused Triton loss (challenge PR #1787) and of the Liger kernels (arXiv
+2410.10989).
+
+Several targets per token share one softmax, which is all that multi-token prediction needs.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pgolf.model import loss_kernel
+
+CHUNK_TOKENS = 256  # 256 rows of 1,024 logits are 1 MB: they stay in a core's cache from product to product
+
+
+def softcap(z: Tensor, cap: float) -> Tensor:
+    """cap * tanh(z / cap); z itself when cap is 0."""
+    return cap * torch.tanh(z / cap) if cap else z
+
+
+def weighted_loss(
+    hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, weights: Tensor, cap: float, native: bool
+) -> Tensor:
+    """Sum over tokens n and targets k of weights[n, k] * -ln p(targets[n, k] | n), a scalar.
+
+    hidden (N, d), head (V, d), bias (V,) or None, targets int64 (N, K), weights float32 (N, K). With `native` the
+    softmax runs in the C kernel. Differentiable by hidden, head and bias.
+    """
+    return _WeightedLoss.apply(hidden, head, bias, targets, weights, cap, native)
+
+
+def token_losses(
+    hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, cap: float, native: bool
+) -> Tensor:
+    """-ln p(targets[n] | n) of every token, (N,) float32; arguments as in `weighted_loss`, targets (N,)."""
+    return _TokenLosses.apply(hidden, head, bias, targets, cap, native)
+
+
+class _WeightedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        weights: Tensor,
+        cap: float,
+        native: bool,
+    ) -> Tensor:
+        losses, gradients = _gradients(hidden, head, bias, targets, weights, cap, native, ctx.needs_input_grad)
+        ctx.save_for_backward(*gradients)
+        return losses.sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        scaled = [None if part is None else part * grad for part in ctx.saved_tensors]
+        return (*scaled, None, None, None, None)
+
+
+class _TokenLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, cap: float, native: bool
+    ) -> Tensor:
+        ctx.save_for_backward(hidden, head, bias, targets)
+        ctx.cap, ctx.native = cap, native
+        losses = hidden.new_empty(len(hidden), dtype=torch.float32)
+        for part, z in _chunks(hidden, head, bias):
+            losses[part] = _softmax(z, targets[part, None], None, cap, native)
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, head, bias, targets = ctx.saved_tensors
+        weights = grad.float()[:, None].contiguous()
+        _, gradients = _gradients(
+            hidden, head, bias, targets[:, None], weights, ctx.cap, ctx.native, ctx.needs_input_grad
+        )
+        return (*gradients, None, None, None)
+
+
+def _chunks(hidden: Tensor, head: Tensor, bias: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
+    """The uncapped logits (chunk, V) of each chunk of tokens; the tensor is only good until the next one."""
+    buffer = hidden.new_empty(min(CHUNK_TOKENS, len(hidden)), len(head))
+    columns = head.to(hidden.dtype).T  # (d, V)
+    for start in range(0, len(hidden), CHUNK_TOKENS):
+        part = slice(start, min(start + CHUNK_TOKENS, len(hidden)))
+        z = torch.mm(hidden[part], columns, out=buffer[: part.stop - start])
+        yield part, z if bias is None else z.add_(bias.to(z.dtype))
+
+
+def _gradients(
+    hidden: Tensor,
+    head: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    weights: Tensor,
+    cap: float,
+    native: bool,
+    wanted: tuple[bool, ...],
+) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None]]:
+    """Weighted loss of each token (N,), and the gradients of their sum by hidden, head and bias where wanted."""
+    losses = hidden.new_empty(len(hidden), dtype=torch.float32)
+    d_hidden = torch.empty_like(hidden) if wanted[0] else None
+    d_head = torch.zeros_like(head) if wanted[1] else None
+    d_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
+    rows = head.to(hidden.dtype)
+    for part, z in _chunks(hidden, head, bias):
+        losses[part] = _softmax(z, targets[part], weights[part], cap, native)
+        if d_hidden is not None:
+            torch.mm(z, rows, out=d_hidden[part])
+        if d_head is not None:
+            if z.dtype == d_head.dtype:
+                d_head.addmm_(z.T, hidden[part])
+            else:
+                d_head += z.T @ hidden[part]  # summed over chunks in float32
+        if d_bias is not None:
+            d_bias += z.sum(0, dtype=d_bias.dtype)
+    return losses, (d_hidden, d_head, d_bias)
+
+
+def _softmax(z: Tensor, targets: Tensor, weights: Tensor | None, cap: float, native: bool) -> Tensor:
+    """Loss of each row of uncapped logits z (n, V), summed over its targets (n, K); (n,) float32.
+
+    With weights (n, K) the losses are weighted and z is overwritten by the gradient of their sum.
+    """
+    if native:
+        return loss_kernel.softmax(z, targets, weights, cap)
+    squashed = torch.tanh(z.float() / cap) if cap else z.float()
+    logits = cap * squashed if cap else squashed
+    normalizer = logits.logsumexp(1, keepdim=True)  # (n, 1)
+    losses = normalizer - logits.gather(1, targets)  # (n, K)
+    if weights is None:
+        return losses.sum(1)
+    slope = (logits - normalizer).exp_().mul_(weights.sum(1, keepdim=True)).scatter_add_(1, targets, -weights)
+    z.copy_(slope.mul_(1 - squashed.square()) if cap else slope)
+    return (losses * weights).sum(1)

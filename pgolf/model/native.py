@@ -1,0 +1,80 @@
+"""C kernels compiled when they are first wanted, for the two places where torch on a CPU loses most of its time.
+
+Attention over short heads and the softmax over the vocabulary take more than half of a small model's training step in
+torch's own CPU kernels; the ones in `attention_kernel` and `loss_kernel` do the same sums three to eight times
+faster. They need a C compiler with OpenMP (gcc or clang). Without one `library` says why and the plain path runs:
+slower, never different. Every library is checked against the plain path before it is handed out.
+"""
+
+import ctypes
+import functools
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from torch import Tensor
+
+VECTORS = r"""
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+typedef float vec __attribute__((vector_size(64)));
+typedef int32_t ivec __attribute__((vector_size(64)));
+#define LOG2E 1.4426950408889634f
+
+static inline vec splat(float x) { return (vec){} + x; }
+static inline vec choose(ivec m, vec a, vec b) { return (vec)((m & (ivec)a) | (~m & (ivec)b)); }
+static inline vec vmax(vec a, vec b) { return choose(a > b, a, b); }
+
+/* 2^x for x <= 0; NaN stays NaN, below -126 it is 2^-126 */
+static inline vec exp2v(vec x) {
+  x = choose(x < splat(-126.f), splat(-126.f), x);
+  ivec n = __builtin_convertvector(x - splat(.5f), ivec);
+  vec f = x - __builtin_convertvector(n, vec);
+  vec p = splat(1.5403530e-4f);
+  p = p * f + splat(1.3333558e-3f);
+  p = p * f + splat(9.6181291e-3f);
+  p = p * f + splat(5.5504109e-2f);
+  p = p * f + splat(2.4022651e-1f);
+  p = p * f + splat(6.9314718e-1f);
+  p = p * f + splat(1.f);
+  return (vec)((ivec)p + (n << 23));
+}
+"""
+
+
+class Unavailable(Exception):
+    """The kernels cannot be had on this machine; the message is the reason, in one line."""
+
+
+@functools.cache
+def library(source: str, defines: tuple[str, ...] = ()) -> ctypes.CDLL:
+    """Compile C source for this machine and load it. `defines` are `NAME=VALUE` constants.
+
+    Raises Unavailable when there is no compiler or it fails.
+    """
+    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    if compiler is None:
+        raise Unavailable("no C compiler found")
+    with tempfile.TemporaryDirectory(prefix="pgolf-", ignore_cleanup_errors=True) as folder:
+        built = Path(folder) / "kernel.so"
+        flags = ["-O3", "-march=native", "-fno-math-errno", "-ffp-contract=fast", "-fPIC", "-shared", "-fopenmp"]
+        command = [compiler, *flags, *(f"-D{define}" for define in defines), "-xc", "-", "-o", str(built), "-lm"]
+        try:
+            done = subprocess.run(command, input=source, capture_output=True, text=True, timeout=120)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise Unavailable(f"{compiler} did not run: {error}") from error
+        if done.returncode:
+            line = next(iter(done.stderr.strip().splitlines()), "no message")
+            raise Unavailable(f"{compiler} failed: {line}")
+        try:
+            return ctypes.CDLL(str(built))  # stays loaded after the file is gone
+        except OSError as error:
+            raise Unavailable(f"the compiled kernel does not load: {error}") from error
+
+
+def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    """The address of a contiguous tensor's data; a null pointer for None."""
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
