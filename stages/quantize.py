@@ -4,17 +4,24 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from pgolf import config as configs
 from pgolf import store
-from pgolf.config.quantize import NEEDS_HESSIANS
+from pgolf.codec import container
+from pgolf.config.quantize import CHOOSES_STEPS, NEEDS_HESSIANS
 from pgolf.errors import PgolfError
+from pgolf.model.gpt import GPT
 from pgolf.quant import file, hessian, methods, sample
 from pgolf.quant.hessian import Calibration
 from pgolf.quant.methods import TensorReport
+from pgolf.quant.tensors import QuantizedModel
 from pgolf.shards import TokenStream
 from pgolf.store import Stage
-from stages import models
+from stages import models, steps
 from stages.context import StageContext
+from stages.steps import Material
 
 INPUT_KINDS = ("ema-finalize", "train")
 
@@ -28,42 +35,67 @@ def quantize(context: StageContext, source: Stage, calibration: Path | None = No
     context = models.inherit_model(context, source)
     settings = context.config.quantize
     inputs, paths = _calibration_source(source, calibration, required=settings.method in NEEDS_HESSIANS)
-    with context.build("quantize", inputs={"model": source, **inputs}, sections=("model", "quantize")) as build:
+    with context.build("quantize", {"model": source, **inputs}, ("model", "quantize", "package")) as build:
         if build.existing is None:
             model = models.load_model(source, context.runtime)
-            weights = {name: tensor.float().cpu() for name, tensor in model.state_dict().items()}
-            statistics: dict[str, Calibration] = {}
-            if paths:
-                length = settings.sequence or int(source.manifest.config["train"]["seq_len"])
-                tokens = sample.batches(
-                    TokenStream.open(paths),
-                    settings.calibration_tokens,
-                    length,
-                    choosing=False,
-                    seed=context.config.seed,
-                )
-                total = sum(batch.numel() for batch in tokens)
-                with context.reporter.progress("calibrate", total=total) as bar:
-                    statistics = hessian.calibrate(
-                        model,
-                        [batch.to(context.runtime.device) for batch in tokens],
-                        gradients=False,
-                        seed=context.config.seed,
-                        on_progress=bar.update,
-                    )
-                build.details["calibration_tokens"] = total
-            else:
-                context.reporter.message("no calibration tokens in reach: output errors are not measured")
+            weights = {name: tensor.detach().float().cpu() for name, tensor in model.state_dict().items()}
+            methods.check_finite(weights)
             roles = model.matrix_roles()
+            calibrating, choosing = _batches(context, source, paths, sum(map(torch.numel, weights.values())))
+            statistics = _calibrate(context, model, calibrating)
             header = {"model": configs.to_dict(context.config)["model"]}
-            with context.reporter.progress("quantize", total=sum(weights[name].numel() for name in roles)) as bar:
-                quantized = methods.quantize_weights(weights, roles, settings, statistics, header, bar.update)
+            if settings.method in CHOOSES_STEPS:
+                material = Material(model, weights, statistics, calibrating, choosing, header)
+                quantized = steps.choose(context, build, material)
+            else:
+                matrices = {}
+                with context.reporter.progress("quantize", total=len(roles)) as bar:
+                    for name, role in roles.items():
+                        weight = weights[name].double().numpy()
+                        matrices[name] = methods.quantize_matrix(weight, role, settings, statistics.get(name))
+                        bar.update(len(matrices))
+                quantized = QuantizedModel(matrices, methods.control_tensors(weights, roles), header)
             file.save(build.writer.path(models.QUANTIZED), quantized)
             rows = methods.report(weights, quantized, statistics)
             build.details["tensors"] = [dataclasses.asdict(row) for row in rows]
-            build.metrics |= {"parameters": sum(tensor.numel() for tensor in weights.values())}
+            build.details["calibration_tokens"] = sum(map(torch.numel, calibrating))
+            build.metrics |= {"parameters": sum(map(torch.numel, weights.values()))}
+            if settings.target_bytes:
+                build.metrics["model_bytes"] = len(container.encode(quantized, context.config.package.coder))
             _show(context, rows)
     return build.stage
+
+
+def _batches(
+    context: StageContext, source: Stage, paths: Sequence[Path], parameters: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Train tokens to calibrate on and, where steps are chosen, disjoint ones to choose by; none without shards."""
+    settings, seed = context.config.quantize, context.config.seed
+    if not paths:
+        context.reporter.message("no calibration tokens in reach: output errors are not measured")
+        return [], []
+    length = settings.sequence or int(source.manifest.config["train"]["seq_len"])
+    stream, device = TokenStream.open(paths), context.runtime.device
+    calibrating = sample.batches(stream, settings.calibration_tokens, length, choosing=False, seed=seed)
+    choosing = []
+    if settings.target_bytes and settings.sensitivity_tokens:
+        wanted = steps.choosing_tokens(settings.sensitivity_tokens, parameters)
+        choosing = sample.batches(stream, wanted, length, choosing=True, seed=seed)
+    return [batch.to(device) for batch in calibrating], [batch.to(device) for batch in choosing]
+
+
+def _calibrate(context: StageContext, model: GPT, batches: Sequence[Tensor]) -> dict[str, Calibration]:
+    if not batches:
+        return {}
+    settings = context.config.quantize
+    with context.reporter.progress("calibrate", total=sum(map(torch.numel, batches))) as bar:
+        return hessian.calibrate(
+            model,
+            batches,
+            gradients=settings.fisher and settings.method in CHOOSES_STEPS,
+            seed=context.config.seed,
+            on_progress=bar.update,
+        )
 
 
 def _calibration_source(

@@ -4,20 +4,23 @@ from dataclasses import dataclass, field
 
 from pgolf.errors import PgolfError
 
-_BITS = {"attn": 6.0, "mlp": 6.0, "embed": 8.0}  # the records'
 METHODS = ("rtn", "sdclip", "gptq", "waterfill", "trellis")
 NEEDS_HESSIANS = ("gptq", "waterfill", "trellis")
-_CLIP_SIGMAS = {"sdclip": {"default": 2.5}, "gptq": {"default": 12.85, "embed": 20.0}}  # the seed's; record 1.0856's
+CHOOSES_STEPS = ("waterfill", "trellis")
+_INTEGER = ("rtn", "sdclip", "gptq")
+_WIDTHS = {"embed": 8.0, "": 6.0}  # the records'
+_CODED = {"embed": 4.5, "": 3.5}  # near what the records' integers take once they are coded
+_CLIP_SIGMAS = {"sdclip": {"": 2.5}, "gptq": {"embed": 20.0, "": 12.85}}  # the seed's; record 2026-04-05's
 
 
 @dataclass(frozen=True)
 class QuantizeConfig:
-    method: str = "gptq"
+    method: str = "trellis"
     """`rtn` (nearest, scaled to each row's maximum), `sdclip` (nearest, clipped), `gptq` (error feedback, one step per
     row), `waterfill` (steps per column and row from what the loss feels), `trellis` (those and dependent levels)."""
-    bits: dict[str, float] = field(default_factory=lambda: dict(_BITS))
-    """Per role of matrix. `rtn`, `sdclip`, `gptq`: width of the integers. `waterfill`, `trellis`: coded bits per weight
-    aimed at, where no `target_bytes` decides."""
+    bits: dict[str, float] = field(default_factory=dict)
+    """Per role of matrix (`attn`, `mlp`, `embed`). `rtn`, `sdclip`, `gptq`: width of the integers, 6 and 8 for the
+    embedding where not named. `waterfill`, `trellis`: coded bits per weight, 3.5 and 4.5; `target_bytes` overrules."""
     clip_sigmas: float = 0.0
     """Clip of `sdclip` and step of `gptq`: the largest integer stands at so many standard deviations of the row. 0: 2.5
     for `sdclip` (the seed's), 12.85 and 20 on the embedding for `gptq` (the records'); `gptq` clips nothing."""
@@ -29,8 +32,21 @@ class QuantizeConfig:
     """Tokens of one calibration sequence; 0: the training length."""
     damping: float = 0.001
     """Added to the diagonal of every Hessian, as a share of its mean."""
-    resolution: int = 8
-    """Steps of the scale grid per octave (`waterfill`, `trellis`); ⅛ octave costs 0.001 bit per weight."""
+    resolution: int = 4
+    """Steps of the scale grid per octave (`waterfill`, `trellis`): a quarter octave costs 0.004 bit per weight."""
+    trellis_states: int = 8
+    """4 or 8: more states round a little better and take longer to search."""
+    rate_weight: float = 1.0
+    """Weight of a symbol's bits in rounding, 1 being the slope of rate against distortion; 0: nearest level."""
+    fisher: bool = True
+    """Weight tokens and output rows by the model's own gradients; off: plain input covariances, no backward pass."""
+    sensitivity_tokens: int = 16_384
+    """Train tokens, apart from those of the calibration, on which every matrix's share of the target is measured; 0:
+    trust the Fisher weights."""
+    distill_steps: int = 0
+    """Steps of training the gains and norms that stay in floating point toward the unquantized model; 0: off."""
+    distill_lr: float = 0.002
+    """Learning rate of those steps (Adam), falling to 0."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -40,7 +56,7 @@ class QuantizeConfig:
                 raise PgolfError(f"quantize.bits.{role} is {bits:g}; it must lie between 1 and 16")
             if self.method in _INTEGER and (bits != int(bits) or bits < 2):
                 raise PgolfError(f"quantize.bits.{role} is {bits:g}; {self.method} wants a whole number from 2 to 16")
-        for name in ("clip_sigmas", "target_bytes", "sequence"):
+        for name in ("clip_sigmas", "target_bytes", "sequence", "rate_weight", "sensitivity_tokens", "distill_steps"):
             if getattr(self, name) < 0:
                 raise PgolfError(f"quantize.{name} is {getattr(self, name)}; it must not be negative")
         if self.calibration_tokens < 1:
@@ -49,19 +65,19 @@ class QuantizeConfig:
             raise PgolfError(f"quantize.damping is {self.damping:g}; it must be above 0")
         if not 1 <= self.resolution <= 1024:
             raise PgolfError(f"quantize.resolution is {self.resolution}; it must lie between 1 and 1024")
-        if self.target_bytes and self.method in _INTEGER[:2]:
+        if self.target_bytes and self.method not in CHOOSES_STEPS:
             raise PgolfError(
-                f"quantize.target_bytes with method {self.method}: only gptq, waterfill and trellis can choose steps"
+                f"quantize.target_bytes with method {self.method}: only waterfill and trellis choose their steps"
             )
+        if self.trellis_states not in (4, 8):
+            raise PgolfError(f"quantize.trellis_states is {self.trellis_states}; choose 4 or 8")
 
     def role_bits(self, role: str) -> float:
-        """Bits of a role; one that is not named takes the records' (6, the embedding 8)."""
-        return self.bits.get(role, _BITS.get(role, 6.0))
+        """Bits of a role, with the method's own where none is set."""
+        own = _WIDTHS if self.method in _INTEGER else _CODED
+        return self.bits.get(role, own.get(role, own[""]))
 
     def role_sigmas(self, role: str) -> float:
         """Clip in standard deviations of a role, with the method's own where none is set."""
         own = _CLIP_SIGMAS.get(self.method, _CLIP_SIGMAS["gptq"])
-        return self.clip_sigmas or own.get(role, own["default"])
-
-
-_INTEGER = ("rtn", "sdclip", "gptq")
+        return self.clip_sigmas or own.get(role, own[""])

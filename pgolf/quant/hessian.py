@@ -11,7 +11,7 @@ gradient; each side weighs a row by the frequency of its token, so one matrix an
 (Hessian of the softmax: p (1 - p) per token, coupling between tokens left out).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -77,7 +77,7 @@ class _Collector:
 
 def calibrate(
     model: GPT,
-    batches: list[Tensor],
+    batches: Sequence[Tensor],
     gradients: bool = True,
     seed: int = 0,
     on_progress: Callable[[int], None] | None = None,

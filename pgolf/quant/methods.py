@@ -1,8 +1,7 @@
-"""From a model's float weights to integers: one entry point over all methods, and what each tensor lost by it."""
+"""The methods that take their steps as given, matrix by matrix, the control tensors, and what each tensor lost."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,30 +29,6 @@ class TensorReport:
     """‖W − Ŵ‖ / ‖W‖."""
     output_error: float | None
     """The same of the layer's output on calibration tokens: the root of tr(E H Eᵀ) / tr(W H Wᵀ); None without them."""
-
-
-def quantize_weights(
-    weights: Mapping[str, torch.Tensor],
-    roles: Mapping[str, str],
-    settings: QuantizeConfig,
-    calibration: Mapping[str, Calibration],
-    header: Mapping[str, Any],
-    on_progress: Callable[[int], None] | None = None,
-) -> QuantizedModel:
-    """Quantize every matrix named in `roles` and store all else as control tensors.
-
-    weights: float tensors by parameter name; calibration: by matrix name, may be empty for `rtn` and `sdclip`.
-    on_progress is told the number of weights done. Raises PgolfError for weights that are not finite.
-    """
-    check_finite(weights)
-    matrices, done = {}, 0
-    for name, role in roles.items():
-        weight = weights[name].double().numpy()
-        matrices[name] = quantize_matrix(weight, role, settings, calibration.get(name))
-        done += weight.size
-        if on_progress is not None:
-            on_progress(done)
-    return QuantizedModel(matrices=matrices, controls=control_tensors(weights, roles), header=header)
 
 
 def quantize_matrix(

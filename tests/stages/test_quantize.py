@@ -57,7 +57,7 @@ def trained(context: StageContext, tokens: Stage) -> Stage:
     return build.stage
 
 
-@pytest.mark.parametrize("method", ["rtn", "sdclip", "gptq"])
+@pytest.mark.parametrize("method", ["rtn", "sdclip", "gptq", "waterfill", "trellis"])
 def test_every_method_gives_a_model_that_runs(context: StageContext, trained: Stage, method: str) -> None:
     stage = quantize(configured(context, f"quantize.method={method}", "quantize.clip_sigmas=4"), trained)
     before, after = load_weights(trained), load_weights(stage)

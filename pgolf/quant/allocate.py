@@ -1,0 +1,193 @@
+"""Which matrix gets how many bits, and the step size that makes the whole model land on a byte target.
+
+With Fisher row weights every matrix would take the same c (see `waterfill`); what the approximation misses is
+measured: each matrix alone is quantized at the common c and the divergence it causes per weight sets its own offset,
+log2 c_T = log2 c − ½ log2(a_T / GM(a)), which makes the marginal loss per bit the same everywhere (QUANTIZATION 6.1).
+The common c is then found by secant on the length of the actual encoded file, never on an estimate.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from pgolf.errors import PgolfError
+from pgolf.quant import rates, waterfill
+from pgolf.quant.dequantize import dequantize
+from pgolf.quant.divergence import Divergence
+from pgolf.quant.grid import Floats
+from pgolf.quant.tensors import QuantizedTensor
+from pgolf.quant.waterfill import Problem, Rounding
+
+OFFSET_LIMIT = 1.5  # octaves that a measurement may move a matrix; more is noise or a matrix that is not used
+TOLERANCE = 0.001  # of the target: where the packaged model must lie below it
+_ATTEMPTS = 24
+
+Matrices = dict[str, QuantizedTensor]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one matrix was given, and why."""
+
+    name: str
+    role: str
+    weights: int
+    offset: float
+    """Octaves by which its step is coarser (+) or finer (−) than the Fisher weights alone would have it."""
+    divergence: float
+    """Nats per token that it alone cost, quantized at the common step."""
+
+
+class Plan:
+    """Rounds all matrices at a common log2 c plus one offset each; tables are refitted as symbols change."""
+
+    def __init__(self, problems: Mapping[str, Problem], rounding: Rounding, threads: int) -> None:
+        self.problems = dict(problems)
+        self.rounding = rounding
+        self.offsets = dict.fromkeys(problems, 0.0)
+        self.probabilities: Floats | None = None
+        self.last_log2_c = 0.0
+        self._threads = threads
+
+    @property
+    def weights(self) -> int:
+        return sum(problem.weight.size for problem in self.problems.values())
+
+    def round(self, log2_c: float) -> Matrices:
+        """Every matrix at log2_c + its offset, rounded with the tables at hand."""
+
+        def one(name: str) -> QuantizedTensor:
+            problem, log2_own = self.problems[name], log2_c + self.offsets[name]
+            return waterfill.quantize(problem, log2_own, self.rounding, self.probabilities)
+
+        with ThreadPoolExecutor(self._threads) as pool:
+            return dict(zip(self.problems, pool.map(one, self.problems), strict=True))
+
+    def refit(self, matrices: Matrices) -> None:
+        """Take the rounders' tables from these symbols."""
+        parts = [
+            (tensor.symbols, waterfill.classes(self.problems[name], tensor), tensor.trellis, tensor.segment)
+            for name, tensor in matrices.items()
+        ]
+        self.probabilities = rates.refit(parts, self.rounding.states > 0)
+
+    def bits(self, log2_c: float, names: Sequence[str]) -> float:
+        """Estimated bits per weight over the named matrices, for Gaussian weights."""
+        wide = 1.0 if self.rounding.states else 0.0  # the trellis has points 2 steps apart
+        total = sum(
+            float(np.sum(rates.gaussian_bits(self.problems[name].log2_ratio(log2_c + self.offsets[name] + wide))))
+            for name in names
+        )
+        return total / sum(self.problems[name].weight.size for name in names)
+
+    def log2_c_for_bits(self, bits: float, names: Sequence[str]) -> float:
+        """The common log2 c at which the named matrices take about `bits` bits per weight."""
+        low, high = -100.0, 100.0
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.bits(middle, names) > bits else (low, middle)
+        return (low + high) / 2
+
+
+def measure(
+    plan: Plan, divergence: Divergence, log2_c: float, on_progress: Callable[[int], None] | None = None
+) -> list[Share]:
+    """Quantize each matrix alone at the common step, measure what it costs, and set the plan's offsets from that."""
+    matrices = plan.round(log2_c)
+    plan.refit(matrices)
+    costs: dict[str, float] = {}
+    for done, (name, tensor) in enumerate(matrices.items(), start=1):
+        costs[name] = divergence.of({name: dequantize(tensor)})
+        if on_progress is not None:
+            on_progress(done)
+    sizes = {name: problem.weight.size for name, problem in plan.problems.items()}
+    logs = {name: math.log2(max(cost / sizes[name], 1e-30)) for name, cost in costs.items()}
+    mean = sum(sizes[name] * value for name, value in logs.items()) / plan.weights
+    for name, value in logs.items():
+        plan.offsets[name] += min(OFFSET_LIMIT, max(-OFFSET_LIMIT, -0.5 * (value - mean)))
+    return [
+        Share(name, plan.problems[name].role, sizes[name], plan.offsets[name], costs[name]) for name in plan.problems
+    ]
+
+
+def land(
+    plan: Plan,
+    target: int,
+    size: Callable[[Matrices], int],
+    log2_c: float,
+    on_progress: Callable[[int], None] | None = None,
+) -> Matrices:
+    """All matrices, at the finest steps whose encoded model takes at most `target` bytes and at least 99.9% of it.
+
+    size: bytes of the packaged model with these matrices. Raises PgolfError when no step reaches the target.
+    """
+    search = _Search(plan, target, size, on_progress)
+    x = log2_c
+    for _ in range(_ATTEMPTS):
+        if search.good is not None and search.good[1] >= target * (1 - TOLERANCE):
+            break
+        search.visit(x)
+        following = search.propose()
+        if following is None:
+            break
+        x = following
+    if search.good is None:
+        least = min(found for _, found in search.seen)
+        raise PgolfError(
+            f"--target-bytes {target:,} cannot be reached: everything that is no matrix, and the coarsest steps, "
+            f"already take {least:,} bytes; ask for more or train a smaller model"
+        )
+    plan.last_log2_c = search.good[0]
+    return search.best
+
+
+class _Search:
+    """Bracketed secant on bytes(log2 c), which falls with c but for steps of the grid."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        target: int,
+        size: Callable[[Matrices], int],
+        on_progress: Callable[[int], None] | None,
+    ) -> None:
+        self.plan, self.target, self.size, self.on_progress = plan, target, size, on_progress
+        self.seen: list[tuple[float, int]] = []
+        self.good: tuple[float, int] | None = None  # finest step so far that fits
+        self.bad: tuple[float, int] | None = None  # coarsest that does not
+        self.best: Matrices = {}
+
+    def visit(self, log2_c: float) -> None:
+        if not self.seen:
+            self.plan.refit(self.plan.round(log2_c))
+        matrices = self.plan.round(log2_c)
+        found = self.size(matrices)
+        self.seen.append((log2_c, found))
+        if found > self.target:
+            if self.bad is None or log2_c > self.bad[0]:
+                self.bad = (log2_c, found)
+        elif self.good is None or found > self.good[1]:
+            self.good, self.best = (log2_c, found), matrices
+        if self.on_progress is not None:
+            self.on_progress(found)
+
+    def propose(self) -> float | None:
+        """The next log2 c; None when the grid leaves nothing in between or no coarser step helps."""
+        aim = self.target * (1 - TOLERANCE / 2)
+        last_x, last = self.seen[-1]
+        if self.good is None or self.bad is None:
+            # One octave of c is one bit of every weight: at low rates less, so the step is bounded and repeated.
+            octaves = (last - aim) * 8 / self.plan.weights
+            if self.good is None and (octaves < 1e-4 or last_x > 60.0):
+                return None
+            return last_x + max(-3.0, min(3.0, octaves * 1.05))
+        (right, fits), (left, over) = self.good, self.bad
+        if right <= left:  # bytes are not quite monotonous in c: look just beside the one that fits
+            left, right = right - 0.01, right
+        if right - left < 1e-5:
+            return None
+        share = (over - aim) / max(1, over - fits)
+        return left + (right - left) * min(0.9, max(0.1, share))
