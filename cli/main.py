@@ -7,6 +7,8 @@ import typer
 # In the order of the chain, then what stands over it; `pgolf --help` shows them so.
 COMMANDS: tuple[str, ...] = (
     "tokenize",
+    "train",
+    "ema_finalize",
     "quantize",
     "eval_sliding",
     "eval_ttt",

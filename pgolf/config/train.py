@@ -1,6 +1,9 @@
 """Settings of the training run."""
 
+import itertools
 from dataclasses import dataclass
+
+from pgolf.errors import PgolfError
 
 
 @dataclass(frozen=True)
@@ -10,8 +13,51 @@ class TrainConfig:
     seconds: float = 0.0
     """Wall clock of the training steps, summed over restarts; 0: no cap."""
     batch_tokens: int = 4096
-    """Tokens of one optimizer step, over all ranks."""
+    """Tokens of one optimizer step, over all processes."""
     seq_len: int = 256
     """Tokens of one training sequence."""
+    micro_tokens: int = 0
+    """Tokens of one forward and backward pass per process; gradients add up over a step; 0: all at once."""
+    batch_schedule: tuple[tuple[float, ...], ...] = ()
+    """Pairs (fraction of training, batch_tokens) from which another batch size holds, ascending."""
+    seq_schedule: tuple[tuple[float, ...], ...] = ()
+    """Pairs (fraction of training, seq_len) from which another sequence length holds, ascending."""
+    holdout_tokens: int = 100_000
+    """Last tokens of the train stream, never trained on: averages and settings are chosen on them; at most 5% of it."""
     checkpoint_every: int = 500
     """Iterations between checkpoints that a killed run resumes from."""
+    checkpoint_seconds: float = 60.0
+    """Seconds after which a checkpoint is written even if fewer iterations have passed; 0: by iterations only."""
+    log_every: int = 10
+    """Iterations that one line of `metrics.jsonl` and one point of the loss curve average over."""
+    compile: bool = True
+    """Compile the model where the machine can; without, the same arithmetic runs slower."""
+    tensorboard: bool = False
+    """Also write TensorBoard event files (needs the `tensorboard` extra)."""
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "batch_tokens", "seq_len", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise PgolfError(f"train.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("seconds", "micro_tokens", "holdout_tokens", "checkpoint_seconds"):
+            if getattr(self, name) < 0:
+                raise PgolfError(f"train.{name} is {getattr(self, name)}; it cannot be negative")
+        for name in ("batch_schedule", "seq_schedule"):
+            pairs = getattr(self, name)
+            if any(len(pair) != 2 or not 0 <= pair[0] < 1 or pair[1] < 1 or pair[1] % 1 for pair in pairs):
+                raise PgolfError(f"train.{name} wants pairs [fraction from 0 to 1, tokens], got {list(pairs)}")
+            if any(later[0] <= earlier[0] for earlier, later in itertools.pairwise(pairs)):
+                raise PgolfError(f"train.{name} must ascend in its fractions, got {list(pairs)}")
+
+    def sizes_at(self, fraction: float) -> tuple[int, int]:
+        """(batch_tokens, seq_len) that hold when `fraction` of training is done."""
+        return _at(self.batch_schedule, fraction, self.batch_tokens), _at(self.seq_schedule, fraction, self.seq_len)
+
+    def breakpoints(self) -> list[float]:
+        """The fractions at which batch or sequence length change, 0 included, ascending."""
+        return sorted({0.0, *(pair[0] for pair in (*self.batch_schedule, *self.seq_schedule))})
+
+
+def _at(pairs: tuple[tuple[float, ...], ...], fraction: float, before: int) -> int:
+    reached = [int(pair[1]) for pair in pairs if fraction >= pair[0]]
+    return reached[-1] if reached else before

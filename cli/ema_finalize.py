@@ -1,0 +1,15 @@
+"""`pgolf ema-finalize`: the best of the weights and averages that training left."""
+
+import typer
+
+from cli.common import Common, command
+
+
+def add_to(app: typer.Typer) -> None:
+    @command(app, "ema-finalize")
+    def ema_finalize(common: Common) -> None:
+        """Choose among the last weights and their averages, by the loss on held-out train tokens."""
+        from stages.ema_finalize import ema_finalize as stage
+
+        context = common.context()
+        common.finish(stage(context, context.input(common.source, "train")))

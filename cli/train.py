@@ -1,0 +1,23 @@
+"""`pgolf train`: from tokens to weights."""
+
+from typing import Annotated
+
+import typer
+
+from cli.common import Common, command
+
+
+def add_to(app: typer.Typer) -> None:
+    @command(app, "train")
+    def train(
+        common: Common,
+        iterations: Annotated[int | None, typer.Option(help="Optimizer steps at most (train.iterations).")] = None,
+        seconds: Annotated[float | None, typer.Option(help="Wall-clock cap (train.seconds); 0: none.")] = None,
+    ) -> None:
+        """Train a model on the run's tokens; the same command again continues a stopped run."""
+        from stages.train import train as train_stage
+
+        extra = [] if iterations is None else [f"train.iterations={iterations}"]
+        extra += [] if seconds is None else [f"train.seconds={float(seconds)}"]
+        context = common.context(*extra)
+        common.finish(train_stage(context, context.input(common.source, "tokenize")))

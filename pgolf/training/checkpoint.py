@@ -1,0 +1,72 @@
+"""Checkpoints a killed run resumes from: one safetensors file with its JSON in the header, replaced atomically.
+
+The new file is written beside the old one, flushed, and renamed over it, so that at every moment a whole checkpoint
+stands on the disk; a full disk leaves the previous one untouched.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pgolf.errors import PgolfError
+
+FILE_NAME = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+    """The JSON beside them: where the run is, and what it was configured as."""
+
+
+def save(folder: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    """Replace the checkpoint in `folder`. Raises PgolfError when it cannot be written; the previous one is then intact."""
+    final, new = folder / FILE_NAME, folder / (FILE_NAME + ".new")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.detach().cpu() for name, tensor in tensors.items()}, new, {"state": json.dumps(values)})
+        with new.open("rb") as stream:
+            os.fsync(stream.fileno())
+        new.replace(final)
+        _flush_folder(folder)
+    except (OSError, SafetensorError) as error:
+        # Free what the attempt took; a folder that cannot be written cannot be cleaned either.
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+        kept = "the previous checkpoint is intact, run the same command to continue" if final.is_file() else "none yet"
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise PgolfError(f"cannot write the checkpoint {final}: {reason}; {kept}") from error
+
+
+def load(folder: Path) -> Checkpoint | None:
+    """The checkpoint in `folder`, or None when there is none. Raises PgolfError for one that cannot be read."""
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            return Checkpoint(
+                tensors={name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118 - it is no dict
+                values=json.loads(file.metadata()["state"]),
+            )
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise PgolfError(f"{path} is damaged ({error}); start over with --force") from error
+
+
+def _flush_folder(folder: Path) -> None:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows cannot open a folder
+        return
+    with contextlib.suppress(OSError):  # some file systems cannot flush a folder; the file itself is on the disk
+        os.fsync(descriptor)
+    os.close(descriptor)

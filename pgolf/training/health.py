@@ -1,0 +1,105 @@
+"""The watch for a loss or gradient that is not finite, without waiting for the GPU in every step.
+
+On a CPU a step's loss is known at once. On a GPU it is copied aside and looked at two steps later, which also keeps the
+host from running further ahead; the weights of the last steps are kept on the device meanwhile, so that the step in
+which it began can be gone over again.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+_DELAY = 2  # steps between launching one and looking at its loss, on a GPU
+
+
+@dataclass(frozen=True)
+class StepResult:
+    iteration: int
+    loss: float
+    grad_norm: float
+
+
+class NotFinite(Exception):
+    """A step whose loss or gradient is not finite. `weights`: the flat weights it was computed with."""
+
+    def __init__(self, iteration: int, weights: Tensor) -> None:
+        super().__init__(f"step {iteration}")
+        self.iteration, self.weights = iteration, weights
+
+
+class Watch:
+    """Takes the loss and gradient norm of every step, gives them back as numbers once they are known."""
+
+    def __init__(self, weights: Tensor) -> None:
+        self._weights = weights
+        self._pending: deque[tuple[int, Tensor, torch.cuda.Event, Tensor]] = deque()
+
+    def push(self, iteration: int, loss: Tensor, grad_norm: Tensor) -> list[StepResult]:
+        """To be called before the weights are updated. Raises NotFinite."""
+        if not self._weights.is_cuda:
+            return [self._checked(iteration, float(loss), float(grad_norm), self._weights)]
+        host = torch.empty(2, pin_memory=True)
+        host.copy_(torch.stack((loss, grad_norm)), non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self._pending.append((iteration, host, event, self._weights.clone()))
+        return self._collect(_DELAY)
+
+    def drain(self) -> list[StepResult]:
+        """Wait for everything pushed so far. Raises NotFinite."""
+        return self._collect(0)
+
+    def _collect(self, keep: int) -> list[StepResult]:
+        found = []
+        while len(self._pending) > keep:
+            iteration, host, event, weights = self._pending.popleft()
+            event.synchronize()
+            loss, grad_norm = host.tolist()
+            found.append(self._checked(iteration, loss, grad_norm, weights))
+        return found
+
+    @staticmethod
+    def _checked(iteration: int, loss: float, grad_norm: float, weights: Tensor) -> StepResult:
+        if not (abs(loss) < float("inf") and abs(grad_norm) < float("inf")):  # false for nan too
+            raise NotFinite(iteration, weights)
+        return StepResult(iteration, loss, grad_norm)
+
+
+def find_origin(model: nn.Module, loss: Callable[[], Tensor]) -> str:
+    """Name the first tensor that is not finite: a weight, the output of a module, the loss, or a gradient.
+
+    loss: runs the (uncompiled) forward pass of the step again. Gradients are overwritten.
+    """
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            return f"the weight {name}"
+    first: list[str] = []
+
+    def look(name: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(module: nn.Module, inputs: object, output: object) -> None:
+            if not first and isinstance(output, Tensor) and not torch.isfinite(output).all():
+                first.append(name)
+
+        return hook
+
+    handles = [module.register_forward_hook(look(name)) for name, module in model.named_modules() if name]
+    try:
+        value = loss()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if first:
+        return f"the output of {first[0]}"
+    if not torch.isfinite(value):
+        return "the loss, after finite outputs of all layers"
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad.zero_()
+    value.backward()
+    for name, parameter in reversed(list(model.named_parameters())):  # the backward pass comes from the end
+        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+            return f"the gradient of {name}"
+    return "none in this process's share of the batch: it began in another's"

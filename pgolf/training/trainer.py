@@ -1,0 +1,166 @@
+"""One training run as an object: everything that changes from step to step, and the step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pgolf.config import Config
+from pgolf.errors import PgolfError
+from pgolf.loader import Loader
+from pgolf.model.gpt import GPT
+from pgolf.optim.average import Averages
+from pgolf.optim.flat import FlatParameters, parameter_groups
+from pgolf.optim.optimizer import Optimizer
+from pgolf.runtime import Runtime
+from pgolf.training.health import NotFinite, StepResult, Watch, find_origin
+
+
+class Trainer:
+    """Model, optimizer, averages and position in the data. Under several ranks all hold the same state."""
+
+    def __init__(self, model: GPT, loader: Loader, config: Config, runtime: Runtime) -> None:
+        self.model, self._loader, self._config, self._runtime = model, loader, config, runtime
+        self.flat = FlatParameters(model, parameter_groups(model, model.matrix_roles()))
+        self.optimizer = Optimizer(self.flat, config.optim, runtime.world_rank, runtime.world_size)
+        self.averages = Averages(self.flat.data, config.average)
+        self.iteration = 0
+        self.tokens = 0
+        self._watch = Watch(self.flat.data)
+        self._batches: dict[int, tuple[Tensor, Tensor, float]] = {}  # of the steps whose loss is not known yet
+        self._loss: Callable[[Tensor, Tensor], Tensor] = model.loss
+        for fraction in config.train.breakpoints():
+            loader.check(*config.train.sizes_at(fraction))
+
+    @property
+    def parameters(self) -> int:
+        return sum(shape.numel() for shape in self.flat.shapes.values())
+
+    def step(self, fraction: float) -> list[StepResult]:
+        """One optimizer step. Returns the losses that have become known, of this step or of earlier ones.
+
+        Raises PgolfError when one is not finite, naming the step and the tensor where it began.
+        """
+        batch_tokens, seq_len = self._config.train.sizes_at(fraction)
+        tokens, targets = self._to_device(self._loader.batch(self.iteration, batch_tokens, seq_len, self.tokens))
+        self._loader.prefetch(self.iteration + 1, batch_tokens, seq_len, self.tokens + batch_tokens)
+        self._batches[self.iteration] = tokens, targets, fraction
+        self._gradient(tokens, targets, fraction)
+        try:
+            known = self._watch.push(self.iteration, self.flat.loss, self.optimizer.clip())
+        except NotFinite as error:
+            raise self._explain(error) from error
+        self._update(fraction, batch_tokens)
+        self.iteration += 1
+        self.tokens += batch_tokens
+        self._forget(known)
+        return known
+
+    def drain(self) -> list[StepResult]:
+        """Wait until the losses of all steps are known. Raises as `step` does."""
+        try:
+            known = self._watch.drain()
+        except NotFinite as error:
+            raise self._explain(error) from error
+        self._forget(known)
+        return known
+
+    def warm_up(self, fractions: list[float], steps: int = 2) -> None:
+        """Run on random tokens what training will run, so that it is compiled and allocated, then undo it exactly:
+        weights, optimizer state, averages, position and random numbers."""
+        numbers = torch.get_rng_state()
+        device_numbers = torch.cuda.get_rng_state(self.flat.data.device) if self.flat.data.is_cuda else None
+        before = {name: tensor.clone() for name, tensor in self._tensors().items()}
+        vocab_size = self._config.model.vocab_size
+        for fraction in fractions:
+            batch_tokens, seq_len = self._config.train.sizes_at(fraction)
+            rows = batch_tokens // seq_len // self._runtime.world_size
+            for _ in range(steps):
+                tokens = torch.randint(vocab_size, (rows, seq_len), device=self.flat.data.device)
+                self._gradient(tokens, tokens, fraction)
+                self.optimizer.clip()
+                self.optimizer.step(self.iteration, fraction)
+        for name, tensor in self._tensors().items():
+            tensor.copy_(before[name])
+        self.flat.zero_grad()
+        torch.set_rng_state(numbers)
+        if device_numbers is not None:
+            torch.cuda.set_rng_state(device_numbers, self.flat.data.device)
+            torch.cuda.synchronize()
+
+    def compile(self) -> None:
+        """Compile the loss; the first call of each shape takes long, so warm up after this."""
+        self._loss = torch.compile(self.model.loss, dynamic=False)
+
+    def uncompile(self) -> None:
+        self._loss = self.model.loss
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything a resumed run needs: tensors and plain values."""
+        tensors = self._tensors() | {"random": torch.get_rng_state()}
+        if self.flat.data.is_cuda:
+            tensors["random.device"] = torch.cuda.get_rng_state(self.flat.data.device)
+        values = {
+            "iteration": self.iteration,
+            "tokens": self.tokens,
+            "ema_steps": self.averages.ema_steps,
+            "tail_steps": self.averages.tail_steps,
+        }
+        return tensors, values
+
+    def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Continue from what `state` gave."""
+        own = self._tensors()
+        if set(own) - set(tensors):
+            raise PgolfError(f"the checkpoint lacks {min(set(own) - set(tensors))}; start over with --force")
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+        torch.set_rng_state(tensors["random"])
+        if self.flat.data.is_cuda and "random.device" in tensors:
+            torch.cuda.set_rng_state(tensors["random.device"], self.flat.data.device)
+        self.iteration, self.tokens = values["iteration"], values["tokens"]
+        self.averages.ema_steps, self.averages.tail_steps = values["ema_steps"], values["tail_steps"]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {"weights": self.flat.data} | self.optimizer.state() | self.averages.state()
+
+    def _gradient(self, tokens: Tensor, targets: Tensor, fraction: float) -> None:
+        """Fill the flat gradient and loss with the mean over the global batch. tokens: (rows, seq_len)."""
+        self.model.set_progress(fraction)
+        self.flat.zero_grad()
+        rows, seq_len = tokens.shape
+        per_pass = max(1, self._config.train.micro_tokens // seq_len) if self._config.train.micro_tokens else rows
+        for start in range(0, rows, per_pass):
+            part, wanted = tokens[start : start + per_pass], targets[start : start + per_pass]
+            loss = self._loss(part, wanted) * (len(part) / (rows * self._runtime.world_size))
+            loss.backward()
+            self.flat.loss.add_(loss.detach())
+        if self._runtime.world_size > 1:
+            dist.all_reduce(self.flat.grad_and_loss)
+
+    def _update(self, fraction: float, batch_tokens: int) -> None:
+        relative = batch_tokens / self._config.train.batch_tokens
+        self.optimizer.step(self.iteration, fraction, relative**self._config.optim.batch_lr_power)
+        self.averages.update(fraction)
+
+    def _to_device(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        if not self.flat.data.is_cuda:
+            return batch
+        tokens, targets = (part.pin_memory().to(self.flat.data.device, non_blocking=True) for part in batch)
+        return tokens, targets
+
+    def _forget(self, known: list[StepResult]) -> None:
+        for result in known:
+            del self._batches[result.iteration]
+
+    def _explain(self, error: NotFinite) -> PgolfError:
+        tokens, targets, fraction = self._batches[error.iteration]
+        self.flat.data.copy_(error.weights)
+        self.model.set_progress(fraction)
+        origin = find_origin(self.model, lambda: self.model.loss(tokens, targets))
+        return PgolfError(
+            f"the loss is not finite at step {error.iteration}; it began in {origin}; the last checkpoint is kept: "
+            "lower optim.matrix_lr or set optim.grad_clip, and start over with --force"
+        )

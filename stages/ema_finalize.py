@@ -1,0 +1,107 @@
+"""EMA-finalize: the last weights, the averages kept during training and blends of the two, into one checkpoint.
+
+The choice goes by the loss on a held-out slice of the *train* tokens, which training never saw; val is not touched.
+The seed has no such choice and in a short run exports an average that never began.
+"""
+
+import time
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from pgolf.errors import PgolfError
+from pgolf.model.gpt import GPT
+from pgolf.store import Stage
+from pgolf.training.holdout import holdout_loss
+from stages.context import StageBuild, StageContext
+from stages.models import inherit_model
+from stages.tokens import open_split
+from stages.train import save_weights
+
+Weights = dict[str, torch.Tensor]
+_PREFIX, _SUFFIX = "average-", ".safetensors"
+
+
+def ema_finalize(context: StageContext, trained: Stage) -> Stage:
+    """Choose among the candidates of a `train` stage. Raises PgolfError for another kind of stage, or when there is
+    no held-out slice to choose by."""
+    if trained.manifest.stage != "train":
+        raise PgolfError(f"{trained.path} holds a {trained.manifest.stage} stage; ema-finalize needs train")
+    context = inherit_model(context, trained)
+    with context.build("ema-finalize", inputs={"train": trained}, sections=("average",)) as build:
+        if build.existing is None and context.runtime.is_main:
+            _choose(context, build, trained)
+    return build.stage
+
+
+def _choose(context: StageContext, build: StageBuild, trained: Stage) -> None:
+    started = time.monotonic()
+    config, runtime = context.config, context.runtime
+    stream = open_split(trained.ancestor("tokenize"), "train")
+    held_out = stream.view(len(stream) - trained.manifest.details["holdout_tokens"], len(stream))
+    if len(held_out) < 2:
+        raise PgolfError(f"{trained.path} was trained with train.holdout_tokens = 0: there is nothing to choose by")
+    seq_len = trained.manifest.details["seq_len"]
+    with torch.random.fork_rng(devices=[]):
+        model = GPT(config.model)
+    model.compute_dtype = runtime.dtype
+    model.to(runtime.device)
+
+    def loss_of(weights: Weights) -> float:
+        model.load_state_dict(weights)
+        return holdout_loss(model, held_out, seq_len, runtime.device)
+
+    last = _load(trained, "model.safetensors")
+    names = [name.removeprefix(_PREFIX).removesuffix(_SUFFIX) for name in _averages(trained)]
+    losses: dict[str, float] = {}
+    best_weights, best = last, "last"
+    with context.reporter.progress("ema-finalize", 1 + len(names) + len(config.average.interpolate)) as progress:
+        losses["last"] = loss_of(last)
+        best_average: Weights | None = None
+        for name in names:
+            weights = _load(trained, f"{_PREFIX}{name}{_SUFFIX}")
+            losses[name] = loss_of(weights)
+            if losses[name] <= min(losses[other] for other in names if other in losses):
+                best_average, average_name = weights, name
+            if losses[name] < losses[best]:
+                best_weights, best = weights, name
+            progress.update(len(losses), note=f"{best} {losses[best]:.4f}")
+        for share in config.average.interpolate if best_average is not None else ():
+            assert best_average is not None
+            name = f"{share:g} {average_name} + {1 - share:g} last"
+            weights = {key: torch.lerp(value, best_average[key], share) for key, value in last.items()}
+            losses[name] = loss_of(weights)
+            if losses[name] < losses[best]:
+                best_weights, best = weights, name
+            progress.update(len(losses), note=f"{best} {losses[best]:.4f}")
+    save_weights(build.writer.path("model.safetensors"), best_weights)
+    build.metrics |= {
+        "holdout_nats_per_token": losses[best],
+        "parameters": sum(value.numel() for value in best_weights.values()),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    build.details |= {
+        "chosen": best,
+        "candidates": [{"name": name, "holdout_nats_per_token": loss} for name, loss in losses.items()],
+        "holdout_tokens": len(held_out),
+        "seq_len": seq_len,
+    }
+    ordered = sorted(losses, key=lambda name: losses[name])
+    context.reporter.table(
+        "weights tried on held-out train tokens",
+        ("weights", "nats per token", "against last"),
+        [(name, f"{losses[name]:.4f}", f"{losses[name] - losses['last']:+.4f}") for name in ordered],
+    )
+
+
+def _averages(trained: Stage) -> list[str]:
+    return [name for name in sorted(trained.manifest.outputs) if name.startswith(_PREFIX)]
+
+
+def _load(stage: Stage, name: str) -> Weights:
+    path = stage.file(name)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise PgolfError(f"{path} is no safetensors file or is damaged ({error}); rerun train") from error
