@@ -1,58 +1,333 @@
-"""The container `model.pgz`: a quantized model as few bytes as possible."""
+"""The container `model.pgz`: a quantized model as few bytes as possible, refused unless every byte is right.
+
+docs/FORMAT.md describes every byte. A digest over the whole file is checked before anything else, limits on everything
+declared before anything is allocated, and a digest of the decoded integers at the end, so that a decoder that strays
+(another library, another machine) says so instead of handing out a wrong model.
+"""
 
 import hashlib
-import json
-import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 
+from pgolf.codec import coder as coders
+from pgolf.codec import controls as control_tensors
+from pgolf.codec import describe, general, layout
+from pgolf.codec import plain as plain_symbols
+from pgolf.codec.coder import Coded, Streams, read_numbers, write_numbers
+from pgolf.codec.describe import Prediction
+from pgolf.codec.layout import Directory, MatrixEntry
+from pgolf.codec.symbols import Plane
 from pgolf.errors import PgolfError
 from pgolf.quant.tensors import QuantizedModel, QuantizedTensor
 
-_DTYPES = {"f2": torch.float16, "bf": torch.bfloat16, "f4": torch.float32}
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+MAGIC = b"PGZ\x01"
+_DIGEST, _CONTENT_DIGEST = 16, 8
+_START = len(MAGIC) + _DIGEST
+PLAIN, CENTERED, ZERO = 0, 1, 2
+_CENTER_TRIAL = 1 << 23  # weights up to which both models are tried on a matrix whose rows resemble each other
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A container taken apart into its sections, still coded; what the ledger counts."""
+
+    directory: Directory
+    directory_bytes: int
+    scales: Streams
+    plain: Streams
+    centered: Streams
+    packed: bytes
+    """Symbols under a general compressor: empty with the range coder."""
+    control_kind: int
+    controls: bytes
+    content_digest: bytes
 
 
 def encode(model: QuantizedModel, coder: str = "range") -> bytes:
-    """The container's bytes; `decode` gives back exactly the same model."""
-    parts: list[bytes] = []
-    matrices, controls = [], []
-    for name, m in model.matrices.items():
-        matrices.append([name, m.role, *m.shape, m.resolution, m.trellis, m.segment])
-        parts += [m.symbols.astype("<i4").tobytes(), m.row_scale.astype("<i2").tobytes()]
-        parts.append(m.col_scale.astype("<i2").tobytes())
-    for name, c in model.controls.items():
-        controls.append([name, _NAMES[c.dtype], list(c.shape)])
-        parts.append(c.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    head = json.dumps([matrices, controls, dict(model.header)]).encode()
-    payload = zlib.compress(len(head).to_bytes(4, "little") + head + b"".join(parts), 9)
-    return b"PGZ0" + hashlib.sha256(payload).digest() + payload
+    """The container's bytes; `decode` gives back exactly the same model.
+
+    coder: `range` is the entropy coder of this package; `zlib`, `brotli` and `lzma` put the symbols and scales through
+    that compressor instead, for comparison. Raises PgolfError for a model that cannot be stored.
+    """
+    if coder not in layout.CODERS:
+        raise PgolfError(f"no coder named {coder!r}; choose one of {', '.join(layout.CODERS)}")
+    if twice := set(model.matrices) & set(model.controls):
+        raise PgolfError(f"tensor {min(twice)} is stored twice")
+    for name, tensor in model.matrices.items():
+        _check(name, tensor)
+    centered = _choose_centered(model) if coder == "range" else set()
+    directory, vectors = _describe(model, coder, centered)
+    controls = [control_tensors.to_bytes(control) for control in model.controls.values()]
+    split = control_tensors.split(controls, directory)
+    sections: list[bytes] = []
+    raw, kind, stored = layout.pack(directory)
+    sections += [write_numbers(np.array([raw, kind, len(stored)])), stored]
+    if coder == "range":
+        for coded in _code(model, directory, vectors, by_plane=False):
+            streams = coded.streams
+            lengths = [len(streams.magnitudes), len(streams.signs), len(streams.escapes)]
+            sections += [write_numbers(np.array(lengths)), streams.magnitudes, streams.signs, streams.escapes]
+    else:
+        packed = general.compress(plain_symbols.pack(model), coder)
+        sections += [write_numbers(np.array([len(packed)])), packed]
+    kind, stored = general.smallest(split)
+    sections += [write_numbers(np.array([kind, len(stored)])), stored]
+    sections.append(_content_digest(model, directory))
+    body = b"".join(sections)
+    layout.check_size(directory, len(body))
+    return MAGIC + hashlib.sha256(body).digest()[:_DIGEST] + body
 
 
 def decode(data: bytes) -> QuantizedModel:
-    """The quantized model in a container. Raises PgolfError for anything else."""
-    payload = data[36:]
-    if data[:4] != b"PGZ0" or hashlib.sha256(payload).digest() != data[4:36]:
-        raise PgolfError("this is not a model.pgz, or it is damaged; package the model again")
-    raw = zlib.decompress(payload)
-    size = int.from_bytes(raw[:4], "little")
-    described, position = json.loads(raw[4 : 4 + size]), 4 + size
-
-    def take(kind: str, count: int) -> np.ndarray:
-        nonlocal position
-        found = np.frombuffer(raw, kind, count, position)
-        position += found.nbytes
-        return found.copy()
-
-    matrices, controls = {}, {}
-    for name, role, rows, columns, resolution, trellis, segment in described[0]:
-        symbols = take("<i4", rows * columns).reshape(rows, columns)
-        matrices[name] = QuantizedTensor(
-            role, symbols, take("<i2", rows), take("<i2", columns), resolution, trellis, segment
+    """The quantized model in a container. Raises PgolfError for anything but an undamaged one."""
+    parts = take_apart(data)
+    directory = parts.directory
+    controls = control_tensors.read(directory, parts.control_kind, parts.controls)
+    if directory.coder == "range":
+        vectors = _decode_scales(directory, parts.scales)
+        matrices = _decode_matrices(directory, parts, vectors)
+    else:
+        matrices = plain_symbols.unpack(directory, parts.packed)
+    model = QuantizedModel(matrices=matrices, controls=controls, header=directory.header)
+    if _content_digest(model, directory) != parts.content_digest:
+        raise PgolfError(
+            "the container does not decode to the model that was packed (a digest of its integers differs): its "
+            "symbols are damaged, or this machine's coder is another version"
         )
-    for name, kind, shape in described[1]:
-        dtype = _DTYPES[kind]
-        count = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        controls[name] = torch.from_numpy(take("u1", count)).view(dtype).reshape(shape)
-    return QuantizedModel(matrices, controls, described[2])
+    return model
+
+
+def take_apart(data: bytes) -> Parts:
+    """Check the digest, read the directory, and cut the rest into sections."""
+    if data[:3] != MAGIC[:3]:
+        raise PgolfError("this is not a model.pgz: it does not begin with PGZ")
+    if data[3:4] != MAGIC[3:]:
+        raise PgolfError(f"the container has version {data[3:4].hex() or 'none'}, this pgolf reads 01: use a newer one")
+    body = memoryview(data)[_START:]
+    if hashlib.sha256(body).digest()[:_DIGEST] != data[len(MAGIC) : _START]:
+        raise PgolfError("model.pgz is damaged: its digest is not that of its bytes; copy or package it again")
+    reader = _Reader(body)
+    raw, kind, size = reader.numbers(3)
+    if raw > layout.MAX_HEADER or kind >= len(general.NAMES):
+        raise PgolfError("the container's directory is larger than 4 MB: it is damaged")
+    stored = reader.take(size)
+    directory = layout.read(general.decompress(stored, general.NAMES[kind], raw))
+    layout.check_size(directory, len(body))
+    nothing = Streams(b"", b"", b"")
+    scales = plain = centered = nothing
+    packed = b""
+    if directory.coder == "range":
+        scales, plain, centered = (Streams(*[reader.take(length) for length in reader.numbers(3)]) for _ in range(3))
+    else:
+        packed = reader.take(reader.numbers(1)[0])
+    kind, size = reader.numbers(2)
+    controls = reader.take(size)
+    digest = reader.take(_CONTENT_DIGEST)
+    if not reader.finished:
+        raise PgolfError("the container goes on after its end: it is damaged")
+    return Parts(directory, len(stored), scales, plain, centered, packed, kind, controls, digest)
+
+
+class _Reader:
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self._at = 0
+
+    def numbers(self, count: int) -> list[int]:
+        """So many LEB128 numbers, each of at most 9 bytes."""
+        found = []
+        for _ in range(count):
+            end = self._at
+            while end < len(self._data) and self._data[end] >= 128 and end - self._at < 9:
+                end += 1
+            found.append(int(read_numbers(bytes(self._data[self._at : end + 1]))[0]) if end < len(self._data) else -1)
+            if found[-1] < 0:
+                raise PgolfError("the container ends early: it is damaged")
+            self._at = end + 1
+        return found
+
+    def take(self, size: int) -> bytes:
+        if size > len(self._data) - self._at:
+            raise PgolfError("the container ends early: it is damaged")
+        self._at += size
+        return bytes(self._data[self._at - size : self._at])
+
+    @property
+    def finished(self) -> bool:
+        return self._at == len(self._data)
+
+
+def _check(name: str, tensor: QuantizedTensor) -> None:
+    rows, columns = tensor.shape
+    if tensor.row_scale.shape != (rows,) or tensor.col_scale.shape != (columns,):
+        raise PgolfError(f"{name}: {rows}x{columns} symbols do not go with its scales")
+    if max(rows, columns) > layout.MAX_SIDE:
+        raise PgolfError(f"{name}: {rows}x{columns} is larger than the {layout.MAX_SIDE} a side that a container holds")
+    if tensor.symbols.size and int(np.abs(tensor.symbols.astype(np.int64)).max()) >= 1 << 29:
+        raise PgolfError(f"{name}: a symbol of 2^29 or more; choose a larger step")
+
+
+def _planes(directory: Directory, part: int, scales: Sequence[np.ndarray]) -> list[Plane]:
+    """The planes of one part; scales: the row scales of all matrices."""
+    return [
+        Plane(
+            rows=entry.rows,
+            columns=entry.columns,
+            trellis=entry.trellis,
+            segment=entry.segment,
+            base=entry.base,
+            row_inertia=entry.row_inertia,
+            column_inertia=entry.column_inertia,
+            row_scale=scale,
+            resolution=entry.resolution,
+        )
+        for entry, scale in zip(directory.matrices, scales, strict=True)
+        if entry.part == part
+    ]
+
+
+def _vector_planes(directory: Directory) -> list[Plane]:
+    """The vectors of scales as matrices of one row: each matrix's row scales, then its column scales."""
+    nothing = np.zeros(1, dtype=np.int16)
+    return [
+        Plane(1, length, 0, 1, prediction.base, 3, describe.MAX_INERTIA, nothing, 1)
+        for entry in directory.matrices
+        for length, prediction in ((entry.rows, entry.row_scale), (entry.columns, entry.column_scale))
+    ]
+
+
+def _choose_centered(model: QuantizedModel) -> set[str]:
+    """Names of the matrices that take fewer bytes when coded around a running mean."""
+    chosen = set()
+    for name, tensor in model.matrices.items():
+        if not describe.resembles(tensor):
+            continue
+        tried = tensor
+        if tensor.symbols.size > _CENTER_TRIAL:
+            rows = _CENTER_TRIAL // tensor.shape[1]
+            tried = QuantizedTensor(
+                tensor.role,
+                tensor.symbols[:rows],
+                tensor.row_scale[:rows],
+                tensor.col_scale,
+                tensor.resolution,
+                tensor.trellis,
+                tensor.segment,
+            )
+        alphabet = describe.alphabet_for([tried.symbols])
+        sizes = []
+        for centered in (False, True):
+            plane = describe.plane_of(tried, centered)
+            streams = coders.encode([plane], [tried.symbols], alphabet, centered).streams
+            sizes.append(len(streams.magnitudes) + len(streams.signs) + len(streams.escapes))
+        if sizes[1] < sizes[0]:
+            chosen.add(name)
+    return chosen
+
+
+def _describe(model: QuantizedModel, coder: str, centered: set[str]) -> tuple[Directory, list[np.ndarray]]:
+    """The directory, and for each vector of scales what its prediction leaves."""
+    entries: list[MatrixEntry] = []
+    earlier: list[np.ndarray] = []
+    left: list[np.ndarray] = []
+    for name, tensor in model.matrices.items():
+        part = ZERO if not tensor.symbols.any() else CENTERED if name in centered else PLAIN
+        plane = describe.plane_of(tensor, name in centered)
+        predictions = []
+        for vector in (tensor.row_scale, tensor.col_scale):
+            prediction, remainder = describe.describe_vector(vector, earlier)
+            predictions.append(prediction if coder == "range" else Prediction(0, 0, 0))
+            earlier.append(vector)
+            left.append(remainder)
+        entries.append(
+            MatrixEntry(
+                name=name,
+                role=tensor.role,
+                rows=plane.rows,
+                columns=plane.columns,
+                resolution=tensor.resolution,
+                trellis=tensor.trellis,
+                segment=tensor.segment,
+                part=part,
+                base=plane.base,
+                row_inertia=plane.row_inertia,
+                column_inertia=plane.column_inertia,
+                row_scale=predictions[0],
+                column_scale=predictions[1],
+            )
+        )
+    controls = []
+    for name, control in model.controls.items():
+        if control.dtype not in control_tensors.TYPE_NAMES:
+            raise PgolfError(f"{name}: control tensors are float16, bfloat16 or float32, not {control.dtype}")
+        controls.append((name, control_tensors.TYPE_NAMES[control.dtype], tuple(control.shape)))
+    alphabets = tuple(
+        describe.alphabet_for(matrices)
+        for matrices in (left, *([model.matrices[e.name].symbols for e in entries if e.part == p] for p in (0, 1)))
+    )
+    directory = Directory(coder, tuple(entries), tuple(controls), alphabets, dict(model.header))  # type: ignore[arg-type]
+    return directory, left
+
+
+def _code(model: QuantizedModel, directory: Directory, left: Sequence[np.ndarray], by_plane: bool) -> list[Coded]:
+    """The three sets: scales, plain matrices, centered matrices."""
+    scales = [model.matrices[entry.name].row_scale for entry in directory.matrices]
+    vectors = [vector[None, :] for vector in left]
+    made = [coders.encode(_vector_planes(directory), vectors, directory.alphabets[0], False, by_plane)]
+    for part in (PLAIN, CENTERED):
+        symbols = [model.matrices[entry.name].symbols for entry in directory.matrices if entry.part == part]
+        planes = _planes(directory, part, scales)
+        made.append(coders.encode(planes, symbols, directory.alphabets[1 + part], part == CENTERED, by_plane))
+    return made
+
+
+def _decode_scales(directory: Directory, streams: Streams) -> list[np.ndarray]:
+    """All vectors of scales: row and column scales of each matrix in turn, int16."""
+    left = coders.decode(_vector_planes(directory), streams, directory.alphabets[0], centered=False)
+    vectors: list[np.ndarray] = []
+    predictions = [side for entry in directory.matrices for side in (entry.row_scale, entry.column_scale)]
+    for prediction, remainder in zip(predictions, left, strict=True):
+        wide = remainder[0].astype(np.int64)
+        try:
+            expected = describe.predict(prediction.kind, prediction.first, len(wide), vectors) if len(wide) else wide
+        except IndexError as error:
+            raise PgolfError("a vector of scales is told from one that is not there: it is damaged") from error
+        wide = np.cumsum(wide) + prediction.first if expected is None else wide + expected
+        if len(wide) and (wide.min() < -(1 << 15) or wide.max() >= 1 << 15):
+            raise PgolfError("a scale does not fit 16 bits: the model is damaged, package it again")
+        vectors.append(wide.astype(np.int16))
+    return vectors
+
+
+def _decode_matrices(directory: Directory, parts: Parts, vectors: Sequence[np.ndarray]) -> dict[str, QuantizedTensor]:
+    found: dict[str, np.ndarray] = {}
+    for part, streams in ((PLAIN, parts.plain), (CENTERED, parts.centered)):
+        planes = _planes(directory, part, vectors[::2])
+        entries = [entry for entry in directory.matrices if entry.part == part]
+        decoded = coders.decode(planes, streams, directory.alphabets[1 + part], part == CENTERED)
+        found |= {entry.name: symbols for entry, symbols in zip(entries, decoded, strict=True)}
+    matrices = {}
+    for index, entry in enumerate(directory.matrices):
+        symbols = found.get(entry.name)
+        if symbols is None:
+            symbols = np.zeros((entry.rows, entry.columns), dtype=np.int32)
+        matrices[entry.name] = _tensor(entry, symbols, vectors[2 * index], vectors[2 * index + 1])
+    return matrices
+
+
+def _tensor(entry: MatrixEntry, symbols: np.ndarray, row_scale: np.ndarray, col_scale: np.ndarray) -> QuantizedTensor:
+    return QuantizedTensor(entry.role, symbols, row_scale, col_scale, entry.resolution, entry.trellis, entry.segment)
+
+
+def _content_digest(model: QuantizedModel, directory: Directory) -> bytes:
+    """First bytes of the SHA-256 of everything that decoding gives: the directory, all integers, all controls."""
+    digest = hashlib.sha256(layout.write(directory))
+    for tensor in model.matrices.values():
+        digest.update(np.ascontiguousarray(tensor.symbols, dtype="<i4").data)
+        digest.update(np.ascontiguousarray(tensor.row_scale, dtype="<i2").data)
+        digest.update(np.ascontiguousarray(tensor.col_scale, dtype="<i2").data)
+    for control in model.controls.values():
+        digest.update(control_tensors.to_bytes(control))
+    return digest.digest()[:_CONTENT_DIGEST]

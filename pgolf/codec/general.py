@@ -1,0 +1,61 @@
+"""General compressors behind one interface: for the header and control tensors, and to compare the coder with.
+
+Decompression knows how many bytes must come out and never makes more, whatever the data says.
+"""
+
+import lzma
+import zlib
+
+from pgolf.errors import PgolfError
+
+NAMES = ("raw", "zlib", "brotli", "lzma")
+_LZMA = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}
+
+
+def compress(data: bytes, name: str) -> bytes:
+    """With the strongest setting of `name`, one of NAMES."""
+    if name == "zlib":
+        return zlib.compress(data, 9)
+    if name == "brotli":
+        import brotli
+
+        return bytes(brotli.compress(data, quality=11, lgwin=24))
+    if name == "lzma":
+        return lzma.compress(data, lzma.FORMAT_RAW, filters=[_LZMA])
+    return data
+
+
+def decompress(data: bytes, name: str, size: int) -> bytes:
+    """Exactly `size` bytes, or PgolfError."""
+    try:
+        result = _decompress(data, name, size)
+    except (zlib.error, lzma.LZMAError, EOFError, ValueError) as error:
+        raise PgolfError(f"{name} cannot read its part ({error}): the model is damaged, package it again") from error
+    if len(result) != size:
+        raise PgolfError(f"{name} data has not the declared {size} bytes: the model is damaged, package it again")
+    return result
+
+
+def _decompress(data: bytes, name: str, size: int) -> bytes:
+    if name == "zlib":
+        return zlib.decompressobj().decompress(data, size + 1)
+    if name == "brotli":
+        import brotli
+
+        reader = brotli.Decompressor()
+        try:
+            found = bytes(reader.process(data, output_buffer_limit=size + 1))
+            while len(found) <= size and not reader.is_finished() and not reader.can_accept_more_data():
+                found += reader.process(b"", output_buffer_limit=size + 1 - len(found))
+        except brotli.error as error:
+            raise ValueError(str(error)) from error
+        return found
+    if name == "lzma":
+        return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[_LZMA]).decompress(data, size + 1)
+    return data
+
+
+def smallest(data: bytes, names: tuple[str, ...] = ("raw", "zlib", "brotli")) -> tuple[int, bytes]:
+    """The index in NAMES of the compressor that does best, and what it made."""
+    made = [(NAMES.index(name), compress(data, name)) for name in names]
+    return min(made, key=lambda item: (len(item[1]), item[0]))
