@@ -198,6 +198,7 @@ def train(documents: Iterable[bytes], config: TokenizerConfig) -> Tokenizer:
             split_digits=config.split_digits,
             allow_whitespace_only_pieces=config.whitespace_pieces,
             byte_fallback=True,
+            required_chars=SPACE_MARK,  # or spaces fall back to its bytes where the train text has none
             normalization_rule_name="identity",
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
