@@ -92,7 +92,7 @@ def encode(
         magnitude_writer.add(scan.contexts, magnitudes, positions)
         some = magnitudes > 0
         if centered:
-            sign_writer.add(scan.sign_contexts(magnitudes), distance[some] < 0, positions[some])
+            sign_writer.add(scan.sign_contexts(magnitudes), (distance[some] < 0).astype(np.int64), positions[some])
         else:
             plain_signs.append(here[some] < 0)
         over = magnitudes == alphabet - 1

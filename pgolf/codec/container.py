@@ -70,7 +70,7 @@ def encode(model: QuantizedModel, coder: str = "range") -> bytes:
             lengths = [len(streams.magnitudes), len(streams.signs), len(streams.escapes)]
             sections += [write_numbers(np.array(lengths)), streams.magnitudes, streams.signs, streams.escapes]
     else:
-        packed = general.compress(plain_symbols.pack(model), coder)
+        packed = general.compress(plain_symbols.pack(model, directory), coder)
         sections += [write_numbers(np.array([len(packed)])), packed]
     kind, stored = general.smallest(split)
     sections += [write_numbers(np.array([kind, len(stored)])), stored]
@@ -128,6 +128,13 @@ def take_apart(data: bytes) -> Parts:
     if not reader.finished:
         raise PgolfError("the container goes on after its end: it is damaged")
     return Parts(directory, len(stored), scales, plain, centered, packed, kind, controls, digest)
+
+
+def code_again(model: QuantizedModel, directory: Directory) -> list[Coded]:
+    """The three sets of a decoded container (scales, plain, centered) once more, with what each tensor costs."""
+    centered = {entry.name for entry in directory.matrices if entry.part == CENTERED}
+    same, left = _describe(model, directory.coder, centered)
+    return _code(model, same, left, by_plane=True)
 
 
 class _Reader:
@@ -234,6 +241,8 @@ def _describe(model: QuantizedModel, coder: str, centered: set[str]) -> tuple[Di
     left: list[np.ndarray] = []
     for name, tensor in model.matrices.items():
         part = ZERO if not tensor.symbols.any() else CENTERED if name in centered else PLAIN
+        if coder != "range":
+            part = plain_symbols.width_of(tensor.symbols)
         plane = describe.plane_of(tensor, name in centered)
         predictions = []
         for vector in (tensor.row_scale, tensor.col_scale):

@@ -6,19 +6,36 @@ from pgolf.codec import general
 from pgolf.codec.layout import Directory
 from pgolf.quant.tensors import QuantizedModel, QuantizedTensor
 
+WIDTHS = ("<i1", "<i2", "<i4")
+"""Integer types of the symbols, by a matrix's `part` in the directory."""
 
-def pack(model: QuantizedModel) -> bytes:
-    """Symbols as 32-bit integers byte by byte, so that a general compressor sees the low bytes together; scales too."""
+
+def width_of(symbols: np.ndarray) -> int:
+    """Index in WIDTHS of the smallest type that holds the symbols."""
+    least, most = (int(symbols.min()), int(symbols.max())) if symbols.size else (0, 0)
+    fits = [np.iinfo(kind).min <= least and most <= np.iinfo(kind).max for kind in WIDTHS]
+    return fits.index(True)
+
+
+def pack(model: QuantizedModel, directory: Directory) -> bytes:
+    """Of each matrix the symbols, row scales and column scales; integers of several bytes all first bytes first."""
     out = []
-    for tensor in model.matrices.values():
-        for values, kind in ((tensor.symbols, "<i4"), (tensor.row_scale, "<i2"), (tensor.col_scale, "<i2")):
+    for entry, tensor in zip(directory.matrices, model.matrices.values(), strict=True):
+        for values, kind in (
+            (tensor.symbols, WIDTHS[entry.part]),
+            (tensor.row_scale, "<i2"),
+            (tensor.col_scale, "<i2"),
+        ):
             raw = np.ascontiguousarray(values, dtype=kind).reshape(-1)
             out.append(raw.view(np.uint8).reshape(-1, raw.itemsize).T.tobytes())
     return b"".join(out)
 
 
 def unpack(directory: Directory, packed: bytes) -> dict[str, QuantizedTensor]:
-    size = 4 * directory.weights + 2 * sum(entry.rows + entry.columns for entry in directory.matrices)
+    """The matrices that `pack` packed. Raises PgolfError when the data is not of the declared size."""
+    entries = directory.matrices
+    symbol_bytes = sum(entry.rows * entry.columns << entry.part for entry in entries)
+    size = symbol_bytes + 2 * sum(entry.rows + entry.columns for entry in entries)
     raw = np.frombuffer(general.decompress(packed, directory.coder, size), dtype=np.uint8)
     at = 0
 
@@ -30,10 +47,10 @@ def unpack(directory: Directory, packed: bytes) -> dict[str, QuantizedTensor]:
         return np.ascontiguousarray(planes.T).reshape(-1).view(kind)
 
     matrices = {}
-    for entry in directory.matrices:
-        symbols = take(entry.rows * entry.columns, "<i4").reshape(entry.rows, entry.columns).astype(np.int32)
+    for entry in entries:
+        symbols = take(entry.rows * entry.columns, WIDTHS[entry.part]).reshape(entry.rows, entry.columns)
         rows, columns = take(entry.rows, "<i2").astype(np.int16), take(entry.columns, "<i2").astype(np.int16)
         matrices[entry.name] = QuantizedTensor(
-            entry.role, symbols, rows, columns, entry.resolution, entry.trellis, entry.segment
+            entry.role, symbols.astype(np.int32), rows, columns, entry.resolution, entry.trellis, entry.segment
         )
     return matrices
