@@ -15,7 +15,10 @@ COMMANDS: tuple[str, ...] = (
     "package",
     "eval",
     "run",
+    "budget",
     "inspect",
+    "audit",
+    "compare",
 )
 
 app = typer.Typer(

@@ -55,12 +55,12 @@ def resembles(tensor: QuantizedTensor) -> bool:
 
 
 def alphabet_for(matrices: Sequence[np.ndarray]) -> int:
-    """The smallest alphabet that all but one in 4,096 magnitudes fit."""
+    """The smallest alphabet that all but one in 32,768 magnitudes fit."""
     counts = np.zeros(ALPHABETS[-1] + 1, dtype=np.int64)
     for matrix in matrices:
         counts += np.bincount(np.minimum(np.abs(matrix), ALPHABETS[-1]).ravel(), minlength=len(counts))
     beyond = counts.sum() - np.cumsum(counts)  # larger than i
-    return next((size for size in ALPHABETS if beyond[size - 2] * 4096 <= counts.sum()), ALPHABETS[-1])
+    return next((size for size in ALPHABETS if beyond[size - 2] << 15 <= counts.sum()), ALPHABETS[-1])
 
 
 def _mean_class(size: np.ndarray) -> int:

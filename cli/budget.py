@@ -1,0 +1,70 @@
+"""`pgolf budget`: where the bytes go, against a cap."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.common import Common, command
+
+
+def add_to(app: typer.Typer) -> None:
+    @command(app, "budget")
+    def budget(
+        common: Common,
+        cap: Annotated[int | None, typer.Option(help="Byte cap, decimal; package.cap_bytes unless given.")] = None,
+        png: Annotated[Path | None, typer.Option(help="Also draw it: bytes by role, rate against distortion.")] = None,
+    ) -> None:
+        """Show bytes, bits per weight and coding losses by tensor role; exit code 1 over the cap.
+
+        Counts the run's package, or its quantize stage, or its checkpoint; --from names a stage or a model.pgz.
+        """
+        from cli.screen import say_error
+        from pgolf.errors import CheckFailed
+        from stages import budget as budgets
+        from stages import budget_picture
+
+        context = common.context(*([] if cap is None else [f"package.cap_bytes={cap}"]))
+        if common.source is not None and common.source.is_file():
+            found = budgets.of_file(common.source, context.config.package.cap_bytes)
+        else:
+            found = budgets.of_stage(context, context.input(common.source, *budgets.KINDS))
+        rows: list[tuple[str, ...]] = []
+        for line in found.roles:
+            coded = line.entropy_bits > 0
+            rows.append(
+                (
+                    line.role,
+                    f"{line.weights:,}",
+                    f"{line.bytes:,.0f}",
+                    f"{100 * line.bytes / found.total_bytes:.1f}%",
+                    f"{line.bits_per_weight:.3f}",
+                    f"{line.entropy:.3f}" if coded else "",
+                    f"{100 * line.against_entropy:+.2f}%" if coded else "",
+                    f"{100 * line.coder_distance:+.3f}%" if line.model_bits else "",
+                    f"{line.scale_bytes:,.0f}" if coded else "",
+                )
+            )
+        others = {"header": found.header_bytes, **found.other_bytes}
+        rows += [
+            (name, "", f"{size:,}", f"{100 * size / found.total_bytes:.1f}%", *[""] * 5)
+            for name, size in others.items()
+        ]
+        rows.append(("total", "", f"{found.total_bytes:,}", f"of {found.cap_bytes:,}", *[""] * 5))
+        context.reporter.table(
+            f"{found.what} ({found.coder})",
+            ("role", "weights", "bytes", "share", "bits/weight", "entropy", "against it", "coder", "scales"),
+            rows,
+        )
+        if png is not None:
+            budget_picture.draw(found, png)
+            context.reporter.message(f"drawn in {png}")
+        if common.json:
+            print(json.dumps(found.to_dict(), ensure_ascii=False))
+        if found.over > 0:
+            say_error(
+                f"{found.what} takes {found.total_bytes:,} bytes, {found.over:,} over the cap of {found.cap_bytes:,}; "
+                f"quantize with --target-bytes {max(found.cap_bytes - sum(found.other_bytes.values()), 0)}"
+            )
+            raise typer.Exit(CheckFailed.exit_code)
