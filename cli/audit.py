@@ -1,0 +1,31 @@
+"""`pgolf audit`: test an evaluation's validity as a black box."""
+
+from typing import Annotated
+
+import typer
+
+from cli.common import Common, command
+
+
+def add_to(app: typer.Typer) -> None:
+    @command(app, "audit")
+    def audit(
+        common: Common,
+        evaluator: Annotated[str, typer.Option(help="sliding or ttt.")] = "sliding",
+        tokens: Annotated[int, typer.Option(help="Length of val to audit on; 0: several windows or chunks.")] = 0,
+        probes: Annotated[int, typer.Option(help="Changes of the text, one evaluation each.")] = 64,
+        seconds: Annotated[float, typer.Option(help="Stop probing after so long (8 at least); 0: never.")] = 300.0,
+        limit_seconds: Annotated[float, typer.Option(help="What training and evaluation may take.")] = 600.0,
+    ) -> None:
+        """Test whether a score counts: causal, normalized, scored before learned from, in one pass, exact bytes.
+
+        Changes the text and watches which scores move; no code is trusted. Exit code 1 and the first counterexample
+        when a check fails; the report is written either way.
+        """
+        from stages import scoring
+        from stages.audit import AuditOptions
+        from stages.audit import audit as run
+
+        context = common.context()
+        options = AuditOptions(evaluator, tokens, probes, seconds, limit_seconds)
+        common.finish(run(context, context.input(common.source, *scoring.MODEL_STAGES), options))

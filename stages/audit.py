@@ -1,0 +1,351 @@
+"""Audit an evaluation: is the score of this model, by this evaluator, one that counts?
+
+The evaluator is tested as a black box on the beginning of the run's own val text; what manifests and files say (bytes,
+budget, clocks, calibration, the score on record) is tested beside it. The stage holds the evidence, `report.json` and
+`report.md`, whether the audit passed or failed; after that, a failure is raised.
+"""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pgolf import config as configs
+from pgolf import corpus
+from pgolf.config import Config
+from pgolf.errors import CheckFailed, PgolfError
+from pgolf.evaluate import audit as audits
+from pgolf.evaluate.audit import AuditSettings, Finding, Subject, record, watch
+from pgolf.evaluate.audit import text as text_checks
+from pgolf.evaluate.audit.subject import FLOOR_BF16, FLOOR_FP32
+from pgolf.evaluate.bpb import Score
+from pgolf.evaluate.compare import by_document
+from pgolf.shards import write_shards
+from pgolf.store import Stage
+from stages import audit_subject, claims, scoring
+from stages import tokens as token_stages
+from stages.audit_report import markdown, show
+from stages.context import StageContext
+from stages.models import PACKED, QUANTIZED, WEIGHTS, load_model
+
+SECTIONS = ("evaluate", "ttt")
+SCRIPT = "train_gpt.py"
+REPORT, READABLE = "report.json", "report.md"
+_TRAIN_PIECE = 1 << 22
+_DOCUMENTS = 2000  # whose bytes are compared one by one
+
+
+@dataclass(frozen=True)
+class AuditOptions:
+    """How much is tested."""
+
+    evaluator: str = audit_subject.SLIDING
+    tokens: int = 0
+    """Length of the audited stream, from the beginning of val; 0: enough for several windows or chunks."""
+    probes: int = 64
+    """Changes of the text, one evaluation each."""
+    seconds: float = 300.0
+    """After so many seconds no further probe is made; at least 8 are; 0: no limit."""
+    limit_seconds: float = record.CAP_SECONDS
+    """What training and evaluation may take."""
+
+
+@dataclass(frozen=True)
+class _Case:
+    """Everything that the checks look at."""
+
+    context: StageContext
+    source: Stage
+    tokenized: Stage
+    config: Config
+    options: AuditOptions
+    tokens: np.ndarray
+    token_bytes: np.ndarray
+
+
+def audit(context: StageContext, source: Stage, options: AuditOptions) -> Stage:
+    """Write an `audit` stage for the model of `source`; its name carries the evaluator unless one was given.
+
+    Raises CheckFailed with the first counterexample when a check fails, after the stage has been written.
+    """
+    if options.evaluator not in audit_subject.EVALUATORS:
+        raise PgolfError(f"--evaluator {options.evaluator}: choose {' or '.join(audit_subject.EVALUATORS)}")
+    if context.name is None and options.evaluator != audit_subject.SLIDING:
+        context = context.replace(name=options.evaluator)
+    tokenized = source.ancestor("tokenize")
+    train_length = int(source.ancestor("train").manifest.config["train"]["seq_len"])
+    config = audit_subject.resolve(context.config, train_length)
+    wanted = options.tokens or audit_subject.wanted_tokens(options.evaluator, config)
+    stream = token_stages.open_split(tokenized, "val")
+    count = min(wanted, len(stream))
+    recorded = {"evaluator": options.evaluator, "tokens": count, "probes": options.probes}
+    with context.build("audit", inputs={"model": source}, sections=SECTIONS, options=recorded) as build:
+        if build.existing is None:
+            tokens = np.asarray(stream[0:count])
+            token_bytes = np.asarray(token_stages.token_bytes(tokenized))
+            case = _Case(context, source, tokenized, config, options, tokens, token_bytes)
+            found = _run(case)
+            build.writer.path(REPORT).write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", "utf-8")
+            build.writer.path(READABLE).write_text(markdown(found), "utf-8")
+            build.metrics |= found["metrics"]
+            build.details |= {"text": "val", "failed": [row["check"] for row in found["findings"] if _failed(row)]}
+    report = json.loads(build.stage.file(REPORT).read_text("utf-8"))
+    show(context.reporter, build.stage, report)
+    failed = [Finding(**row) for row in report["findings"] if _failed(row)]
+    if failed:
+        raise CheckFailed(f"{audits.explain(failed[0])} (report: {build.stage.path / READABLE})")
+    return build.stage
+
+
+def _failed(row: dict[str, Any]) -> bool:
+    return bool(row["outcome"] == audits.FAILED)
+
+
+def _run(case: _Case) -> dict[str, Any]:
+    context, options, config = case.context, case.options, case.config
+    runtime = context.runtime
+    model = load_model(case.source, runtime)
+    adapts = options.evaluator == audit_subject.TTT
+    tokenizer = token_stages.tokenizer_of(case.tokenized)
+    expected_runs = options.probes + 24
+    with context.reporter.progress("audit", total=expected_runs) as bar:
+        subject = Subject(
+            audit_subject.evaluator(options.evaluator, model, config, runtime),
+            case.tokens.astype(np.int64),
+            vocab_size=model.config.vocab_size,
+            bos_id=model.config.bos_id,
+            claims=audit_subject.claims(options.evaluator, config),
+            plain=audit_subject.evaluator(audit_subject.SLIDING, model, config, runtime) if adapts else None,
+            floor=FLOOR_FP32 if runtime.device.type == "cpu" else FLOOR_BF16,
+            classes=audit_subject.classes(tokenizer, model.config.vocab_size),
+            on_run=lambda runs: bar.update(min(runs, expected_runs), note=f"{runs} evaluations"),
+        )
+        settings = AuditSettings(probes=options.probes, seconds=options.seconds, seed=context.config.seed)
+        black_box = audits.audit(subject, settings)
+    noise = next(item.numbers["noise_nats"] for item in black_box.findings if item.check == "repeatability")
+    findings = [
+        *black_box.findings,
+        *_of_the_text(case, black_box.base.nll),
+        *_of_the_record(case, black_box.base.nll, noise),
+        _isolation(case, black_box.base.nll, noise),
+    ]
+    score = Score.from_nll(black_box.base.nll, case.token_bytes[1 : len(case.tokens)])
+    crosses = config.evaluate.reset_at_documents is False
+    in_order = bool((np.diff(black_box.base.order) >= 0).all())
+    named = [_with_text(finding, tokenizer.pieces) for finding in findings]
+    return {
+        "source": case.source.label,
+        "evaluator": options.evaluator,
+        "settings": {section: configs.to_dict(config)[section] for section in SECTIONS},
+        "text": f"val, the first {len(case.tokens):,} tokens",
+        "findings": [finding.to_dict() for finding in named],
+        "disputes": record.disputes(options.evaluator, adapts, False, crosses, in_order),
+        "metrics": score.metrics()
+        | {
+            "checks_passed": sum(finding.outcome == audits.PASSED for finding in findings),
+            "checks_failed": sum(finding.failed for finding in findings),
+            "checks_not_run": sum(finding.outcome == audits.NOT_RUN for finding in findings),
+            "evaluations": subject.runs,
+            "seconds": round(subject.seconds, 3),
+            "tokens_per_second": round(subject.runs * score.tokens_scored / max(subject.seconds, 1e-9), 1),
+        },
+    }
+
+
+def _of_the_text(case: _Case, nll: np.ndarray) -> list[Finding]:
+    """Bytes of val documents, their overlap with train, and documents that cost next to nothing."""
+    tokenizer = token_stages.tokenizer_of(case.tokenized)
+    bos = tokenizer.bos_id
+    stream = token_stages.open_split(case.tokenized, "val")
+    whole = np.asarray(stream[0 : len(stream)])
+    starts = np.flatnonzero(whole == bos)
+    end = int(starts[_DOCUMENTS]) if len(starts) > _DOCUMENTS else len(whole)
+    originals = _originals(case, min(len(starts), _DOCUMENTS))
+    train = token_stages.open_split(case.tokenized, "train")
+    pieces = (np.asarray(train[at : at + _TRAIN_PIECE]) for at in range(0, len(train), _TRAIN_PIECE))
+    return [
+        text_checks.byte_accounting(tokenizer, whole[:end], case.token_bytes[:end], originals),
+        text_checks.overlap(whole, pieces, bos),
+        text_checks.memorized(by_document(nll, case.token_bytes[1 : len(case.tokens)], case.tokens, bos)),
+    ]
+
+
+def _originals(case: _Case, count: int) -> list[bytes] | None:
+    """The first documents of val as they stand in their files; None when those are gone, changed or never named."""
+    manifest = case.tokenized.manifest
+    field = str(manifest.config.get("options", {}).get("text_field", "text"))
+    named = sorted((int(role.removeprefix("val:")), entry) for role, entry in manifest.inputs.items() if "val:" in role)
+    found: list[bytes] = []
+    for _, entry in named:
+        try:
+            source = corpus.source(entry.path)
+            if source.sha256 != entry.sha256:
+                return None
+        except PgolfError:
+            return None
+        for document in corpus.documents(source, field):
+            found.append(document)
+            if len(found) == count:
+                return found
+    return None
+
+
+def _of_the_record(case: _Case, nll: np.ndarray, noise: float) -> list[Finding]:
+    """Budget, clocks, calibration, and the score that the run reports for this model and evaluator."""
+    source, config = case.source, case.config
+    lineage = {stage.manifest.stage: stage for stage in [source, *claims.ancestors(source)]}
+    scored = source.parent("model") if source.manifest.stage == "package" else source
+    scores = claims.scores_of(scored, scored.path.parent)
+    kind = f"eval-{case.options.evaluator}"
+    findings = []
+    if kind in scores and _same_settings(case, scores[kind]):
+        from safetensors.numpy import load_file
+
+        reported = scores[kind]
+        payload = load_file(reported.file(scoring.SCORES_FILE))
+        fixed = case.options.evaluator == audit_subject.SLIDING and config.evaluate.context == "windowed"
+        base = nll[: max(1, len(nll) - config.evaluate.seq_len)] if fixed else None
+        expected = case.token_bytes[1:]
+        metrics = reported.manifest.metrics
+        findings.append(
+            record.reported_score(
+                reported.label, metrics, payload["nll"], payload["token_bytes"], expected, base, noise
+            )
+        )
+    else:
+        text = f"the run holds no {kind} of {source.label} with these settings"
+        findings.append(Finding("reported score", "A4", audits.NOT_RUN, text))
+    findings.append(_budget(source))
+    trained = lineage.get("train")
+    metrics = trained.manifest.metrics if trained else {}
+    seconds = float(metrics["seconds"]) if "seconds" in metrics else None
+    findings.append(
+        record.clocks(
+            seconds,
+            (seconds or 0.0) / max(1, int(metrics.get("iterations", 1))),
+            {kind: lineage[kind].manifest.seconds for kind in ("ema-finalize", "quantize") if kind in lineage},
+            {stage.label: float(stage.manifest.metrics["seconds"]) for stage in scores.values()},
+            case.options.limit_seconds,
+        )
+    )
+    return [*findings, _calibration(case, lineage.get("quantize"))]
+
+
+def _same_settings(case: _Case, reported: Stage) -> bool:
+    """Whether the score on record was made with the settings under audit."""
+    evaluate = reported.manifest.config["evaluate"] | {
+        key: reported.manifest.details[key] for key in ("seq_len", "stride") if key in reported.manifest.details
+    }
+    mine = configs.to_dict(case.config)
+    batching = {"batch_windows"}  # changes no score
+    return all(mine["evaluate"].get(key) == value for key, value in evaluate.items() if key not in batching)
+
+
+def _budget(source: Stage) -> Finding:
+    if source.manifest.stage != "package":
+        return Finding("budget", "A14", audits.NOT_RUN, f"{source.label} is no package: there are no files to count")
+    ledger = source.manifest.details.get("ledger")
+    if not isinstance(ledger, dict):
+        raise PgolfError(f"{source.path} has no ledger of its files in its manifest; rerun package")
+    sizes = {name: source.file(name).stat().st_size for name in source.manifest.outputs}
+    return record.budget(ledger["files"], sizes, int(ledger["cap_bytes"]))
+
+
+def _calibration(case: _Case, quantized: Stage | None) -> Finding:
+    if quantized is None:
+        return record.calibration(None, {}, {})
+    inputs, details = quantized.manifest.inputs, quantized.manifest.details
+    val = case.tokenized.manifest.outputs
+    hashes = {role: entry.sha256 for role, entry in inputs.items() if role.startswith("calibration")}
+    source = ", ".join(Path(inputs[role].path).name for role in hashes)
+    if not hashes and details.get("calibration_tokens"):
+        tokens = quantized.parent("tokens") if "tokens" in inputs else case.tokenized
+        shards = {name: out.sha256 for name, out in tokens.manifest.outputs.items() if name.startswith("fineweb_train")}
+        hashes, source = shards, f"{details['calibration_tokens']:,} train tokens of {tokens.label}"
+    val_hashes = {name: output.sha256 for name, output in val.items() if name.startswith("fineweb_val_")}
+    return record.calibration(source or None, hashes, val_hashes)
+
+
+def _isolation(case: _Case, nll: np.ndarray, noise: float) -> Finding:
+    """Score the same stream once more in a process of its own, watched, and compare."""
+    with tempfile.TemporaryDirectory(prefix="pgolf-audit-") as place, tempfile.TemporaryDirectory() as given:
+        folder, inputs = Path(place), Path(given)
+        if case.source.manifest.stage == "package" and SCRIPT in case.source.manifest.outputs:
+            return _script_alone(case, nll, folder, inputs)
+        return _child_alone(case, nll, noise, folder, inputs)
+
+
+def _child_alone(case: _Case, nll: np.ndarray, noise: float, folder: Path, inputs: Path) -> Finding:
+    tokens, scores = inputs / "tokens.npy", folder / "scores.npy"
+    np.save(tokens, case.tokens.astype(np.int64))
+    job = inputs / "job.json"
+    values = configs.to_dict(case.config)
+    job.write_text(
+        json.dumps(
+            {
+                "stage": str(case.source.path.resolve()),
+                "evaluator": case.options.evaluator,
+                "config": values,
+                "device": case.context.runtime.device.type,
+                "threads": case.context.runtime.threads,
+                "tokens": str(tokens),
+                "scores": str(scores),
+            }
+        )
+    )
+    watched = watch.run("module", "stages.audit_child", [str(job)], folder)
+    payload = [name for name in (WEIGHTS, QUANTIZED, PACKED) if name in case.source.manifest.outputs]
+    allowed = [job, tokens, *(case.source.path / name for name in ("manifest.json", *payload))]
+    finding = watch.isolation(watched, allowed)
+    if finding.failed:
+        return finding
+    again = np.load(scores)
+    return _same(finding, float(np.abs(again - nll).max()), max(noise, 10 * FLOOR_FP32), "nats per token")
+
+
+def _script_alone(case: _Case, nll: np.ndarray, folder: Path, inputs: Path) -> Finding:
+    """The packaged script itself, with nothing but its package and shards of the audited text."""
+    for name in case.source.manifest.outputs:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(case.source.file(name).read_bytes())
+    count = len(case.tokens)
+    write_shards(inputs, "fineweb_val", iter([case.tokens]), count)
+    write_shards(inputs, "fineweb_val_bytes", iter([case.token_bytes[:count].astype(np.uint16)]), count)
+    arguments = ["eval", "--val", str(inputs), "--device", case.context.runtime.device.type]
+    arguments += ["--threads", str(case.context.runtime.threads)]
+    if case.options.evaluator == audit_subject.TTT:
+        arguments.append("--ttt")
+    watched = watch.run("path", str(folder / SCRIPT), arguments, folder)
+    finding = watch.isolation(watched, [inputs, *inputs.iterdir()])
+    if finding.failed:
+        return finding
+    printed = json.loads(watched.stdout.strip().splitlines()[-1])
+    mine = Score.from_nll(nll, case.token_bytes[1:count])
+    gap = abs(printed["bits_per_byte"] - mine.bits_per_byte)
+    return _same(finding, gap, 1e-4, f"bits per byte (the script: {printed['bits_per_byte']:.6f})")
+
+
+def _same(finding: Finding, gap: float, tolerance: float, unit: str) -> Finding:
+    numbers = finding.numbers | {"difference_to_audited_scores": gap}
+    if gap > tolerance:
+        text = f"alone in an empty folder it scores differently: by {gap:.2g} {unit}"
+        return Finding("isolation", "A17", audits.FAILED, text, numbers, {"difference": gap})
+    text = f"{finding.summary}; same scores there"
+    return Finding("isolation", "A17", audits.PASSED, text, numbers)
+
+
+def _with_text(finding: Finding, pieces: Sequence[bytes]) -> Finding:
+    """Beside the ids in a counterexample, the text of the pieces."""
+    where = finding.counterexample
+    if not where:
+        return finding
+    named = dict(where)
+    for key in ("token", "replaced_by"):
+        if isinstance(where.get(key), int) and where[key] < len(pieces):
+            named[f"{key}_text"] = pieces[where[key]].decode("utf-8", "replace")
+    return Finding(finding.check, finding.rule, finding.outcome, finding.summary, finding.numbers, named)
