@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,12 +64,14 @@ class Common:
         from cli.screen import Screen
         from pgolf import runtime
         from stages.context import StageContext
+        from stages.report import Silent
 
+        chosen = runtime.choose(self.device, self.threads)
         return StageContext(
             run=self.run_dir,
             config=self.load_config(*extra),
-            runtime=runtime.choose(self.device, self.threads),
-            reporter=Screen(),
+            runtime=chosen,
+            reporter=Screen() if chosen.is_main else Silent(),
             command=tuple(sys.argv),
             name=self.name,
             force=self.force,
@@ -155,6 +158,8 @@ def guarded(work: Callable[[], None], debug: bool, as_json: bool) -> None:
 
 
 def _fail(text: str, code: int, as_json: bool, say: Callable[[str], None]) -> None:
+    if os.environ.get("RANK", "0") != "0":  # under torchrun all processes meet the same error; one tells it
+        raise typer.Exit(code)
     if as_json:
         print(json.dumps({"error": text, "exit_code": code}, ensure_ascii=False))
     say(text)

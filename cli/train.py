@@ -1,5 +1,6 @@
 """`pgolf train`: from tokens to weights."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -13,11 +14,20 @@ def add_to(app: typer.Typer) -> None:
         common: Common,
         iterations: Annotated[int | None, typer.Option(help="Optimizer steps at most (train.iterations).")] = None,
         seconds: Annotated[float | None, typer.Option(help="Wall-clock cap (train.seconds); 0: none.")] = None,
+        nproc: Annotated[int, typer.Option(min=1, help="Processes, one per GPU, started through torchrun.")] = 1,
     ) -> None:
         """Train a model on the run's tokens; the same command again continues a stopped run."""
+        if nproc > 1:
+            from cli.launch import launch, without_option
+
+            launch(nproc, without_option(sys.argv[1:], "--nproc"))
+            return
         from stages.train import train as train_stage
 
         extra = [] if iterations is None else [f"train.iterations={iterations}"]
         extra += [] if seconds is None else [f"train.seconds={float(seconds)}"]
         context = common.context(*extra)
-        common.finish(train_stage(context, context.input(common.source, "tokenize")))
+        stage = train_stage(context, context.input(common.source, "tokenize"))
+        if context.runtime.is_main:
+            common.finish(stage)
+        context.runtime.leave()

@@ -29,6 +29,16 @@ class Runtime:
     def is_main(self) -> bool:
         return self.world_rank == 0
 
+    def leave(self) -> None:
+        """Part from the other processes in good order, at the end of the program."""
+        if self.world_size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def wait(self) -> None:
+        """Wait until every process has come here."""
+        if self.world_size > 1:
+            dist.barrier()
+
     def describe(self) -> dict[str, Any]:
         """The `environment` of a manifest."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.processor()

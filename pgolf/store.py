@@ -89,6 +89,7 @@ class Stage:
         raise PgolfError(f"{self.path} has no {kind} stage in its lineage")
 
 
+_MANIFEST = Path(manifests.FILE_NAME)
 _ORDER = ("tokenize", "train", "ema-finalize", "quantize", "package")
 
 
@@ -142,7 +143,9 @@ class StageWriter:
     def outputs(self) -> dict[str, Output]:
         """Size and hash of every file written so far, by name."""
         found = (path for path in self.folder.rglob("*") if path.is_file())
-        files = sorted(path for path in found if ".scratch" not in path.relative_to(self.folder).parts)
+        names = (path.relative_to(self.folder) for path in found)
+        # A manifest is there already when an earlier attempt was killed between writing it and the rename.
+        files = sorted(self.folder / name for name in names if ".scratch" not in name.parts and name != _MANIFEST)
         return {path.relative_to(self.folder).as_posix(): manifests.hash_file(path) for path in files}
 
     def commit(self, manifest: Manifest) -> Stage:
@@ -151,7 +154,6 @@ class StageWriter:
         An older directory of the same name is moved aside first and removed last, so that at every moment one of
         the two exists whole.
         """
-        shutil.rmtree(self.folder / ".scratch", ignore_errors=True)
         self.path(manifests.FILE_NAME).write_text(manifest.to_json(), "utf-8")
         for path in sorted(self.folder.rglob("*")):
             _flush(path)
@@ -161,6 +163,8 @@ class StageWriter:
             self.destination.rename(aside)
         self.folder.rename(self.destination)
         _flush(self.destination.parent)
+        # Only now: killed before the rename, a resumable stage still has what it goes on from.
+        shutil.rmtree(self.destination / ".scratch", ignore_errors=True)
         shutil.rmtree(aside, ignore_errors=True)
         return open_stage(self.destination)
 

@@ -115,6 +115,7 @@ class StageContext:
             existing = None if self.force else self._up_to_date(destination, entries, resolved, sections)
             writer = StageWriter(destination, resumable=resumable)
             build = StageBuild(stage_name=stage, label=label, writer=writer, existing=existing)
+            self.runtime.wait()  # every process has looked at the old directory before one replaces it
             if existing is not None:
                 self.reporter.message(f"{label} is up to date in {destination} (--force redoes it)")
                 yield build
@@ -144,6 +145,9 @@ class StageContext:
                 if not resumable:
                     writer.discard()
                 raise
+            self.runtime.wait()
+            if not self.runtime.is_main:
+                build.result = store.open_stage(destination)
 
     def _up_to_date(
         self,

@@ -48,7 +48,11 @@ class MetricsLog:
     def add(self, results: Sequence[StepResult], elapsed: float, tokens: int) -> bool:
         """Take in the results of steps; `tokens` trained on so far. Returns whether a line was written."""
         self._pending += results
-        if len(self._pending) < self._every:
+        return len(self._pending) >= self._every and self.flush(elapsed, tokens)
+
+    def flush(self, elapsed: float, tokens: int) -> bool:
+        """Write a line for the steps since the last one, however few. Returns whether there were any."""
+        if not self._pending:
             return False
         loss = sum(result.loss for result in self._pending) / len(self._pending)
         now = time.perf_counter()

@@ -11,7 +11,8 @@ from pgolf.store import Stage
 
 def stages_of(run: Path) -> list[Stage]:
     """Every finished stage of a run, oldest first."""
-    found = [store.open_stage(path.parent) for path in run.glob(f"[!.]*/{manifests.FILE_NAME}")]
+    folders = (path.parent for path in run.glob(f"[!.]*/{manifests.FILE_NAME}"))
+    found = [store.open_stage(folder) for folder in folders if folder.suffix != ".partial"]
     return sorted(found, key=lambda stage: (stage.manifest.started, stage.label))
 
 

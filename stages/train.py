@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from safetensors.torch import save_file
 
 from pgolf import config as configs
@@ -18,7 +17,6 @@ from pgolf.config import Config
 from pgolf.errors import PgolfError
 from pgolf.loader import Loader
 from pgolf.model.gpt import GPT
-from pgolf.runtime import Runtime
 from pgolf.store import Stage
 from pgolf.training import checkpoint as checkpoints
 from pgolf.training.checkpoint import Checkpoint
@@ -63,11 +61,11 @@ def train(context: StageContext, tokens: Stage) -> Stage:
 def _train(context: StageContext, build: StageBuild, loader: Loader, tokens: Stage) -> None:
     config, runtime = context.config, context.runtime
     identity = _identity(config, tokens)
-    previous = _previous(context, build, identity)
     torch.manual_seed(config.seed)
     model = GPT(config.model).to(runtime.device).train()
     model.compute_dtype = runtime.dtype
     trainer = Trainer(model, loader, config, runtime)
+    previous = _previous(context, build, identity)
     where: dict[str, Any] = {"elapsed": 0.0, "restarts": 0}
     if previous is not None:
         trainer.restore(previous.tensors, previous.values)
@@ -75,6 +73,7 @@ def _train(context: StageContext, build: StageBuild, loader: Loader, tokens: Sta
         context.reporter.message(
             f"continuing at step {trainer.iteration} after {where['elapsed']:.0f} s of training ({build.writer.folder})"
         )
+    build.earlier_seconds = where["elapsed"]
     _prepare(context, trainer)
     control = Control(
         config.train.iterations, config.train.seconds, runtime.world_rank, runtime.world_size, where["elapsed"]
@@ -86,6 +85,7 @@ def _train(context: StageContext, build: StageBuild, loader: Loader, tokens: Sta
 
     def save() -> None:
         log.add(trainer.drain(), control.elapsed, trainer.tokens)  # no checkpoint of weights that went bad
+        log.flush(control.elapsed, trainer.tokens)
         if runtime.is_main:
             tensors, values = trainer.state()
             state = values | {"elapsed": control.elapsed, "restarts": where["restarts"], "identity": identity}
@@ -108,9 +108,10 @@ def _train(context: StageContext, build: StageBuild, loader: Loader, tokens: Sta
         save()
         control.pause()
     if decision.interrupted:
+        how = "without --force " if context.force and not build.writer.destination.exists() else ""
         context.reporter.message(
             f"stopped after step {trainer.iteration} with a checkpoint in {build.writer.folder}; "
-            "run the same command again to continue"
+            f"run the same command again {how}to continue"
         )
         raise KeyboardInterrupt
     if runtime.is_main:
@@ -165,7 +166,7 @@ def _prepare(context: StageContext, trainer: Trainer) -> None:
     """Compile where that works and warm up, outside the training clock."""
     config, reporter = context.config, context.reporter
     fractions = sorted({*config.train.breakpoints(), config.model.loop_from})
-    if config.train.compile and context.runtime.compile:
+    if config.train.compile and context.runtime.compile and context.runtime.device.type == "cuda":
         trainer.compile()
         try:
             with reporter.progress("compile"):
@@ -216,13 +217,8 @@ def _previous(context: StageContext, build: StageBuild, identity: Mapping[str, A
                 f"{build.writer.folder} holds an unfinished run of other settings ({what}); continue it with its own, "
                 "or start over with --force"
             )
-    _wait(context.runtime)  # all ranks have looked before the main one clears the way
+    context.runtime.wait()  # all ranks have looked before the main one clears the way
     if context.runtime.is_main:
         build.writer.discard()
-    _wait(context.runtime)
+    context.runtime.wait()
     return None
-
-
-def _wait(runtime: Runtime) -> None:
-    if runtime.world_size > 1:
-        dist.barrier()

@@ -29,7 +29,7 @@ class Checkpoint:
 
 
 def save(folder: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-    """Replace the checkpoint in `folder`. Raises PgolfError when it cannot be written; the previous one is then intact."""
+    """Replace the checkpoint in `folder`. Raises PgolfError when it cannot be written; the old one is then intact."""
     final, new = folder / FILE_NAME, folder / (FILE_NAME + ".new")
     try:
         folder.mkdir(parents=True, exist_ok=True)
