@@ -4,6 +4,7 @@ The choice goes by the loss on a held-out slice of the *train* tokens, which tra
 The seed has no such choice and in a short run exports an average that never began.
 """
 
+import functools
 import time
 
 import torch
@@ -13,13 +14,13 @@ from safetensors.torch import load_file
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
 from pgolf.store import Stage
+from pgolf.training.choose import Weights, choose
 from pgolf.training.holdout import holdout_loss
 from stages.context import StageBuild, StageContext
 from stages.models import inherit_model
 from stages.tokens import open_split
 from stages.train import save_weights
 
-Weights = dict[str, torch.Tensor]
 _PREFIX, _SUFFIX = "average-", ".safetensors"
 
 
@@ -52,33 +53,23 @@ def _choose(context: StageContext, build: StageBuild, trained: Stage) -> None:
         model.load_state_dict(weights)
         return holdout_loss(model, held_out, seq_len, runtime.device)
 
-    last = _load(trained, "model.safetensors")
-    names = [name.removeprefix(_PREFIX).removesuffix(_SUFFIX) for name in _averages(trained)]
-    losses: dict[str, float] = {}
-    best_weights, best = last, "last"
-    with context.reporter.progress("ema-finalize", 1 + len(names) + len(config.average.interpolate)) as progress:
-        losses["last"] = loss_of(last)
-        best_average: Weights | None = None
-        for name in names:
-            weights = _load(trained, f"{_PREFIX}{name}{_SUFFIX}")
-            losses[name] = loss_of(weights)
-            if losses[name] <= min(losses[other] for other in names if other in losses):
-                best_average, average_name = weights, name
-            if losses[name] < losses[best]:
-                best_weights, best = weights, name
-            progress.update(len(losses), note=f"{best} {losses[best]:.4f}")
-        for share in config.average.interpolate if best_average is not None else ():
-            assert best_average is not None
-            name = f"{share:g} {average_name} + {1 - share:g} last"
-            weights = {key: torch.lerp(value, best_average[key], share) for key, value in last.items()}
-            losses[name] = loss_of(weights)
-            if losses[name] < losses[best]:
-                best_weights, best = weights, name
-            progress.update(len(losses), note=f"{best} {losses[best]:.4f}")
-    save_weights(build.writer.path("model.safetensors"), best_weights)
+    averages = {
+        name.removeprefix(_PREFIX).removesuffix(_SUFFIX): functools.partial(_load, trained, name)
+        for name in _averages(trained)
+    }
+    with context.reporter.progress("ema-finalize", 1 + len(averages) + len(config.average.interpolate)) as progress:
+        choice = choose(
+            _load(trained, "model.safetensors"),
+            averages,
+            config.average.interpolate,
+            loss_of,
+            lambda count, note: progress.update(count, note=note),
+        )
+    losses, best = choice.losses, choice.name
+    save_weights(build.writer.path("model.safetensors"), choice.weights)
     build.metrics |= {
         "holdout_nats_per_token": losses[best],
-        "parameters": sum(value.numel() for value in best_weights.values()),
+        "parameters": sum(value.numel() for value in choice.weights.values()),
         "seconds": round(time.monotonic() - started, 3),
     }
     build.details |= {

@@ -20,7 +20,7 @@ from pgolf.quant.tensors import QuantizedModel
 from pgolf.shards import TokenStream
 from pgolf.store import Stage
 from stages import models, steps
-from stages.context import StageContext
+from stages.context import StageBuild, StageContext
 from stages.steps import Material
 
 INPUT_KINDS = ("ema-finalize", "train")
@@ -38,43 +38,54 @@ def quantize(context: StageContext, source: Stage, calibration: Path | None = No
     with context.build("quantize", {"model": source, **inputs}, ("model", "quantize", "package")) as build:
         if build.existing is None:
             model = models.load_model(source, context.runtime)
-            weights = {name: tensor.detach().float().cpu() for name, tensor in model.state_dict().items()}
-            methods.check_finite(weights)
-            roles = model.matrix_roles()
-            calibrating, choosing = _batches(context, source, paths, sum(map(torch.numel, weights.values())))
-            statistics = _calibrate(context, model, calibrating)
-            header = {"model": configs.to_dict(context.config)["model"]}
-            if settings.method in CHOOSES_STEPS:
-                material = Material(model, weights, statistics, calibrating, choosing, header)
-                quantized = steps.choose(context, build, material)
-            else:
-                matrices = {}
-                with context.reporter.progress("quantize", total=len(roles)) as bar:
-                    for name, role in roles.items():
-                        weight = weights[name].double().numpy()
-                        matrices[name] = methods.quantize_matrix(weight, role, settings, statistics.get(name))
-                        bar.update(len(matrices))
-                quantized = QuantizedModel(matrices, methods.control_tensors(weights, roles), header)
+            length = settings.sequence or (int(source.manifest.config["train"]["seq_len"]) if paths else 0)
+            quantized, rows, calibrated = quantize_model(context, build, model, paths, length)
             file.save(build.writer.path(models.QUANTIZED), quantized)
-            rows = methods.report(weights, quantized, statistics)
             build.details["tensors"] = [dataclasses.asdict(row) for row in rows]
-            build.details["calibration_tokens"] = sum(map(torch.numel, calibrating))
-            build.metrics |= {"parameters": sum(map(torch.numel, weights.values()))}
+            build.details["calibration_tokens"] = calibrated
+            build.metrics |= {"parameters": sum(map(torch.numel, model.state_dict().values()))}
             if settings.target_bytes:
                 build.metrics["model_bytes"] = len(container.encode(quantized, context.config.package.coder))
             _show(context, rows)
     return build.stage
 
 
+def quantize_model(
+    context: StageContext, build: StageBuild, model: GPT, paths: Sequence[Path], length: int
+) -> tuple[QuantizedModel, list[TensorReport], int]:
+    """Integers for a float model, what each matrix lost, and the number of calibration tokens.
+
+    paths: train shards to calibrate on, cut into sequences of `length` tokens; none: without calibration.
+    """
+    settings = context.config.quantize
+    weights = {name: tensor.detach().float().cpu() for name, tensor in model.state_dict().items()}
+    methods.check_finite(weights)
+    roles = model.matrix_roles()
+    calibrating, choosing = _batches(context, paths, length, sum(map(torch.numel, weights.values())))
+    statistics = _calibrate(context, model, calibrating)
+    header = {"model": configs.to_dict(context.config)["model"]}
+    if settings.method in CHOOSES_STEPS:
+        material = Material(model, weights, statistics, calibrating, choosing, header)
+        quantized = steps.choose(context, build, material)
+    else:
+        matrices = {}
+        with context.reporter.progress("quantize", total=len(roles)) as bar:
+            for name, role in roles.items():
+                weight = weights[name].double().numpy()
+                matrices[name] = methods.quantize_matrix(weight, role, settings, statistics.get(name))
+                bar.update(len(matrices))
+        quantized = QuantizedModel(matrices, methods.control_tensors(weights, roles), header)
+    return quantized, methods.report(weights, quantized, statistics), sum(map(torch.numel, calibrating))
+
+
 def _batches(
-    context: StageContext, source: Stage, paths: Sequence[Path], parameters: int
+    context: StageContext, paths: Sequence[Path], length: int, parameters: int
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Train tokens to calibrate on and, where steps are chosen, disjoint ones to choose by; none without shards."""
     settings, seed = context.config.quantize, context.config.seed
     if not paths:
         context.reporter.message("no calibration tokens in reach: output errors are not measured")
         return [], []
-    length = settings.sequence or int(source.manifest.config["train"]["seq_len"])
     stream, device = TokenStream.open(paths), context.runtime.device
     calibrating = sample.batches(stream, settings.calibration_tokens, length, choosing=False, seed=seed)
     choosing = []
