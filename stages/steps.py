@@ -48,7 +48,7 @@ def choose(context: StageContext, build: StageBuild, material: Material) -> Quan
             material.weights[name].double().numpy(),
             role,
             material.calibration[name].curvature,
-            material.calibration[name].row_weight,
+            material.calibration[name].output,
             settings.damping,
         )
         for name, role in roles.items()

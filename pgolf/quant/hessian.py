@@ -2,8 +2,8 @@
 
 The loss of a small error E in one matrix is close to ½ Σ_t (g_tᵀ E x_t)², x_t the input and g_t the gradient of the
 loss with respect to the output, labels drawn from the model itself (the true Fisher; YAQA, arXiv 2505.22988). Kept
-are two approximations of it: the plain H = E[x xᵀ], and the Fisher form Σ_r h_r e_r H_w e_rᵀ with
-H_w = Σ |g_t|² x_t x_tᵀ / Σ |g_t|² and h_r = E[g_tr²], both per token of text.
+are two approximations of it: the plain H = E[x xᵀ], and the Kronecker form ½ tr(H_O E H_I Eᵀ) with
+H_I = Σ |g_t|² x_t x_tᵀ / Σ |g_t|² and H_O = Σ |x_t|² g_t g_tᵀ, scaled so that the form is in nats per token of text.
 
 Looped layers are seen by forward hooks in every pass, and every pass counts. Products are float32, sums float64. The
 tied embedding is seen from both sides: as the head it meets the final norm's output, as the input it meets the
@@ -35,8 +35,9 @@ class Calibration:
     """(columns, columns) E[x xᵀ] over tokens and passes: the layer's own output error."""
     fisher: Floats | None
     """(columns, columns) the same, tokens weighted by the squared gradient; None where gradients were not asked for."""
-    row_weight: Floats
-    """(rows,) h_r, nats per token per squared error in the output; all 1 without gradients."""
+    output: Floats
+    """(rows, rows) H_O, or (rows,) its diagonal where the rest is not worth keeping (an embedding); ones without
+    gradients."""
 
     @property
     def curvature(self) -> Floats:
@@ -45,11 +46,11 @@ class Calibration:
 
 @dataclass
 class _Sums:
-    plain: Tensor
-    weighted: Tensor
-    rows: Tensor
+    plain: Tensor  # (columns, columns) Σ x xᵀ
+    weighted: Tensor  # (columns, columns) Σ |g|² x xᵀ
+    output: Tensor  # (rows, rows) Σ |x|² g gᵀ, or (rows,) its diagonal
     vectors: int = 0
-    weight: float = 0.0
+    weight: float = 0.0  # Σ |g|²
 
 
 @dataclass
@@ -59,20 +60,24 @@ class _Collector:
     gradients: bool
     sums: dict[str, _Sums] = field(default_factory=dict)
 
-    def add(self, name: str, rows: int, x: Tensor, gradient: Tensor | None) -> None:
+    def of(self, name: str, columns: int, output: tuple[int, ...]) -> _Sums:
+        """The sums of one matrix; zeros at first. `output` is the shape of what is kept of H_O."""
+        if name not in self.sums:
+            square = torch.zeros(columns, columns, dtype=torch.float64)
+            self.sums[name] = _Sums(square, square.clone(), torch.zeros(output, dtype=torch.float64))
+        return self.sums[name]
+
+    def add(self, name: str, x: Tensor, gradient: Tensor | None) -> None:
         """x: (N, columns) inputs; gradient: (N, rows) of the outputs, or None."""
-        sums = self.sums.get(name)
-        if sums is None:
-            square = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
-            sums = self.sums[name] = _Sums(square, square.clone(), torch.zeros(rows, dtype=torch.float64))
+        rows = 0 if gradient is None else gradient.shape[1]
+        sums = self.of(name, x.shape[1], (rows, rows))
         sums.plain += (x.T @ x).double().cpu()
         sums.vectors += len(x)
         if gradient is not None:
-            squares = gradient.square()
-            weight = squares.sum(dim=1)
-            sums.weighted += ((x * weight[:, None]).T @ x).double().cpu()
-            sums.rows += squares.sum(dim=0).double().cpu()
+            weight = gradient.square().sum(dim=1, keepdim=True)  # (N, 1)
+            sums.weighted += ((x * weight).T @ x).double().cpu()
             sums.weight += float(weight.sum(dtype=torch.float64))
+            sums.output += ((gradient * x.square().sum(dim=1, keepdim=True)).T @ gradient).double().cpu()
 
 
 def calibrate(
@@ -121,8 +126,15 @@ def _one_batch(model: GPT, tokens: Tensor, collector: _Collector, generator: tor
 
 def _add_head(collector: _Collector, x: Tensor, log_p: Tensor) -> None:
     """The head's side of the tied embedding: x (N, dim), log_p (N, V). The label's expectation is taken exactly."""
+    sums = collector.of(f"{EMBEDDING}/head", x.shape[1], (log_p.shape[1],))
+    sums.plain += (x.T @ x).double().cpu()
+    sums.vectors += len(x)
     p = log_p.exp()
-    collector.add(f"{EMBEDDING}/head", p.shape[1], x, (p - p.square()).sqrt())
+    variance = p - p.square()  # (N, V) of the gradient's elements
+    weight = variance.sum(dim=1, keepdim=True)
+    sums.weighted += ((x * weight).T @ x).double().cpu()
+    sums.weight += float(weight.sum(dtype=torch.float64))
+    sums.output += variance.sum(dim=0, dtype=torch.float64).cpu()
 
 
 @contextmanager
@@ -166,9 +178,9 @@ def _hook(name: str, collector: _Collector) -> Callable[[nn.Module, tuple[Tensor
             return output
         flat = x.flatten(0, -2).float()
         if collector.gradients and output.requires_grad:
-            output.register_hook(lambda g: collector.add(name, g.shape[-1], flat, g.flatten(0, -2).float()))
+            output.register_hook(lambda g: collector.add(name, flat, g.flatten(0, -2).float()))
         else:
-            collector.add(name, output.shape[-1], flat, None)
+            collector.add(name, flat, None)
         return None
 
     return on_forward
@@ -176,14 +188,12 @@ def _hook(name: str, collector: _Collector) -> Callable[[nn.Module, tuple[Tensor
 
 def _add_lookup(collector: _Collector, name: str, rows: int, tokens: Tensor, gradient: Tensor | None) -> None:
     """The table's side: tokens (N,), gradient (N, dim) of what was looked up. Row v sees it where v stands."""
-    counts = torch.bincount(tokens, minlength=rows).double().cpu()
-    key = f"{name}/table"
+    columns = 0 if gradient is None else gradient.shape[1]
+    sums = collector.of(f"{name}/table", columns, (rows,))
+    sums.output += torch.bincount(tokens, minlength=rows).double().cpu()
     if gradient is not None:
-        collector.add(key, rows, gradient.float(), None)
-    elif key not in collector.sums:
-        square = torch.zeros(0, 0, dtype=torch.float64)
-        collector.sums[key] = _Sums(square, square, torch.zeros(rows, dtype=torch.float64))
-    collector.sums[key].rows += counts
+        gradient = gradient.float()
+        sums.plain += (gradient.T @ gradient).double().cpu()
 
 
 def _finish(name: str, collector: _Collector, shape: tuple[int, ...], tokens: int) -> Calibration:
@@ -192,27 +202,24 @@ def _finish(name: str, collector: _Collector, shape: tuple[int, ...], tokens: in
     sums = collector.sums.get(name)
     if sums is None or not sums.vectors:
         raise PgolfError(f"the matrix {name} is never used on the calibration tokens, so it has no Hessian")
-    fisher = row_weight = None
+    fisher, output = None, np.ones(shape[0])
     if sums.weight > 0:
-        fisher, row_weight = (sums.weighted / sums.weight).numpy(), (sums.rows / tokens).numpy()
-    return Calibration(
-        hessian=(sums.plain / sums.vectors).numpy(),
-        fisher=fisher,
-        row_weight=np.ones(shape[0]) if row_weight is None else row_weight,
-    )
+        fisher = (sums.weighted / sums.weight).numpy()
+        output = (sums.output / (tokens * np.trace(fisher))).numpy()
+    return Calibration(hessian=(sums.plain / sums.vectors).numpy(), fisher=fisher, output=output)
 
 
 def _finish_embedding(name: str, collector: _Collector, shape: tuple[int, ...], tokens: int) -> Calibration:
     """One matrix and one weight per row for both sides: H̄ = f H_head + G, ρ_v splits the trace as the sides do."""
     table, head = collector.sums[f"{name}/table"], collector.sums.get(f"{name}/head")
-    frequency = (table.rows + PRIOR_COUNTS).numpy() / (tokens + PRIOR_COUNTS * shape[0])  # (V,) sums to 1
+    frequency = (table.output + PRIOR_COUNTS).numpy() / (tokens + PRIOR_COUNTS * shape[0])  # (V,) sums to 1
     if head is None:
         hessian = (table.plain / tokens).numpy()
         return Calibration(hessian, hessian if collector.gradients else None, frequency)
     plain = (head.plain / head.vectors).numpy()
     if not collector.gradients:
         return Calibration(plain, None, np.ones(shape[0]))
-    head_weight = (head.rows.numpy() + PRIOR_COUNTS * head.weight / tokens) / tokens  # (V,)
+    head_weight = (head.output.numpy() + PRIOR_COUNTS * head.weight / tokens) / tokens  # (V,)
     head_side = (head.weighted / head.weight).numpy()
     table_side = (table.plain / tokens).numpy()
     fisher = head_weight.sum() * head_side + table_side

@@ -1,9 +1,12 @@
-"""Steps from what the loss feels: 1 / L_jj per column (WaterSIC, arXiv 2603.04956), 1 / sqrt(h_r) per row.
+"""Steps from what the loss feels: 1 / L_jj per column (WaterSIC, arXiv 2603.04956), 1 / U_rr per row.
 
-With H = L Lᵀ and row weights h_r, rounding the element (r, j) with step s costs h_r L_jj² s² / 12. The cheapest way to
-spend bits makes that the same everywhere: s = c / (sqrt(h_r) L_jj) with one c, which leaves a uniform quantizer 0.2546
-bit above the rate-distortion limit for every covariance. Steps are put on the grid first, then columns are rounded
-from last to first with error feedback (`feedback`), each by the scalar or the trellis rounder (`trellis`).
+The loss of an error E is tr(H_O E H_I Eᵀ) (see `hessian`). With H_I = L Lᵀ, L lower, and H_O = U Uᵀ, U upper, it is
+‖Uᵀ E L‖², and rounding element (r, j) with step s costs U_rr² L_jj² s² / 12 once its error is fed to the columns
+before it and to the rows after it. The cheapest way to spend bits makes that the same everywhere:
+s = c / (U_rr L_jj) with one c, which leaves a uniform quantizer 0.2546 bit above the rate-distortion limit for every
+covariance. Feedback between rows is YAQA's (arXiv 2505.22988); where only the diagonal of H_O is kept, U is its root.
+Steps are put on the grid first, then columns are rounded from last to first, each by the scalar or the trellis rounder
+(`trellis`), down its rows.
 """
 
 from dataclasses import dataclass
@@ -14,6 +17,7 @@ from pgolf.quant import feedback, grid, rates, trellis
 from pgolf.quant.grid import Floats
 from pgolf.quant.tensors import QuantizedTensor
 
+OUTPUT_DAMPING = 0.01  # of the mean diagonal of H_O: between 0.001 and 0.1 little changes
 SEGMENT = 1024  # rows per trellis restart: a restart costs what about three symbols gain
 
 
@@ -24,14 +28,15 @@ class Problem:
     role: str
     weight: Floats  # (rows, columns)
     lower: Floats  # (columns, columns), factor of the damped curvature
-    row_weight: Floats  # (rows,)
+    row_factor: Floats  # (rows,) U_rr
+    row_carry: Floats  # (rows, rows) U_qr / U_rr for q < r: what a row's error adds to later targets; (0, 0): nothing
     row_sigma: Floats  # (rows,) deviation of a row's weights ...
     col_sigma: Floats  # (columns,) ... times this, mean square 1, is the expected deviation of an element
 
     @property
     def natural(self) -> Floats:
         """(rows,) log2 of the row part of the steps at c = 1."""
-        return np.asarray(-0.5 * np.log2(self.row_weight), np.float64)
+        return np.asarray(-np.log2(self.row_factor), np.float64)
 
     def log2_ratio(self, log2_c: float) -> Floats:
         """(rows, columns) log2(sigma / step) of every element at a given c."""
@@ -52,14 +57,24 @@ class Rounding:
     """Grid steps per octave."""
 
 
-def prepare(weight: Floats, role: str, curvature: Floats, row_weight: Floats, damping: float) -> Problem:
-    """Factor the curvature (columns, columns) of `weight` (rows, columns) and note what is needed to choose steps."""
+def prepare(weight: Floats, role: str, curvature: Floats, output: Floats, damping: float) -> Problem:
+    """Factor both sides of the loss of `weight` (rows, columns) and note what is needed to choose steps.
+
+    curvature: (columns, columns) H_I; output: (rows, rows) H_O or (rows,) its diagonal.
+    """
     lower, _ = feedback.factor(curvature, damping)
+    if output.ndim == 1:
+        row_factor, row_carry = np.sqrt(np.maximum(output, 1e-30)), np.zeros((0, 0))
+    else:
+        flipped, _ = feedback.factor(output[::-1, ::-1], OUTPUT_DAMPING)
+        upper = flipped[::-1, ::-1]
+        row_factor = np.diag(upper).copy()
+        row_carry = np.ascontiguousarray(np.triu(upper, 1) / row_factor)
     size = max(float(np.sqrt(np.mean(weight**2))), 1e-30)
     row_sigma = np.sqrt(np.mean(weight**2, axis=1) + (1e-3 * size) ** 2)
     scaled = weight / row_sigma[:, None]
     col_sigma = np.sqrt(np.mean(scaled**2, axis=0) + 1e-6)
-    return Problem(role, weight, lower, np.maximum(row_weight, 1e-30), row_sigma, col_sigma)
+    return Problem(role, weight, lower, row_factor, row_carry, row_sigma, col_sigma)
 
 
 def quantize(
@@ -76,7 +91,7 @@ def quantize(
     row_index = grid.index_of(np.exp2(problem.natural + log2_c + center), resolution)
     col_index = grid.index_of(np.exp2(col_log2 - center), resolution)
     row_step, col_step = grid.step_of(row_index, resolution), grid.step_of(col_index, resolution)
-    omegas = problem.row_weight * row_step**2 / 4.0**log2_c, (diagonal * col_step) ** 2
+    omegas = (problem.row_factor * row_step) ** 2 / 4.0**log2_c, (diagonal * col_step) ** 2
     row_class = rates.class_of(np.log2(problem.row_sigma / row_step))
     col_class = np.rint(np.log2(problem.col_sigma / col_step) * rates.PER_OCTAVE).astype(np.int64)
     table = rates.bits(rates.gaussian_tables(rounding.states > 0) if probabilities is None else probabilities)
@@ -92,6 +107,7 @@ def quantize(
             targets[part],
             weights[part],
             carry[part, part],
+            problem.row_carry,
             (row_step, col_step[part]),
             (omegas[0], omegas[1][part]),
             (row_class, col_class[part]),
