@@ -25,9 +25,9 @@ def save(path: Path, model: QuantizedModel) -> None:
     tensors: dict[str, torch.Tensor] = {}
     matrices = []
     for name, matrix in model.matrices.items():
-        tensors[f"{name}/symbols"] = torch.from_numpy(np.ascontiguousarray(_narrow(matrix.symbols)))
-        tensors[f"{name}/row_scale"] = torch.from_numpy(np.ascontiguousarray(matrix.row_scale, dtype=np.int16))
-        tensors[f"{name}/col_scale"] = torch.from_numpy(np.ascontiguousarray(matrix.col_scale, dtype=np.int16))
+        tensors[f"{name}/symbols"] = _own(_narrow(matrix.symbols))
+        tensors[f"{name}/row_scale"] = _own(matrix.row_scale.astype(np.int16))
+        tensors[f"{name}/col_scale"] = _own(matrix.col_scale.astype(np.int16))
         matrices.append(
             {
                 "name": name,
@@ -73,6 +73,11 @@ def load(path: Path) -> QuantizedModel:
             return QuantizedModel(matrices=matrices, controls=controls, header=described["header"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise PgolfError(f"{path} is not a quantized model or is damaged ({error}); rerun quantize") from error
+
+
+def _own(values: np.ndarray) -> torch.Tensor:
+    """A tensor that shares memory with no other: matrices may share their scales, safetensors refuses that."""
+    return torch.from_numpy(np.array(values, order="C", copy=True))
 
 
 def _narrow(symbols: np.ndarray) -> np.ndarray:
