@@ -19,6 +19,7 @@ COMMANDS: tuple[str, ...] = (
     "inspect",
     "audit",
     "compare",
+    "report",
 )
 
 app = typer.Typer(

@@ -16,9 +16,9 @@ _UNSEEN = (
 
 def show(reporter: Reporter, stage: Stage, report: Mapping[str, Any]) -> None:
     """Every check with its verdict and evidence, then what the field's judges disagree on."""
-    rows = [(row["check"], row["rule"], row["outcome"], row["summary"]) for row in report["findings"]]
+    rows = [(f"{row['check']}: {row['summary']}", row["rule"], row["outcome"]) for row in report["findings"]]
     title = f"{stage.label} of {report['source']}, {report['evaluator']}, {report['text']}"
-    reporter.table(title, ("check", "test", "verdict", "evidence"), rows)
+    reporter.table(title, ("check and its evidence", "test", "verdict"), rows)
     for row in report["disputes"]:
         reporter.message(f"not decided here, {row['question']}: {row['here']}")
 

@@ -160,7 +160,8 @@ def _python_roots() -> tuple[str, ...]:
 
 def _packages() -> list[str]:
     root = Path(__file__).parents[3]
-    return [str(root / name) for name in ("pgolf", "stages", "cli")]
+    own = [root / name for name in ("pgolf", "stages", "cli")]
+    return [str(path) for path in [*own, *root.glob("*.egg-info"), *root.glob("*.dist-info")]]
 
 
 def _roots(more: Sequence[Path]) -> tuple[str, ...]:

@@ -1,0 +1,203 @@
+"""Audit, compare and report on a small run with a real tokenizer and a model that was never trained."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pgolf import config as configs
+from pgolf import runtime
+from pgolf.errors import CheckFailed, PgolfError
+from pgolf.evaluate.evaluator import Trace
+from pgolf.model.gpt import GPT
+from stages import audit as audits
+from stages import audit_subject, compare
+from stages.audit import AuditOptions, audit
+from stages.context import StageContext
+from stages.eval_sliding import eval_sliding
+from stages.eval_ttt import eval_ttt
+from stages.html_report import FILE, html_report
+from stages.report import Silent
+from stages.tokenize import tokenize
+
+SETTINGS = (
+    "tokenizer.vocab_size=300",
+    "model.vocab_size=300",
+    "model.dim=16",
+    "model.num_layers=1",
+    "model.num_heads=2",
+    "model.num_kv_heads=1",
+    "train.seq_len=32",
+    "evaluate.stride=16",
+    "ttt.chunk_tokens=64",
+)
+OPTIONS = AuditOptions(tokens=300, probes=10)
+
+
+def documents(count, seed):
+    words = ["the", "cat", "sat on", "a mat", "<b>&", "saw", "an old", "dog", "ran far", "over", "hills", "of snow"]
+    generator = np.random.default_rng(seed)
+    return [" ".join(generator.choice(words, 25)) + f" {index}." for index in range(count)]
+
+
+def fake_train(context, tokens):
+    """A train stage with the weights a model begins with."""
+    with context.build("train", inputs={"tokens": tokens}, sections=("model",)) as build:
+        torch.manual_seed(context.config.seed)
+        model = GPT(context.config.model)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(0.3 * torch.randn_like(weight))  # zero-initialized projections would hide the context
+        save_file(
+            {name: value.clone() for name, value in model.state_dict().items()}, build.writer.path("model.safetensors")
+        )
+        lines = [
+            {"iteration": 10 * i, "seconds": float(i), "loss": 6 - 0.1 * i, "tokens": 640 * i} for i in range(1, 30)
+        ]
+        build.writer.path("metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        build.metrics |= {
+            "iterations": 290,
+            "tokens": 18560,
+            "parameters": 5000,
+            "seconds": 29.0,
+            "tokens_per_second": 640.0,
+            "holdout_nats_per_token": 3.1,
+        }
+    return build.stage
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(context, trained): a run with its two evaluations and its first audit."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    for name, count, seed in (("train", 60, 0), ("val", 8, 1)):
+        rows = [json.dumps({"text": text}) for text in documents(count, seed)]
+        (folder / f"{name}.jsonl").write_text("\n".join(rows))
+    context = StageContext(
+        run=folder / "run",
+        config=configs.load("demo", None, SETTINGS),
+        runtime=runtime.choose("cpu", threads=1),
+        reporter=Silent(),
+        command=("pgolf", "test"),
+    )
+    tokens = tokenize(context, train=[folder / "train.jsonl"], val=[folder / "val.jsonl"])
+    trained = fake_train(context, tokens)
+    eval_sliding(context, trained)
+    eval_ttt(context, trained)
+    audit(context, trained, OPTIONS)
+    return context, trained
+
+
+def report_of(stage):
+    return json.loads(stage.file(audits.REPORT).read_text())
+
+
+def test_our_sliding_window_passes_with_evidence(run):
+    context, trained = run
+    report = report_of(audit(context, trained, OPTIONS))  # up to date: read, not run again
+    outcomes = {row["check"]: row["outcome"] for row in report["findings"]}
+    assert "failed" not in outcomes.values()
+    for check in ("causality", "own target", "normalization", "single pass", "bytes", "isolation", "reported score"):
+        assert outcomes[check] == "passed", check
+    isolation = next(row for row in report["findings"] if row["check"] == "isolation")
+    assert any(path.endswith("model.safetensors") for path in isolation["numbers"]["inputs_read"])
+    bytes_row = next(row for row in report["findings"] if row["check"] == "bytes")
+    assert bytes_row["numbers"]["compared_with"] == "documents"
+
+
+def watch_off(monkeypatch):
+    """Without the process of its own, which one test above starts."""
+    monkeypatch.setattr(audits, "_isolation", lambda case, nll, noise: audits.watch.not_watched("left out"))
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        ("evaluate.context=banded",),
+        ("evaluate.reset_at_documents=true",),
+    ],
+    ids=["banded", "reset"],
+)
+def test_every_way_to_slide_passes(run, monkeypatch, assignments):
+    watch_off(monkeypatch)
+    context, trained = run
+    context = context.replace(config=configs.load(None, None, assignments, base=context.config), name="other")
+    report = report_of(audit(context, trained, OPTIONS))
+    documents = next(row for row in report["findings"] if row["check"] == "documents")
+    assert documents["outcome"] == ("passed" if "reset" in assignments[0] else "shown")
+
+
+@pytest.mark.parametrize("method", ["sgd", "lora", "in-place", "phased"])
+def test_every_way_to_learn_passes(run, monkeypatch, method):
+    watch_off(monkeypatch)
+    context, trained = run
+    config = configs.load(None, None, (f"ttt.method={method}",), base=context.config)
+    context = context.replace(config=config, name=method)
+    options = AuditOptions(evaluator="ttt", tokens=300, probes=10)
+    outcomes = {row["check"]: row["outcome"] for row in report_of(audit(context, trained, options))["findings"]}
+    for check in ("causality", "own target", "normalization", "first block", "single pass"):
+        assert outcomes[check] == "passed", check
+
+
+class Peek:
+    def __init__(self, inner):
+        self.inner = inner
+
+    def score(self, tokens, positions=()):
+        found = self.inner.score(tokens, positions)
+        ahead = np.append(tokens[2:] % 2, 0)
+        return Trace(found.nll - 0.01 * ahead, found.order, found.log_probs)
+
+
+def test_a_failed_audit_keeps_its_report_and_says_where(run, monkeypatch):
+    watch_off(monkeypatch)
+    context, trained = run
+    honest = audit_subject.evaluator
+    monkeypatch.setattr(audit_subject, "evaluator", lambda *arguments: Peek(honest(*arguments)))
+    context = context.replace(name="peek")
+    with pytest.raises(CheckFailed, match=r"tokens before the change 1.*report\.md"):
+        audit(context, trained, OPTIONS)
+    stage = context.run / "audit@peek"
+    assert "looks 1 token ahead" in (stage / audits.READABLE).read_text()
+    with pytest.raises(CheckFailed):  # up to date and still a failure
+        audit(context, trained, OPTIONS)
+
+
+def test_an_unknown_evaluator_is_refused(run):
+    context, trained = run
+    with pytest.raises(PgolfError, match="choose sliding or ttt"):
+        audit(context, trained, AuditOptions(evaluator="oracle"))
+
+
+def test_compare_pairs_documents_and_refuses_copies(run):
+    context, _ = run
+    sides = [compare.find(name, context.run.parent, None) for name in ("run/eval-sliding", "run")]
+    assert [side[0].label for side in sides] == ["eval-sliding", "eval-ttt"]
+    result = compare.compare(Silent(), *sides)
+    assert result.paired is not None
+    assert result.paired.documents == 8
+    assert "Nothing can be claimed about seeds" in " ".join(result.verdict)
+    gap = result.samples[1].mean - result.samples[0].mean
+    assert result.paired.difference == pytest.approx(gap, abs=1e-6)
+    with pytest.raises(PgolfError, match="named twice"):
+        compare.compare(Silent(), sides[0], sides[0])
+    with pytest.raises(PgolfError, match="no run of that name"):
+        compare.find("nothing*", context.run.parent, None)
+
+
+def test_report_is_one_file_that_needs_nothing(run):
+    context, _ = run
+    stage = html_report(context)
+    text = Path(stage.file(FILE)).read_text("utf-8")
+    for title in ("Score at every stage", "Training", "What test-time training gained", "Audit: audit", "Lineage"):
+        assert title in text
+    assert "<script" not in text
+    assert "http:" not in text
+    assert "https:" not in text
+    assert 'src="' not in text
+    value = stage.parent("eval-sliding").manifest.metrics["bits_per_byte"]
+    assert f"{value:.4f}" in text
+    assert html_report(context).manifest_sha256 == stage.manifest_sha256
