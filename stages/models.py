@@ -25,7 +25,7 @@ PACKED = "model.pgz"
 def model_config(stage: Stage) -> ModelConfig:
     """The configuration of the model in a stage, as its manifest has it."""
     values = {key: value for key, value in stage.manifest.config.items() if key != "options"}
-    return configs.from_dict(values).model
+    return configs.recorded(values).model
 
 
 def inherit_model(context: StageContext, stage: Stage) -> StageContext:

@@ -26,4 +26,4 @@ def recorded_config(where: Path) -> Config | None:
             return None
         newest = finished[-1]
     values = {key: value for key, value in newest.manifest.config.items() if key != "options"}
-    return configs.from_dict(values)
+    return configs.recorded(values)

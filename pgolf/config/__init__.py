@@ -4,7 +4,7 @@
 known one.
 """
 
-from pgolf.config.compose import from_dict, load, preset_names, to_dict
+from pgolf.config.compose import from_dict, load, preset_names, recorded, to_dict
 from pgolf.config.sections import (
     AverageConfig,
     Config,
@@ -32,5 +32,6 @@ __all__ = [
     "from_dict",
     "load",
     "preset_names",
+    "recorded",
     "to_dict",
 ]

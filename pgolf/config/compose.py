@@ -48,6 +48,36 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     return typing.cast(Config, _build(Config, values, ""))
 
 
+def recorded(values: Mapping[str, Any]) -> Config:
+    """The configuration out of a manifest, perhaps of another version of pgolf.
+
+    The model section must be understood to the letter, or the weights beside it would mean something else; in every
+    other section a setting that this version does not have, or has with another type, takes its default.
+    """
+    hints = typing.get_type_hints(Config)
+    known: dict[str, Any] = {}
+    for name, value in values.items():
+        if name == "model" or not dataclasses.is_dataclass(hints.get(name)) or not isinstance(value, Mapping):
+            if name in hints:
+                known[name] = value
+            continue
+        kept = {key: item for key, item in value.items() if _understood(hints[name], key, item)}
+        try:
+            _build(hints[name], kept, f"{name}.")
+        except PgolfError:
+            kept = {}  # values that made sense together in another version and do not in this one
+        known[name] = kept
+    return from_dict(known)
+
+
+def _understood(kind: Any, key: str, value: Any) -> bool:
+    try:
+        _build(kind, {key: value}, "", check_only=True)
+    except PgolfError:
+        return False
+    return True
+
+
 def to_dict(config: Config) -> dict[str, Any]:
     """Nested plain values, fit for JSON; the inverse of `from_dict`."""
     return typing.cast(dict[str, Any], _plain(dataclasses.asdict(config)))

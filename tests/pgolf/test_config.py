@@ -57,3 +57,16 @@ def test_values_of_two_sources_are_judged_together(tmp_path):
     file = tmp_path / "own.toml"
     file.write_text("[model]\nnum_heads = 10\nnum_kv_heads = 5\n")
     assert configs.load(None, file, ["model.dim=160"]).model.num_heads == 10
+
+
+def test_another_versions_configuration_is_read():
+    values = configs.to_dict(configs.load("demo"))
+    values["ttt"]["retired"] = 1
+    values["evaluate"]["stride"] = "wide"
+    values["gone"] = {"a": 1}
+    values["options"] = {}
+    assert configs.recorded(values).model == configs.load("demo").model
+    assert configs.recorded(values).evaluate.stride == configs.load().evaluate.stride
+    values["model"]["unknown_part"] = True
+    with pytest.raises(PgolfError, match=r"unknown key model\.unknown_part"):
+        configs.recorded(values)
