@@ -18,11 +18,16 @@ def add_to(app: typer.Typer) -> None:
     def run(
         common: Common,
         train: Annotated[
-            list[Path] | None,
-            typer.Argument(help="Train documents: files or folders. None: the documentation that comes with Python."),
+            list[str] | None,
+            typer.Argument(
+                metavar="TRAIN...",
+                help="Train documents: .txt, .jsonl, .parquet (plain, .gz, .xz, .zst), folders, URLs. "
+                "Without any: the documentation of this Python.",
+            ),
         ] = None,
         val: Annotated[
-            list[Path] | None, typer.Option(help="Val documents. None: a share of the train documents, by hash.")
+            list[str] | None,
+            typer.Option("--val", metavar="VAL...", help="Val documents; without: split off train by document hash."),
         ] = None,
         tokenizer: Annotated[Path | None, typer.Option(help="SentencePiece model to use instead of a new one.")] = None,
         shards: Annotated[Path | None, typer.Option(help="Folder of ready shards, used as they are.")] = None,
@@ -73,12 +78,14 @@ def _show(chain: "Chain", readings: list["Reading"]) -> None:
             for reading in readings
         ],
     )
-    package = chain.packaged.manifest
-    ledger = package.details["ledger"]
+    ledger = chain.packaged.manifest.details["ledger"]
     screen.table(
         "",
         ("the package", "bytes"),
-        [(row["file"] if row["counted"] else f"{row['file']} (not counted)", f"{row['bytes']:,}") for row in ledger]
-        + [("counted", f"{package.metrics['total_bytes']:,}"), ("allowed", f"{package.details['cap_bytes']:,}")],
+        [
+            (row["file"] if row["counted"] else f"{row['file']} (not counted)", f"{row['bytes']:,}")
+            for row in ledger["files"]
+        ]
+        + [("what counts", f"{ledger['counted_bytes']:,}"), ("allowed", f"{ledger['cap_bytes']:,}")],
     )
     screen.message(f"The package is in {chain.packaged.path}; pgolf inspect shows every stage of the run.")

@@ -1,34 +1,125 @@
-"""Package a quantized model: one file of coded weights and what runs it, counted to the byte against the cap."""
+"""Package a quantized model: the coded weights, one script that trains and scores, what it claims, and the ledger.
+
+The folder runs by itself: `train_gpt.py` holds exactly the modules that `stages.script` reaches by imports, and
+`requirements.txt` names what those import from elsewhere. `claims.json` is what `pgolf verify` holds it to.
+"""
+
+import importlib.metadata
+import json
+from collections.abc import Sequence
+from typing import Any
 
 from pgolf.codec import container
+from pgolf.codec import ledger as codec_ledger
 from pgolf.errors import CheckFailed
-from pgolf.quant import file as quantized_file
+from pgolf.package import imports, script
+from pgolf.package.ledger import MODEL, SCRIPT, TOKENIZER, File, Ledger, code_lines
+from pgolf.package.minify import minify
+from pgolf.package.shake import shake
 from pgolf.store import Stage
+from stages import claims
 from stages.context import StageContext
+from stages.models import load_quantized
+
+ENTRY = "stages.script"
+REQUIREMENTS = "requirements.txt"
+PACKAGES = ("pgolf", "stages")
 
 
 def package(context: StageContext, source: Stage) -> Stage:
-    """Make the `package` stage from a `quantize` stage.
+    """Make the `package` stage from a `quantize` stage and the scores that its run holds of it.
 
     Raises CheckFailed when what counts is over `package.cap_bytes`; then nothing is written.
     """
     settings = context.config.package
-    with context.build("package", inputs={"model": source}, sections=("package",)) as build:
+    scores = claims.scores_of(source, context.run)
+    inputs = {"model": source, **scores}
+    with context.build("package", inputs=inputs, sections=("package",)) as build:
         if build.existing is None:
-            tokenizer = source.ancestor("tokenize").file("tokenizer.model").read_bytes()
-            model = container.encode(quantized_file.load(source.file("quantized.safetensors")), coder=settings.coder)
-            build.writer.path("model.pgz").write_bytes(model)
-            build.writer.path("tokenizer.model").write_bytes(tokenizer)
-            ledger = [
-                {"file": "model.pgz", "bytes": len(model), "counted": True},
-                {"file": "tokenizer.model", "bytes": len(tokenizer), "counted": settings.count_tokenizer},
-            ]
-            total = sum(int(row["bytes"]) for row in ledger if row["counted"])
-            build.metrics |= {"model_bytes": len(model), "total_bytes": total}
-            build.details |= {"ledger": ledger, "cap_bytes": settings.cap_bytes}
-            if total > settings.cap_bytes:
-                raise CheckFailed(
-                    f"the package has {total:,} bytes, {total - settings.cap_bytes:,} over the cap of "
-                    f"{settings.cap_bytes:,}; make it fit with pgolf quantize --target-bytes {settings.cap_bytes}"
-                )
+            tokenizer = source.ancestor("tokenize").file(TOKENIZER).read_bytes()
+            with context.reporter.progress("package", total=3) as bar:
+                model = container.encode(load_quantized(source), coder=settings.coder)
+                bar.update(1, note="the weights are coded")
+                sources = imports.follow([ENTRY], PACKAGES)
+                used = shake(sources, ENTRY, ["main"])
+                sources = {name: sources[name] for name in used}
+                small = {name: minify(text) for name, text in used.items()}
+                bar.update(2, note="the script is minified")
+                recorded = {"config": claims.recorded_config(source, scores, context.config)}
+                libraries = imports.third_party(used)
+                packed = script.pack(small, ENTRY, recorded, libraries)
+                plain = script.pack(sources, ENTRY, recorded, libraries)
+                bar.update(3)
+            ledger = Ledger(
+                files=(
+                    File(MODEL, len(model), True),
+                    File(SCRIPT, len(packed.data), settings.count_code),
+                    File(TOKENIZER, len(tokenizer), settings.count_tokenizer),
+                ),
+                code=code_lines(sources, small, script.sizes(small, ENTRY, recorded, packed)),
+                model=_roles(model),
+                readings={
+                    "shipped": len(packed.data),
+                    "packed": len(plain.data),
+                    "minified_packed": len(packed.data),
+                    "sources": sum(len(text.encode("utf-8")) for text in sources.values()),
+                },
+                cap_bytes=settings.cap_bytes,
+            )
+            _refuse_over_cap(ledger)
+            files = {
+                MODEL: model,
+                SCRIPT: packed.data,
+                TOKENIZER: tokenizer,
+                REQUIREMENTS: requirements(libraries).encode(),
+            }
+            claimed = claims.claim(source, scores, files)
+            files[claims.FILE] = (json.dumps(claimed, indent=2) + "\n").encode()
+            for name, content in files.items():
+                build.writer.path(name).write_bytes(content)
+            build.metrics |= {
+                "model_bytes": ledger.bytes_of(MODEL),
+                "code_bytes": ledger.bytes_of(SCRIPT),
+                "total_bytes": ledger.total_bytes,
+            }
+            build.details |= {"ledger": ledger.to_dict(), "claims": claimed}
     return build.stage
+
+
+def requirements(libraries: Sequence[str]) -> str:
+    """The lines of `requirements.txt` for imported top-level names: the distribution of each, at its version here."""
+    owners = importlib.metadata.packages_distributions()
+    lines = set()
+    for library in libraries:
+        for distribution in owners.get(library, [library])[:1]:
+            version = importlib.metadata.version(distribution).partition("+")[0]  # without the build: "+cpu"
+            lines.add(f"{distribution.lower()}=={version}\n")
+    return "".join(sorted(lines))
+
+
+def _roles(model: bytes) -> list[dict[str, Any]]:
+    """Bytes of the container per tensor role, whole bytes that sum to its size; an entropy coder's shares are not."""
+    found = codec_ledger.ledger(model)
+    rows: list[dict[str, Any]] = []
+    exact, given = 0.0, 0
+    for line in found.roles():
+        exact += line.bytes
+        rows.append({"role": line.role, "weights": line.weights, "bytes": round(exact) - given})
+        given = round(exact)
+    return [*rows, {"role": "header", "weights": 0, "bytes": len(model) - given}]
+
+
+def _refuse_over_cap(ledger: Ledger) -> None:
+    if ledger.over <= 0:
+        return
+    counted = ", ".join(f"{file.file} {file.bytes:,}" for file in ledger.files if file.counted)
+    target = ledger.bytes_of(MODEL) - ledger.over
+    remedy = (
+        f"pgolf quantize --target-bytes {target} leaves room for the rest"
+        if target > 0
+        else "what counts besides the model is over it alone"
+    )
+    raise CheckFailed(
+        f"the package has {ledger.counted_bytes:,} bytes ({counted}), {ledger.over:,} over the cap of "
+        f"{ledger.cap_bytes:,}: {remedy}"
+    )

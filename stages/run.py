@@ -39,8 +39,8 @@ class Chain:
 
 def run(
     context: StageContext,
-    train: Sequence[Path] = (),
-    val: Sequence[Path] = (),
+    train: Sequence[str | Path] = (),
+    val: Sequence[str | Path] = (),
     tokenizer: Path | None = None,
     shards: Path | None = None,
     text_field: str = "text",

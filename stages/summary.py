@@ -4,6 +4,7 @@ A model that gives each next byte of a text a probability can store that text in
 to; so its bits per byte stand in one column with those of gzip and xz on the same text.
 """
 
+import itertools
 import lzma
 import zlib
 from collections.abc import Iterator
@@ -69,5 +70,5 @@ def _documents(tokens: Stage, split: str) -> Iterator[bytes]:
     first = max(0, len(stream) - _PRIMING_BYTES) if split == "train" else 0
     ids = np.asarray(stream[first : len(stream)])
     starts = [*np.flatnonzero(ids == _BOS).tolist(), len(ids)]
-    for start, end in zip(starts, starts[1:], strict=False):
+    for start, end in itertools.pairwise(starts):
         yield processor.decode(ids[start + 1 : end].tolist()).encode("utf-8") + b"\n"

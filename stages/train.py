@@ -16,7 +16,9 @@ from pgolf import config as configs
 from pgolf.config import Config
 from pgolf.errors import PgolfError
 from pgolf.loader import Loader
+from pgolf.model.compile import compile_model
 from pgolf.model.gpt import GPT
+from pgolf.shards import TokenStream
 from pgolf.store import Stage
 from pgolf.training import checkpoint as checkpoints
 from pgolf.training.checkpoint import Checkpoint
@@ -46,7 +48,7 @@ def train(context: StageContext, tokens: Stage) -> Stage:
         config.seed,
         runtime.world_rank,
         runtime.world_size,
-        holdout_tokens=min(config.train.holdout_tokens, int(len(stream) * _HOLDOUT_SHARE)),
+        holdout_tokens=holdout_tokens(config, stream),
         bos_id=config.model.bos_id,
     )
     try:
@@ -56,6 +58,11 @@ def train(context: StageContext, tokens: Stage) -> Stage:
         return build.stage
     finally:
         loader.close()
+
+
+def holdout_tokens(config: Config, stream: TokenStream) -> int:
+    """Tokens at the end of the train stream that are held out."""
+    return min(config.train.holdout_tokens, int(len(stream) * _HOLDOUT_SHARE))
 
 
 def _train(context: StageContext, build: StageBuild, loader: Loader, tokens: Stage) -> None:
@@ -74,7 +81,7 @@ def _train(context: StageContext, build: StageBuild, loader: Loader, tokens: Sta
             f"continuing at step {trainer.iteration} after {where['elapsed']:.0f} s of training ({build.writer.folder})"
         )
     build.earlier_seconds = where["elapsed"]
-    _prepare(context, trainer)
+    build.details["path"] = prepare(context, trainer)
     control = Control(
         config.train.iterations, config.train.seconds, runtime.world_rank, runtime.world_size, where["elapsed"]
     )
@@ -162,23 +169,24 @@ def save_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         raise PgolfError(f"cannot write {path}: {error}") from error
 
 
-def _prepare(context: StageContext, trainer: Trainer) -> None:
-    """Compile where that works and warm up, outside the training clock."""
-    config, reporter = context.config, context.reporter
+def prepare(context: StageContext, trainer: Trainer) -> str:
+    """Choose the fastest paths that work here and warm up, outside the training clock. Returns what runs."""
+    config, runtime, reporter = context.config, context.runtime, context.reporter
     fractions = sorted({*config.train.breakpoints(), config.model.loop_from})
-    if config.train.compile and context.runtime.compile and context.runtime.device.type == "cuda":
-        trainer.compile()
+    fast = compile_model(trainer.model, runtime, graph=config.train.compile)
+    for note in fast.notes:
+        reporter.message(f"slower here: {note}")
+    if fast.graph:
         try:
             with reporter.progress("compile"):
                 trainer.warm_up(fractions)
-            return
-        except PgolfError:
-            raise
-        except Exception as error:  # torch raises what its compilers raise; any of them means the same here
+            return "compiled"
+        except Exception as error:  # torch raises whatever its compilers raise, and all of it means the same here
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            reporter.message(f"torch.compile does not work here, training uncompiled ({reason})")
-            trainer.uncompile()
+            reporter.message(f"torch.compile does not work here, training goes on without it ({reason})")
+            fast = compile_model(trainer.model, runtime, graph=False)
     trainer.warm_up(fractions, steps=1)
+    return "C kernels" if fast.kernels else "plain"
 
 
 def _check(config: Config, tokens: Stage) -> None:

@@ -36,16 +36,19 @@ def follow(entries: Iterable[str], packages: Iterable[str]) -> dict[str, str]:
 
 
 def third_party(sources: Mapping[str, str]) -> list[str]:
-    """Top-level names that the modules import from neither the standard library nor each other, sorted."""
+    """Top-level names that the modules import from neither the standard library nor each other, sorted.
+
+    What is imported under `try` with an `except ImportError` is optional and left out.
+    """
     own = {name.split(".")[0] for name in sources}
-    used = {imported.split(".")[0] for name, text in sources.items() for imported, _ in imports(text, name)}
+    used = {imported.split(".")[0] for name, text in sources.items() for imported, _ in imports(text, name, False)}
     return sorted(used - own - sys.stdlib_module_names)
 
 
-def imports(source: str, name: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+def imports(source: str, name: str, optional: bool = True) -> Iterator[tuple[str, tuple[str, ...]]]:
     """(module, names imported from it) for each import statement of the module `name`, relative ones resolved."""
     package = name if _is_package(name) else name.rpartition(".")[0]
-    for node in _walk(ast.parse(source)):
+    for node in _walk(ast.parse(source), optional):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name, ()
@@ -56,14 +59,19 @@ def imports(source: str, name: str) -> Iterator[tuple[str, tuple[str, ...]]]:
             yield module, tuple(alias.name for alias in node.names)
 
 
-def _walk(node: ast.AST) -> Iterator[ast.AST]:
+def _walk(node: ast.AST, optional: bool) -> Iterator[ast.AST]:
+    inside: Iterable[ast.AST] = ast.iter_child_nodes(node)
     if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-        for child in node.orelse:
-            yield from _walk(child)
-        return
+        inside = node.orelse
+    elif isinstance(node, ast.Try) and not optional and any(map(_catches_import_error, node.handlers)):
+        inside = [*node.handlers, *node.orelse, *node.finalbody]
     yield node
-    for child in ast.iter_child_nodes(node):
-        yield from _walk(child)
+    for child in inside:
+        yield from _walk(child, optional)
+
+
+def _catches_import_error(handler: ast.ExceptHandler) -> bool:
+    return handler.type is not None and "ImportError" in ast.unparse(handler.type)
 
 
 def _find(name: str) -> Path | None:

@@ -11,10 +11,22 @@ import re
 
 def minify(source: str) -> str:
     """The module without what only a reader of the repository needs; it behaves the same."""
-    import python_minifier  # used while packaging only: the packaged script does not need it
+    import python_minifier  # used while packaging only
+    from python_minifier.transforms.remove_annotations_options import RemoveAnnotationsOptions
 
+    keep = "custom_op" in source  # torch reads the schema of such a function off its annotations
     small = python_minifier.minify(
-        source, remove_literal_statements=True, rename_locals=False, hoist_literals=False, rename_globals=False
+        source,
+        remove_annotations=RemoveAnnotationsOptions(
+            remove_variable_annotations=True,
+            remove_return_annotations=not keep,
+            remove_argument_annotations=not keep,
+            remove_class_attribute_annotations=False,
+        ),
+        remove_literal_statements=True,
+        rename_locals=False,
+        hoist_literals=False,
+        rename_globals=False,
     )
     return layout(small, 1)
 

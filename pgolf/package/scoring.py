@@ -1,0 +1,86 @@
+"""Score a packaged model: its container, its tokenizer and a text, without stage directories around them.
+
+What the packaged script and `pgolf verify` share, so that both measure what the evaluation stages measured.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pgolf import corpus
+from pgolf.bytes import ByteTable
+from pgolf.codec import container
+from pgolf.config import EvaluateConfig, ModelConfig, TttConfig
+from pgolf.encode import encode_documents
+from pgolf.errors import PgolfError
+from pgolf.evaluate.bpb import Score
+from pgolf.evaluate.evaluator import OnProgress
+from pgolf.evaluate.sliding import SlidingEvaluator
+from pgolf.evaluate.ttt import TttEvaluator
+from pgolf.model.gpt import GPT
+from pgolf.runtime import Runtime
+from pgolf.shards import TokenStream
+from pgolf.tokenizer import Tokenizer
+
+VAL = "fineweb_val_*.bin"
+VAL_BYTES = "fineweb_val_bytes_*.bin"
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    tokens: np.ndarray  # (n,) uint16
+    token_bytes: np.ndarray  # (n,) int64, original UTF-8 bytes of each
+
+
+def load_model(data: bytes, config: ModelConfig, runtime: Runtime) -> GPT:
+    """The model in the container `data`. Raises PgolfError when the container is damaged or holds another model."""
+    weights = container.decode(data).state_dict()
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in GPT(config).state_dict().items()}
+    if expected != {name: tensor.shape for name, tensor in weights.items()}:
+        raise PgolfError("the model in the container is not the one that the configuration describes")
+    model = GPT(config)
+    model.load_state_dict(weights)
+    model.compute_dtype = runtime.dtype
+    return model.to(runtime.device).eval()
+
+
+def read_text(path: Path, tokenizer: Tokenizer, threads: int, text_field: str = "text") -> Text:
+    """A folder of val shards (with or without a byte sidecar), or documents: a file or a folder of them.
+
+    Raises PgolfError when there is nothing to score in it.
+    """
+    sidecar = sorted(path.glob(VAL_BYTES)) if path.is_dir() else []
+    shards = [file for file in sorted(path.glob(VAL)) if file not in sidecar] if path.is_dir() else []
+    if shards:
+        tokens = TokenStream.open(shards)[:]
+        counts = TokenStream.open(sidecar)[:] if sidecar else ByteTable.from_tokenizer(tokenizer).count(tokens)
+    else:
+        documents = corpus.documents(corpus.source(path), text_field)
+        batches = list(encode_documents(tokenizer, documents, with_bytes=True, threads=threads))
+        if not batches:
+            raise PgolfError(f"{path} holds no documents")
+        tokens = np.concatenate([batch.tokens for batch in batches])
+        counts = np.concatenate([batch.token_bytes for batch in batches if batch.token_bytes is not None])
+    if len(tokens) < 2 or len(counts) != len(tokens):
+        raise PgolfError(f"{path} holds {len(tokens)} tokens and {len(counts)} byte counts; a score needs at least 2")
+    return Text(tokens, counts.astype(np.int64))
+
+
+def score(
+    model: GPT,
+    text: Text,
+    evaluate: EvaluateConfig,
+    ttt: TttConfig | None,
+    runtime: Runtime,
+    on_progress: OnProgress | None = None,
+) -> Score:
+    """Sliding-window score, or with `ttt` that of a model which learns from what it has scored."""
+    evaluator = (
+        SlidingEvaluator(model, evaluate, runtime, on_progress)
+        if ttt is None
+        else TttEvaluator(model, evaluate, ttt, runtime, on_progress)
+    )
+    return Score.from_nll(evaluator.score(text.tokens).nll, text.token_bytes[1:])

@@ -1,0 +1,129 @@
+"""What a package claims: its scores, how and on what text they were measured, and which files they belong to.
+
+`claims.json` stands in the package beside the files, so that a stranger can hold them to it (`pgolf verify`). Every
+figure comes out of the manifests of the evaluation stages.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import pgolf
+from pgolf import config as configs
+from pgolf.config import Config
+from pgolf.store import Stage
+from stages import runs
+from stages import tokens as token_stages
+
+FILE = "claims.json"
+FORMAT = 1
+SCORES = {"eval-sliding": "sliding", "eval-ttt": "ttt"}
+"""What the score of each evaluation stage is called in the claims."""
+METRICS = ("bits_per_byte", "nats_per_token", "tokens_scored", "bytes_scored")
+
+
+def scores_of(model: Stage, run: Path) -> dict[str, Stage]:
+    """The run's evaluations of `model` on its val text by kind of stage: the plainly named one, else the newest."""
+    found: dict[str, Stage] = {}
+    for stage in runs.stages_of(run):
+        kind, scored = stage.manifest.stage, stage.manifest.inputs.get("model")
+        if kind not in SCORES or scored is None or scored.sha256 != model.manifest_sha256:
+            continue
+        if any(role.startswith("documents:") for role in stage.manifest.inputs):
+            continue
+        if kind not in found or found[kind].label != kind:
+            found[kind] = stage
+    return found
+
+
+def claim(model: Stage, scores: Mapping[str, Stage], files: Mapping[str, bytes]) -> dict[str, Any]:
+    """The content of `claims.json` for the package's files, by name."""
+    return {
+        "format": FORMAT,
+        "pgolf": pgolf.__version__,
+        "text": text_identity(model.ancestor("tokenize")),
+        "scores": {SCORES[kind]: _score(stage) for kind, stage in sorted(scores.items())},
+        "files": {
+            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
+        },
+    }
+
+
+def text_identity(tokens: Stage) -> dict[str, Any]:
+    """What the val text is, whatever shards it lies in: its tokens, and how many bytes each stands for."""
+    stream = token_stages.open_split(tokens, "val")
+    ids = np.ascontiguousarray(stream[0 : len(stream)], dtype="<u2")
+    return identity(ids, np.asarray(token_stages.token_bytes(tokens)))
+
+
+def identity(ids: np.ndarray, token_bytes: np.ndarray) -> dict[str, Any]:
+    """SHA-256 over the tokens (uint16) and over the bytes each stands for (int64), little-endian."""
+    return {
+        "tokens": len(ids),
+        "tokens_sha256": hashlib.sha256(np.asarray(ids, dtype="<u2").tobytes()).hexdigest(),
+        "bytes_sha256": hashlib.sha256(np.asarray(token_bytes, dtype="<i8").tobytes()).hexdigest(),
+    }
+
+
+def recorded_config(model: Stage, scores: Mapping[str, Stage], config: Config) -> dict[str, Any]:
+    """The configuration that the package's model was made and scored with, section by section from the manifests.
+
+    Only values that are not the defaults: the script carries the same defaults.
+    """
+    made: dict[str, Any] = {key: value for key, value in model.manifest.config.items() if key != "options"}
+    sources = (
+        ("tokenize", ("tokenizer",)),
+        ("train", ("train", "optim", "average", "seed")),
+        ("ema-finalize", ("average",)),
+    )
+    lineage = {stage.manifest.stage: stage for stage in ancestors(model)}
+    for kind, sections in sources:
+        if kind in lineage:
+            made |= {section: lineage[kind].manifest.config[section] for section in sections}
+    for kind, stage in scores.items():
+        made["evaluate"] = stage.manifest.config["evaluate"] | _resolved(stage)
+        if kind == "eval-ttt":
+            made["ttt"] = stage.manifest.config["ttt"]
+    made["package"] = configs.to_dict(config)["package"]
+    return _changed(configs.to_dict(configs.recorded(made)), configs.to_dict(Config()))
+
+
+def ancestors(stage: Stage) -> list[Stage]:
+    """Every stage up the lineage that is where its child says it is, the nearest first."""
+    found: list[Stage] = []
+    for role, entry in stage.manifest.inputs.items():
+        if entry.kind == "stage":
+            parent = stage.parent(role)
+            found += [parent, *ancestors(parent)]
+    return found
+
+
+def _score(stage: Stage) -> dict[str, Any]:
+    manifest = stage.manifest
+    settings = {"evaluate": manifest.config["evaluate"] | _resolved(stage)}
+    if manifest.stage == "eval-ttt":
+        settings["ttt"] = manifest.config["ttt"]
+    return {
+        **{name: manifest.metrics[name] for name in METRICS},
+        "lossless": bool(manifest.details["lossless"]),
+        "settings": settings,
+    }
+
+
+def _resolved(stage: Stage) -> dict[str, int]:
+    """The lengths an evaluation really used, where its settings leave them to the model's training."""
+    return {key: int(stage.manifest.details[key]) for key in ("seq_len", "stride")}
+
+
+def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(defaults.get(key), dict):
+            if inside := _changed(value, defaults[key]):
+                found[key] = inside
+        elif key not in defaults or value != defaults[key]:
+            found[key] = value
+    return found

@@ -1,0 +1,54 @@
+"""The process that re-scores a package for `pgolf verify`: it reads what nobody vouches for, so it runs guarded.
+
+Its only argument is a job as JSON; its answer is one JSON object on stdout. All that is imported is imported before
+the guard goes up, and the files of the package are read after.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pgolf import config as configs
+from pgolf import runtime as runtimes
+from pgolf.codec import container
+from pgolf.errors import PgolfError
+from pgolf.package import isolate, scoring
+from pgolf.tokenizer import Tokenizer
+from stages import claims
+
+
+def main() -> None:
+    """Score what the job names and print the answer; a PgolfError becomes `{"error": ...}`."""
+    job = json.loads(sys.argv[1])
+    try:
+        answer = _answer(job)
+    except (PgolfError, PermissionError) as error:
+        answer = {"error": str(error)}
+    print(json.dumps(answer))
+
+
+def _answer(job: dict[str, Any]) -> dict[str, Any]:
+    folder, val = Path(job["folder"]), Path(job["val"])
+    runtime = runtimes.choose(job["device"], job["threads"], compile=False)
+    isolate.guard(readable=[folder, val], writable=[Path.cwd()], programs=True)  # of its own: kernels in C
+    data = (folder / job["model"]).read_bytes()
+    quantized = container.decode(data)
+    header = quantized.header.get("model")
+    if not isinstance(header, dict):
+        raise PgolfError("the container does not describe its model")
+    model_config = configs.from_dict({"model": header}).model
+    if model_config.num_layers > len(quantized.matrices):
+        raise PgolfError(f"the container describes {model_config.num_layers} layers and holds fewer matrices")
+    text = scoring.read_text(val, Tokenizer.open(folder / job["tokenizer"]), runtime.threads, job["text_field"])
+    model = scoring.load_model(data, model_config, runtime)
+    scores = {}
+    for name, settings in job["scores"].items():
+        config = configs.from_dict(settings)
+        ttt = config.ttt if "ttt" in settings else None
+        scores[name] = scoring.score(model, text, config.evaluate, ttt, runtime).metrics()
+    return {"text": claims.identity(text.tokens, text.token_bytes), "scores": scores}
+
+
+if __name__ == "__main__":
+    main()
