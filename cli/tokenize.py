@@ -30,10 +30,24 @@ def add_to(app: typer.Typer) -> None:
         shards: Annotated[
             Path | None, typer.Option(help="Folder of shards in the challenge's format to register as they are.")
         ] = None,
+        hub: Annotated[
+            str | None,
+            typer.Option(
+                metavar="REPO", help="Dataset repository (or folder, URL) with the challenge's shards to fetch."
+            ),
+        ] = None,
+        variant: Annotated[
+            str | None, typer.Option(help="Which of --hub's shards: sp1024, sp4096, ... None: its only one, or sp1024.")
+        ] = None,
+        train_shards: Annotated[
+            int, typer.Option(help="How many train shards --hub fetches; every val shard comes.")
+        ] = 1,
         text_field: Annotated[str, typer.Option(help="Field or column that holds the text.")] = "text",
     ) -> None:
         """Turn documents into token shards, with a tokenizer trained on them and exact byte counts."""
         from stages.tokenize import tokenize as make
 
-        stage = make(common.context(), train or [], val or [], tokenizer, shards, text_field)
+        stage = make(
+            common.context(), train or [], val or [], tokenizer, shards, text_field, hub, variant, train_shards
+        )
         common.finish(stage)

@@ -5,19 +5,14 @@ documents the corpus is Python's own documentation. Every document is decoded ag
 changed text is named as lossy in `details.tokenizer.lossless` and every score computed with it can say so.
 """
 
-import itertools
-import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from pgolf import bytes as byte_counts
-from pgolf import corpus, encode, shards
+from pgolf import corpus, encode
+from pgolf import shards as shard_files
 from pgolf import tokenizer as tokenizers
 from pgolf.corpus import Source
 from pgolf.corpus.split import fingerprint
@@ -26,9 +21,8 @@ from pgolf.manifest import Input
 from pgolf.store import Stage
 from pgolf.tokenizer import Tokenizer
 from stages.context import StageBuild, StageContext
-
-TRAIN, VAL, VAL_BYTES = "fineweb_train", "fineweb_val", "fineweb_val_bytes"
-TOKENIZER = "tokenizer.model"
+from stages.register import register_folder, register_hub
+from stages.token_files import TOKENIZER, TRAIN, VAL, VAL_BYTES, tokenizer_facts
 
 
 @dataclass
@@ -94,6 +88,9 @@ def tokenize(
     tokenizer: Path | None = None,
     shards: Path | None = None,
     text_field: str = "text",
+    hub: str | None = None,
+    variant: str | None = None,
+    train_shards: int = 1,
 ) -> Stage:
     """Make the tokenize stage.
 
@@ -102,13 +99,20 @@ def tokenize(
     tokenizer: a SentencePiece model to use in place of training one.
     shards: a folder of shards in the challenge's format to register as they are; they need `tokenizer`, or a single
         `.model` file beside them.
+    hub: a dataset repository with the challenge's published shards; `variant` (sp1024, ...) and `train_shards` choose.
 
     Raises PgolfError for missing or unreadable input, an empty split, or a vocabulary that the corpus cannot fill.
     """
+    if (shards is not None or hub is not None) and (train or val):
+        raise PgolfError(
+            f"{'--shards' if hub is None else '--hub'} registers shards as they are: leave the documents out"
+        )
+    if hub is not None:
+        if shards is not None or tokenizer is not None:
+            raise PgolfError("--hub brings shards and tokenizer of its own: leave --shards and --tokenizer out")
+        return register_hub(context, hub, variant, train_shards)
     if shards is not None:
-        if train or val:
-            raise PgolfError("--shards registers a folder as it is: leave the documents out")
-        return _register(context, shards, tokenizer)
+        return register_folder(context, shards, tokenizer)
     if val and not train:
         raise PgolfError("--val needs train documents too: pgolf tokenize TRAIN... --val VAL...")
     given = None if tokenizer is None else Tokenizer.open(tokenizer)
@@ -193,10 +197,10 @@ def _write_split(
             yield document
 
     with (
-        shards.ShardWriter(folder, TRAIN if split == "train" else VAL, limit) as tokens,
+        shard_files.ShardWriter(folder, TRAIN if split == "train" else VAL, limit) as tokens,
         context.reporter.progress(f"tokenize {split}") as progress,
     ):
-        sidecar = shards.ShardWriter(folder, VAL_BYTES, limit) if split == "val" else None
+        sidecar = shard_files.ShardWriter(folder, VAL_BYTES, limit) if split == "val" else None
         for batch in encode.encode_documents(used, watched(), sidecar is not None, context.runtime.threads):
             tokens.write(batch.tokens)
             if sidecar is not None and batch.token_bytes is not None:
@@ -224,15 +228,10 @@ def _empty(texts: _Corpus, split: str) -> PgolfError:
 
 def _describe(build: StageBuild, used: Tokenizer, counts: dict[str, Counts]) -> None:
     lossy = sum(count.lossy_documents for count in counts.values())
-    build.details |= {
-        "vocab_size": used.vocab_size,
-        "bos_id": used.bos_id,
+    build.details |= tokenizer_facts(used) | {
         "lossless": lossy == 0,
         "lossy_documents": lossy,
         "changed_bytes": sum(count.changed_bytes for count in counts.values()),
-        "caseops": None if used.caseops is None else used.caseops.name,
-        "byte_fallback": used.byte_tokens is not None,
-        "faults": byte_counts.faults(used),
     }
     build.details |= {split: count.describe() for split, count in counts.items()}
 
@@ -265,89 +264,6 @@ def _tell(context: StageContext, build: StageBuild, used: Tokenizer) -> None:
     invalid = sum(build.details[split]["invalid_documents"] for split in ("train", "val"))
     if invalid:
         context.reporter.message(f"{invalid:,} documents are not UTF-8; their invalid bytes are kept as they are")
-
-
-def _register(context: StageContext, folder: Path, tokenizer: Path | None) -> Stage:
-    """Take a folder of challenge-format shards as they are, as hard links where the file system can."""
-    if not folder.is_dir():
-        raise PgolfError(f"no such folder of shards: {folder}")
-    files = {
-        TRAIN: sorted(folder.glob(f"{TRAIN}_*.bin")),
-        VAL: [path for path in sorted(folder.glob(f"{VAL}_*.bin")) if not path.name.startswith(VAL_BYTES)],
-        VAL_BYTES: sorted(folder.glob(f"{VAL_BYTES}_*.bin")),
-    }
-    for split in (TRAIN, VAL):
-        if not files[split]:
-            raise PgolfError(f"{folder} has no {split}_*.bin")
-    counts = {prefix: sum(map(shards.shard_tokens, paths)) for prefix, paths in files.items()}
-    if files[VAL_BYTES] and counts[VAL_BYTES] != counts[VAL]:
-        raise PgolfError(
-            f"{folder}: the val shards have {counts[VAL]} tokens but {VAL_BYTES}_*.bin has {counts[VAL_BYTES]} counts"
-        )
-    models = sorted(folder.glob("*.model"))
-    if tokenizer is None and len(models) == 1:
-        tokenizer = models[0]
-    if tokenizer is None:
-        raise PgolfError(f"{folder} has no tokenizer beside its shards: name the one they were made with (--tokenizer)")
-    used = Tokenizer.open(tokenizer)
-    inputs: dict[str, Stage | Path | Input] = {f"shards:{path.name}": path for path in itertools.chain(*files.values())}
-    inputs["tokenizer"] = tokenizer
-    with context.build("tokenize", inputs, ("tokenizer",), {"shards": True}) as build:
-        if build.existing is None:
-            for path in itertools.chain(*files.values()):
-                _link(path, build.writer.path(path.name))
-            shutil.copyfile(tokenizer, build.writer.path(TOKENIZER))
-            for prefix, split in ((TRAIN, "train"), (VAL, "val")):
-                stream = shards.TokenStream.open(files[prefix])
-                build.details[split] = _survey(context, stream, used, split)
-            if files[VAL_BYTES]:
-                build.details["val"]["bytes"] = _total(shards.TokenStream.open(files[VAL_BYTES]))
-            else:
-                val = shards.TokenStream.open(files[VAL])
-                build.details["val"]["bytes"] = int(byte_counts.ByteTable.from_tokenizer(used).count(val[:]).sum())
-            _describe(build, used, {})
-            # No documents to compare with: what the tokenizer does to awkward texts decides.
-            build.details |= {
-                "lossless": used.lossless,
-                "lossy_documents": None,
-                "changed_bytes": None,
-                "trained": False,
-            }
-            build.details["corpus"] = str(folder)
-            build.details["bytes_from"] = "sidecar" if files[VAL_BYTES] else "table"
-            build.metrics["tokens"] = counts[TRAIN] + counts[VAL]
-    return build.stage
-
-
-def _survey(context: StageContext, stream: shards.TokenStream, used: Tokenizer, split: str) -> dict[str, Any]:
-    """Count documents and look for tokens that the tokenizer does not have."""
-    documents = 0
-    step = 1 << 22
-    with context.reporter.progress(f"read {split}", len(stream)) as progress:
-        for start in range(0, len(stream), step):
-            part = stream[start : start + step]
-            if int(part.max()) >= used.vocab_size:
-                raise PgolfError(
-                    f"{stream.name} holds token {int(part.max())}, but {used.name} has {used.vocab_size} pieces: "
-                    "these shards were made with another tokenizer"
-                )
-            documents += int((part == used.bos_id).sum())
-            progress.update(start + len(part))
-    if not documents:
-        raise PgolfError(f"{stream.name} has no BOS (token {used.bos_id}): documents must start with one")
-    return {"documents": documents, "tokens": len(stream)}
-
-
-def _total(stream: shards.TokenStream) -> int:
-    step = 1 << 22
-    return sum(int(stream[start : start + step].sum(dtype=np.int64)) for start in range(0, len(stream), step))
-
-
-def _link(path: Path, target: Path) -> None:
-    try:
-        os.link(path.resolve(), target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(path, target)
 
 
 def _entry(item: Source) -> Input:
