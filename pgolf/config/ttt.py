@@ -1,34 +1,69 @@
-"""Settings of test-time training. Every method scores a chunk before it learns from it."""
+"""Settings of test-time training. Every method scores text before it learns from it."""
 
 from dataclasses import dataclass
 
 from pgolf.errors import PgolfError
 
-METHODS = ("sgd", "in-place")
-OPTIMIZERS = ("sgd", "adam", "muon")
+METHODS = ("sgd", "lora", "in-place", "phased")
+OPTIMIZERS = ("sgd", "adam")
+SCHEDULES = ("constant", "cosine")
+ROLES = ("all", "attn", "mlp", "embed", "control")
 
 
 @dataclass(frozen=True)
 class TttConfig:
     method: str = "sgd"
-    """`sgd`: all or chosen weights, chunk by chunk over the stream; `in-place`: MLP down-projections learn."""
+    """`sgd`: weights learn chunk by chunk over the stream; `lora`: adapters per document; `in-place`: the last MLP's
+    down-projection as fast weights; `phased`: `lora` with global steps on scored documents between its phases."""
     seconds: float = 0.0
-    """Wall clock of the whole evaluation; adaptation stops when what is left is needed for scoring. 0: no cap."""
-    chunk_tokens: int = 4096
-    """Targets scored between two updates (the records: 32,768 on a stream a hundred times as long)."""
-    epochs: int = 3
-    """Passes over a chunk once it is scored (the records' value)."""
-    optimizer: str = "sgd"
-    """`sgd` with momentum, `adam`, or `muon` (orthogonalized updates for matrices, adam for the rest)."""
-    lr: float = 0.005
-    """Peak learning rate (the records' value for sgd)."""
+    """Wall clock of the whole evaluation: learning stops when what is left is needed for scoring. 0: no cap."""
+    chunk_tokens: int = 64
+    """Targets scored between two updates. Up to `evaluate.stride` it is dynamic evaluation (arXiv 1709.07432) and the
+    scoring forward is the learning one; the records take 32,768 on a stream a hundred times as long."""
+    epochs: int = 1
+    """Passes over a chunk once it is scored (the records: 3); more than one only for chunks of several windows."""
+    optimizer: str = "adam"
+    """`adam` without momentum, or `sgd` with momentum 0.9 and clipping at 1 (the records')."""
+    lr: float = 3e-4
+    """Learning rate of the global weights."""
+    beta2: float = 0.999
+    """Memory of adam's squared gradients."""
+    decay: float = 0.001
+    """Share of the way back to the initial weights taken at every step (dynamic evaluation's decay)."""
+    schedule: str = "constant"
+    """`constant`, or `cosine` to zero over the chunks (the records')."""
+    weights: tuple[str, ...] = ("all",)
+    """Roles of the weights that learn: `all`, or some of `attn`, `mlp`, `embed`, `control`."""
+    output_lr: tuple[float, ...] = (0.3, 0.8, 1.5)
+    """Rates of the output's fast weights, by length of their context (0, 1 and 2 tokens); they learn token by token
+    and are reset at every document. Empty: off."""
+    lora_rank: int = 8
+    """Rank of the adapters."""
+    lora_alpha: float = 16.0
+    """Adapters are multiplied by alpha / rank."""
+    lora_lr: float = 2e-3
+    """Learning rate of the adapters (adam, betas 0 and 0.99, as in record 2026-04-27)."""
+    lora_documents: int = 32
+    """Documents adapted side by side, each with adapters of its own."""
+    in_place_lr: float = 0.05
+    """Rate of the fast weights, in units of the gradient summed over a chunk."""
+    phases: int = 3
+    """Stretches of documents between which the global weights learn from everything scored (PR #1626: 3)."""
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise PgolfError(f"ttt.method is {self.method!r}; choose {' or '.join(METHODS)}")
-        if self.optimizer not in OPTIMIZERS:
-            raise PgolfError(f"ttt.optimizer is {self.optimizer!r}; choose {' or '.join(OPTIMIZERS)}")
-        if self.chunk_tokens < 1:
-            raise PgolfError(f"ttt.chunk_tokens is {self.chunk_tokens}; it must be at least 1")
-        if self.epochs < 0:
-            raise PgolfError(f"ttt.epochs is {self.epochs}; it must be at least 0")
+        for name, known in (("method", METHODS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in known:
+                raise PgolfError(f"ttt.{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
+        wrong = [role for role in self.weights if role not in ROLES]
+        if wrong or not self.weights:
+            raise PgolfError(f"ttt.weights holds {wrong or 'nothing'}; choose from {', '.join(ROLES)}")
+        for name in ("chunk_tokens", "lora_rank", "lora_documents", "phases"):
+            if getattr(self, name) < 1:
+                raise PgolfError(f"ttt.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("seconds", "epochs", "lr", "lora_lr", "in_place_lr"):
+            if getattr(self, name) < 0:
+                raise PgolfError(f"ttt.{name} is {getattr(self, name)}; it must be at least 0")
+        if len(self.output_lr) > 3 or min(self.output_lr, default=0.0) < 0:
+            raise PgolfError(f"ttt.output_lr is {list(self.output_lr)}; give at most three rates, none negative")
+        if not 0.0 <= self.decay < 1.0 or not 0.0 <= self.beta2 < 1.0:
+            raise PgolfError("ttt.decay and ttt.beta2 must lie in [0, 1)")

@@ -52,7 +52,7 @@ class SlidingEvaluator:
         count = len(tokens) - 1
         nll, times = np.zeros(count), np.zeros(count, dtype=np.int64)
         wanted, found = set(positions), dict[int, np.ndarray]()
-        batches = plan_batches(self.model, tokens, settings)
+        batches = batched(*plan_windows(self.model, tokens, settings))
         done, total = 0, 0.0
         with scoring(self.model, settings):
             for batch in batches[runtime.world_rank :: runtime.world_size]:
@@ -82,15 +82,15 @@ def scoring(model: GPT, settings: EvaluateConfig) -> Iterator[None]:
         model.set_window(0)
 
 
-def plan_batches(model: GPT, tokens: np.ndarray, settings: EvaluateConfig) -> list[list[Window]]:
-    """The batches of windows that score a stream under these settings."""
+def plan_windows(model: GPT, tokens: np.ndarray, settings: EvaluateConfig) -> tuple[list[Window], int]:
+    """The windows that score a stream under these settings, in stream order, and how many make a batch."""
     bos = model.config.bos_id if settings.reset_at_documents else None
     if settings.context == "windowed":
-        return batched(windows.plan(tokens, settings.seq_len, settings.stride, bos), settings.batch_windows)
+        return windows.plan(tokens, settings.seq_len, settings.stride, bos), settings.batch_windows
     reach = min(len(model.layer_order()), BANDED_REACH) * settings.seq_len
     block = BANDED_BLOCK * reach
-    plan = windows.plan_banded(tokens, reach, block, bos)
-    return batched(plan, max(1, settings.batch_windows * settings.seq_len // (reach + block)))
+    size = max(1, settings.batch_windows * settings.seq_len // (reach + block))
+    return windows.plan_banded(tokens, reach, block, bos), size
 
 
 def targets_of(batch: Sequence[Window]) -> np.ndarray:
@@ -98,23 +98,31 @@ def targets_of(batch: Sequence[Window]) -> np.ndarray:
     return np.concatenate([np.arange(window.stop - window.scored, window.stop) for window in batch])
 
 
-@torch.no_grad()
-def score_windows(
-    model: GPT, tokens: np.ndarray, batch: Sequence[Window], wanted: set[int], device: torch.device
-) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """Nats of the targets of `targets_of(batch)` in one forward, and whole distributions at the wanted positions."""
+def scored_hidden(model: GPT, tokens: np.ndarray, batch: Sequence[Window], device: torch.device) -> Tensor:
+    """Hidden states (n, dim) that predict the targets of `targets_of(batch)`, from one forward."""
     length = max(window.length for window in batch)
     inputs = np.zeros((len(batch), length), dtype=np.int64)  # what is padded comes after all that is scored
     for row, window in enumerate(batch):
         inputs[row, : window.length] = tokens[window.start : window.stop]
     picked = np.concatenate(
         [np.arange(w.length - w.scored, w.length) + row * length for row, w in enumerate(batch)]
-    )  # (scored,) index into the flattened batch
+    )  # (n,) index into the flattened batch
     hidden = model.hidden(torch.from_numpy(inputs).to(device))  # (B, T, dim)
-    hidden = hidden.flatten(0, 1)[torch.from_numpy(picked).to(device)]  # (scored, dim)
-    positions = targets_of(batch) + 1
-    expected = torch.from_numpy(tokens[positions].astype(np.int64)).to(device)
-    return score_hidden(model, hidden, expected, positions, wanted)
+    return hidden.flatten(0, 1)[torch.from_numpy(picked).to(device)]
+
+
+def expected_tokens(tokens: np.ndarray, targets: np.ndarray, device: torch.device) -> Tensor:
+    """(n,) int64 ids of the targets, given as index into the scores."""
+    return torch.from_numpy(tokens[targets + 1].astype(np.int64)).to(device)
+
+
+@torch.no_grad()
+def score_windows(
+    model: GPT, tokens: np.ndarray, batch: Sequence[Window], wanted: set[int], device: torch.device
+) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Nats of the targets of `targets_of(batch)` in one forward, and whole distributions at the wanted positions."""
+    hidden, targets = scored_hidden(model, tokens, batch, device), targets_of(batch)
+    return score_hidden(model, hidden, expected_tokens(tokens, targets, device), targets + 1, wanted)
 
 
 def score_hidden(

@@ -1,0 +1,44 @@
+"""Writing down scores as they are fixed, each once."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pgolf.evaluate import windows
+from pgolf.evaluate.evaluator import OnProgress, Trace
+
+
+class Recorder:
+    """The trace of an evaluation under way."""
+
+    def __init__(self, count: int, positions: Sequence[int], on_progress: OnProgress | None) -> None:
+        """count: targets of the stream."""
+        self.nll, self.order = np.zeros(count), np.zeros(count, dtype=np.int64)
+        self.wanted = set(positions)
+        self.log_probs: dict[int, np.ndarray] = {}
+        self._times = np.zeros(count, dtype=np.int64)
+        self._on_progress, self._done, self._total = on_progress, 0, 0.0
+
+    def add(self, targets: np.ndarray, nll: np.ndarray, order: np.ndarray | int) -> None:
+        """targets: index into the scores; nll: their nats; order: the evaluation step of each."""
+        self.nll[targets], self.order[targets] = nll, order
+        np.add.at(self._times, targets, 1)
+        self._done, self._total = self._done + targets.size, self._total + float(nll.sum())
+        if self._on_progress is not None:
+            self._on_progress(self._done, self._total / self._done)
+
+    def keep(self, targets: np.ndarray, logits: Tensor) -> None:
+        """Whole distributions where they are wanted; logits (n, vocab_size) of the targets."""
+        if not self.wanted:
+            return
+        for row, target in enumerate(targets.tolist()):
+            if target + 1 in self.wanted:
+                vector = torch.log_softmax(logits[row].detach().double(), dim=-1)
+                self.log_probs[target + 1] = vector.cpu().numpy()
+
+    def trace(self, **facts: object) -> Trace:
+        """Raises CheckFailed unless every target was scored exactly once."""
+        windows.check_coverage(self._times)
+        return Trace(self.nll, self.order, self.log_probs, facts)
