@@ -198,17 +198,15 @@ def _of_the_record(case: _Case, nll: np.ndarray, noise: float) -> list[Finding]:
     """Budget, clocks, calibration, and the score that the run reports for this model and evaluator."""
     source, config = case.source, case.config
     lineage = {stage.manifest.stage: stage for stage in [source, *claims.ancestors(source)]}
-    scored = source.parent("model") if source.manifest.stage == "package" else source
-    scores = claims.scores_of(scored, scored.path.parent)
-    kind = f"eval-{case.options.evaluator}"
+    scores = _scores(case)
     findings = []
-    if kind in scores and _same_settings(case, scores[kind]):
+    if (reported := _reported(case)) is not None:
         from safetensors.numpy import load_file
 
-        reported = scores[kind]
         payload = load_file(reported.file(scoring.SCORES_FILE))
         fixed = case.options.evaluator == audit_subject.SLIDING and config.evaluate.context == "windowed"
-        base = nll[: max(1, len(nll) - config.evaluate.seq_len)] if fixed else None
+        alike = fixed and reported.manifest.environment["device"] == case.context.runtime.device.type
+        base = nll[: max(1, len(nll) - config.evaluate.seq_len)] if alike else None
         expected = case.token_bytes[1:]
         metrics = reported.manifest.metrics
         findings.append(
@@ -217,7 +215,7 @@ def _of_the_record(case: _Case, nll: np.ndarray, noise: float) -> list[Finding]:
             )
         )
     else:
-        text = f"the run holds no {kind} of {source.label} with these settings"
+        text = f"the run holds no eval-{case.options.evaluator} of {source.label} with these settings"
         findings.append(Finding("reported score", "A4", audits.NOT_RUN, text))
     findings.append(_budget(source))
     trained = lineage.get("train")
@@ -235,14 +233,30 @@ def _of_the_record(case: _Case, nll: np.ndarray, noise: float) -> list[Finding]:
     return [*findings, _calibration(case, lineage.get("quantize"))]
 
 
-def _same_settings(case: _Case, reported: Stage) -> bool:
-    """Whether the score on record was made with the settings under audit."""
-    evaluate = reported.manifest.config["evaluate"] | {
-        key: reported.manifest.details[key] for key in ("seq_len", "stride") if key in reported.manifest.details
-    }
-    mine = configs.to_dict(case.config)
-    batching = {"batch_windows"}  # changes no score
-    return all(mine["evaluate"].get(key) == value for key, value in evaluate.items() if key not in batching)
+def _scores(case: _Case) -> dict[str, Stage]:
+    """The run's evaluations of the audited model; a package's are those of the model that it packs."""
+    scored = case.source.parent("model") if case.source.manifest.stage == "package" else case.source
+    return claims.scores_of(scored, scored.path.parent)
+
+
+def _reported(case: _Case) -> Stage | None:
+    """The score on record that was made with the settings under audit, None when there is none."""
+    reported = _scores(case).get(f"eval-{case.options.evaluator}")
+    if reported is None:
+        return None
+    manifest, mine = reported.manifest, configs.to_dict(case.config)
+    lengths = {key: manifest.details[key] for key in ("seq_len", "stride") if key in manifest.details}
+    theirs = {"evaluate": manifest.config["evaluate"] | lengths}
+    if case.options.evaluator == audit_subject.TTT:
+        theirs["ttt"] = manifest.config["ttt"]
+    free = {"batch_windows", "seconds"}  # changes no score; is lifted for the audit
+    same = all(
+        mine[section].get(key) == value
+        for section, values in theirs.items()
+        for key, value in values.items()
+        if key not in free
+    )
+    return reported if same else None
 
 
 def _budget(source: Stage) -> Finding:
@@ -324,6 +338,9 @@ def _script_alone(case: _Case, nll: np.ndarray, folder: Path, inputs: Path) -> F
     finding = watch.isolation(watched, [inputs, *inputs.iterdir()])
     if finding.failed:
         return finding
+    if _reported(case) is None:
+        text = f"{finding.summary}; its score there is not compared, it was packaged with other settings"
+        return Finding("isolation", "A17", audits.PASSED, text, finding.numbers)
     printed = json.loads(watched.stdout.strip().splitlines()[-1])
     mine = Score.from_nll(nll, case.token_bytes[1:count])
     gap = abs(printed["bits_per_byte"] - mine.bits_per_byte)
