@@ -16,6 +16,8 @@ from pgolf.model.visible import View
 
 
 class Block(nn.Module):
+    norm_factor: Tensor | None
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.attn = Attention(config, layer)
@@ -26,7 +28,9 @@ class Block(nn.Module):
             nn.Parameter(torch.stack([torch.ones(config.dim), torch.zeros(config.dim)])) if config.x0_mix else None
         )
         self.parallel = 0 <= config.parallel_from <= layer
-        self.norm_factor = (layer + 1) ** -0.5 if config.norm_scale else 1.0
+        # A tensor, not a number: one compiled block then serves every layer.
+        factor = torch.tensor((layer + 1) ** -0.5) if config.norm_scale else None
+        self.register_buffer("norm_factor", factor, persistent=False)
 
     def forward(self, x: Tensor, step: Step, view: View, values: Tensor | None = None) -> Tensor:
         """x (B, T, dim), the stream; the rest as in `Attention` -> the stream after this block."""
@@ -47,7 +51,7 @@ class Block(nn.Module):
 
     def normed(self, x: Tensor) -> Tensor:
         h = rms_norm(x)
-        return h if self.norm_factor == 1.0 else h * self.norm_factor
+        return h if self.norm_factor is None else h * self.norm_factor.to(h.dtype)
 
     def attended(self, h: Tensor, step: Step, view: View, values: Tensor | None = None) -> Tensor:
         """What attention adds to the stream."""

@@ -25,6 +25,7 @@ the block; off, its parameters do not exist.
 | logit softcap | `logit_softcap` | `loss` |
 """
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -38,7 +39,7 @@ from pgolf.model.block import Block
 from pgolf.model.lanes import Lanes
 from pgolf.model.layers import Linear, rms_norm
 from pgolf.model.loop import layer_order
-from pgolf.model.loss import CHUNK_TOKENS, softcap, token_losses, weighted_loss
+from pgolf.model.loss import CHUNK_TOKENS, Softmax, plain_softmax, softcap, token_losses, weighted_loss
 from pgolf.model.rotary import rotary_tables
 from pgolf.model.skips import Skips
 from pgolf.model.smear import SmearGate
@@ -57,7 +58,10 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32
-        self.native = False  # whether the C kernels are used; `compile.compile_model` decides
+        # What `compile.compile_model` changes: kernels in C, compiled blocks, a faster softmax.
+        self.native = False
+        self.compiled: list[Callable[..., Tensor]] = []
+        self.softmax: Softmax = plain_softmax
         self.looped = True
         self.window = 0
         self.future_share = 1.0 if config.future_weights else 0.0
@@ -135,6 +139,7 @@ class GPT(nn.Module):
         """The stream (B, T, dim) through all blocks executed now."""
         order = self.layer_order()
         half = len(order) // 2
+        compiled = bool(self.compiled) and self.training and torch.is_grad_enabled()
         saved: list[Tensor] = []
         second: Tensor | None = None  # lane b, from the first parallel layer on when there are two lanes
         middle = x
@@ -147,7 +152,8 @@ class GPT(nn.Module):
                 b = x if second is None else second
                 x, second = self.lanes.step(at, block, x, b, step, views[layer], values.get(layer))
             else:
-                x = block(x, step, views[layer], values.get(layer))
+                run = self.compiled[layer] if compiled else block
+                x = run(x, step, views[layer], values.get(layer))
             if self.skips is not None and position < half:
                 saved.append(x)
             if position == half:
@@ -166,13 +172,13 @@ class GPT(nn.Module):
         """Negative log-likelihood of each target in nats, (B, T) float32."""
         x = self._before_head(self.hidden(tokens)).flatten(0, 1)  # (B T, dim)
         cap = self.config.logit_softcap
-        return token_losses(x, self._head(), self.logit_bias, targets.flatten(), cap, self.native).view(targets.shape)
+        return token_losses(x, self._head(), self.logit_bias, targets.flatten(), cap, self.softmax).view(targets.shape)
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """The training loss: mean nats per token and whatever terms exist in training only. A scalar."""
         x = self._before_head(self.hidden(tokens)).flatten(0, 1)  # (B T, dim)
         wanted, weights = future.targets(targets, self.config, self.future_share)
-        return weighted_loss(x, self._head(), self.logit_bias, wanted, weights, self.config.logit_softcap, self.native)
+        return weighted_loss(x, self._head(), self.logit_bias, wanted, weights, self.config.logit_softcap, self.softmax)
 
     def matrix_roles(self) -> dict[str, str]:
         """Role of every weight matrix to be quantized, by parameter name; all else is a control tensor."""

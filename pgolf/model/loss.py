@@ -9,15 +9,17 @@ there. The idea is that of the records' fused Triton loss (challenge PR #1787) a
 Several targets per token share one softmax, which is all that multi-token prediction needs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pgolf.model import loss_kernel
+CHUNK_TOKENS = 256  # on a CPU: 256 rows of 1,024 logits are 1 MB and stay in a core's cache from product to product
+GPU_CHUNK_ELEMENTS = 1 << 27  # 256 MB of bfloat16 logits, so that a chunk fills the device
 
-CHUNK_TOKENS = 256  # 256 rows of 1,024 logits are 1 MB: they stay in a core's cache from product to product
+Softmax = Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
+"""What `plain_softmax` does."""
 
 
 def softcap(z: Tensor, cap: float) -> Tensor:
@@ -26,21 +28,21 @@ def softcap(z: Tensor, cap: float) -> Tensor:
 
 
 def weighted_loss(
-    hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, weights: Tensor, cap: float, native: bool
+    hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, weights: Tensor, cap: float, softmax: Softmax
 ) -> Tensor:
     """Sum over tokens n and targets k of weights[n, k] * -ln p(targets[n, k] | n), a scalar.
 
-    hidden (N, d), head (V, d), bias (V,) or None, targets int64 (N, K), weights float32 (N, K). With `native` the
-    softmax runs in the C kernel. Differentiable by hidden, head and bias.
+    hidden (N, d), head (V, d), bias (V,) or None, targets int64 (N, K), weights float32 (N, K). `softmax` is
+    `plain_softmax` or a faster function that does the same. Differentiable by hidden, head and bias.
     """
-    return _WeightedLoss.apply(hidden, head, bias, targets, weights, cap, native)
+    return _WeightedLoss.apply(hidden, head, bias, targets, weights, cap, softmax)
 
 
 def token_losses(
-    hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, cap: float, native: bool
+    hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, cap: float, softmax: Softmax
 ) -> Tensor:
     """-ln p(targets[n] | n) of every token, (N,) float32; arguments as in `weighted_loss`, targets (N,)."""
-    return _TokenLosses.apply(hidden, head, bias, targets, cap, native)
+    return _TokenLosses.apply(hidden, head, bias, targets, cap, softmax)
 
 
 class _WeightedLoss(torch.autograd.Function):
@@ -53,9 +55,9 @@ class _WeightedLoss(torch.autograd.Function):
         targets: Tensor,
         weights: Tensor,
         cap: float,
-        native: bool,
+        softmax: Softmax,
     ) -> Tensor:
-        losses, gradients = _gradients(hidden, head, bias, targets, weights, cap, native, ctx.needs_input_grad)
+        losses, gradients = _gradients(hidden, head, bias, targets, weights, cap, softmax, ctx.needs_input_grad)
         ctx.save_for_backward(*gradients)
         return losses.sum()
 
@@ -68,13 +70,13 @@ class _WeightedLoss(torch.autograd.Function):
 class _TokenLosses(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, cap: float, native: bool
+        ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, cap: float, softmax: Softmax
     ) -> Tensor:
         ctx.save_for_backward(hidden, head, bias, targets)
-        ctx.cap, ctx.native = cap, native
+        ctx.cap, ctx.softmax = cap, softmax
         losses = hidden.new_empty(len(hidden), dtype=torch.float32)
         for part, z in _chunks(hidden, head, bias):
-            losses[part] = _softmax(z, targets[part, None], None, cap, native)
+            losses[part] = softmax(z, targets[part, None], None, cap)
         return losses
 
     @staticmethod
@@ -82,17 +84,18 @@ class _TokenLosses(torch.autograd.Function):
         hidden, head, bias, targets = ctx.saved_tensors
         weights = grad.float()[:, None].contiguous()
         _, gradients = _gradients(
-            hidden, head, bias, targets[:, None], weights, ctx.cap, ctx.native, ctx.needs_input_grad
+            hidden, head, bias, targets[:, None], weights, ctx.cap, ctx.softmax, ctx.needs_input_grad
         )
         return (*gradients, None, None, None)
 
 
 def _chunks(hidden: Tensor, head: Tensor, bias: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
     """The uncapped logits (chunk, V) of each chunk of tokens; the tensor is only good until the next one."""
-    buffer = hidden.new_empty(min(CHUNK_TOKENS, len(hidden)), len(head))
+    size = max(CHUNK_TOKENS, GPU_CHUNK_ELEMENTS // len(head)) if hidden.is_cuda else CHUNK_TOKENS
+    buffer = hidden.new_empty(min(size, len(hidden)), len(head))
     columns = head.to(hidden.dtype).T  # (d, V)
-    for start in range(0, len(hidden), CHUNK_TOKENS):
-        part = slice(start, min(start + CHUNK_TOKENS, len(hidden)))
+    for start in range(0, len(hidden), size):
+        part = slice(start, min(start + size, len(hidden)))
         z = torch.mm(hidden[part], columns, out=buffer[: part.stop - start])
         yield part, z if bias is None else z.add_(bias.to(z.dtype))
 
@@ -104,7 +107,7 @@ def _gradients(
     targets: Tensor,
     weights: Tensor,
     cap: float,
-    native: bool,
+    softmax: Softmax,
     wanted: tuple[bool, ...],
 ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None]]:
     """Weighted loss of each token (N,), and the gradients of their sum by hidden, head and bias where wanted."""
@@ -114,7 +117,7 @@ def _gradients(
     d_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
     rows = head.to(hidden.dtype)
     for part, z in _chunks(hidden, head, bias):
-        losses[part] = _softmax(z, targets[part], weights[part], cap, native)
+        losses[part] = softmax(z, targets[part], weights[part], cap)
         if d_hidden is not None:
             torch.mm(z, rows, out=d_hidden[part])
         if d_head is not None:
@@ -127,13 +130,11 @@ def _gradients(
     return losses, (d_hidden, d_head, d_bias)
 
 
-def _softmax(z: Tensor, targets: Tensor, weights: Tensor | None, cap: float, native: bool) -> Tensor:
+def plain_softmax(z: Tensor, targets: Tensor, weights: Tensor | None, cap: float) -> Tensor:
     """Loss of each row of uncapped logits z (n, V), summed over its targets (n, K); (n,) float32.
 
     With weights (n, K) the losses are weighted and z is overwritten by the gradient of their sum.
     """
-    if native:
-        return loss_kernel.softmax(z, targets, weights, cap)
     squashed = torch.tanh(z.float() / cap) if cap else z.float()
     logits = cap * squashed if cap else squashed
     normalizer = logits.logsumexp(1, keepdim=True)  # (n, 1)

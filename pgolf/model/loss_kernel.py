@@ -98,7 +98,7 @@ def load() -> ctypes.CDLL:
 
 
 def softmax(z: Tensor, targets: Tensor, weights: Tensor | None, cap: float) -> Tensor:
-    """As `loss._softmax`: z (n, V) contiguous float32, overwritten by its gradient when there are weights."""
+    """As `loss.plain_softmax`: z (n, V) contiguous float32, overwritten by its gradient when there are weights."""
     rows, width = z.shape
     targets = targets.contiguous()
     weights = None if weights is None else weights.contiguous()

@@ -49,26 +49,31 @@ class Unavailable(Exception):
     """The kernels cannot be had on this machine; the message is the reason, in one line."""
 
 
+def compiler() -> str | None:
+    """The C compiler of this machine."""
+    return next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+
+
 @functools.cache
 def library(source: str, defines: tuple[str, ...] = ()) -> ctypes.CDLL:
     """Compile C source for this machine and load it. `defines` are `NAME=VALUE` constants.
 
     Raises Unavailable when there is no compiler or it fails.
     """
-    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-    if compiler is None:
+    program = compiler()
+    if program is None:
         raise Unavailable("no C compiler found")
     with tempfile.TemporaryDirectory(prefix="pgolf-", ignore_cleanup_errors=True) as folder:
         built = Path(folder) / "kernel.so"
         flags = ["-O3", "-march=native", "-fno-math-errno", "-ffp-contract=fast", "-fPIC", "-shared", "-fopenmp"]
-        command = [compiler, *flags, *(f"-D{define}" for define in defines), "-xc", "-", "-o", str(built), "-lm"]
+        command = [program, *flags, *(f"-D{define}" for define in defines), "-xc", "-", "-o", str(built), "-lm"]
         try:
             done = subprocess.run(command, input=source, capture_output=True, text=True, timeout=120)
         except (OSError, subprocess.SubprocessError) as error:
-            raise Unavailable(f"{compiler} did not run: {error}") from error
+            raise Unavailable(f"{program} did not run: {error}") from error
         if done.returncode:
             line = next(iter(done.stderr.strip().splitlines()), "no message")
-            raise Unavailable(f"{compiler} failed: {line}")
+            raise Unavailable(f"{program} failed: {line}")
         try:
             return ctypes.CDLL(str(built))  # stays loaded after the file is gone
         except OSError as error:
