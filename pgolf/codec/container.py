@@ -34,6 +34,8 @@ class Parts:
     """A container taken apart into its sections, still coded; what the ledger counts."""
 
     directory: Directory
+    text: bytes
+    """The directory as it stands in the file, decompressed."""
     directory_bytes: int
     scales: Streams
     plain: Streams
@@ -62,8 +64,9 @@ def encode(model: QuantizedModel, coder: str = "range") -> bytes:
     controls = [control_tensors.to_bytes(control) for control in model.controls.values()]
     split = control_tensors.split(controls, directory)
     sections: list[bytes] = []
-    raw, kind, stored = layout.pack(directory)
-    sections += [write_numbers(np.array([raw, kind, len(stored)])), stored]
+    text = layout.write(directory)
+    kind, stored = general.smallest(text)
+    sections += [write_numbers(np.array([len(text), kind, len(stored)])), stored]
     if coder == "range":
         for coded in _code(model, directory, vectors, by_plane=False):
             streams = coded.streams
@@ -74,7 +77,7 @@ def encode(model: QuantizedModel, coder: str = "range") -> bytes:
         sections += [write_numbers(np.array([len(packed)])), packed]
     kind, stored = general.smallest(split)
     sections += [write_numbers(np.array([kind, len(stored)])), stored]
-    sections.append(_content_digest(model, directory))
+    sections.append(_content_digest(model, text))
     body = b"".join(sections)
     layout.check_size(directory, len(body))
     return MAGIC + hashlib.sha256(body).digest()[:_DIGEST] + body
@@ -91,7 +94,7 @@ def decode(data: bytes) -> QuantizedModel:
     else:
         matrices = plain_symbols.unpack(directory, parts.packed)
     model = QuantizedModel(matrices=matrices, controls=controls, header=directory.header)
-    if _content_digest(model, directory) != parts.content_digest:
+    if _content_digest(model, parts.text) != parts.content_digest:
         raise PgolfError(
             "the container does not decode to the model that was packed (a digest of its integers differs): its "
             "symbols are damaged, or this machine's coder is another version"
@@ -113,7 +116,8 @@ def take_apart(data: bytes) -> Parts:
     if raw > layout.MAX_HEADER or kind >= len(general.NAMES):
         raise PgolfError("the container's directory is larger than 4 MB: it is damaged")
     stored = reader.take(size)
-    directory = layout.read(general.decompress(stored, general.NAMES[kind], raw))
+    text = general.decompress(stored, general.NAMES[kind], raw)
+    directory = layout.read(text)
     layout.check_size(directory, len(body))
     nothing = Streams(b"", b"", b"")
     scales = plain = centered = nothing
@@ -127,7 +131,7 @@ def take_apart(data: bytes) -> Parts:
     digest = reader.take(_CONTENT_DIGEST)
     if not reader.finished:
         raise PgolfError("the container goes on after its end: it is damaged")
-    return Parts(directory, len(stored), scales, plain, centered, packed, kind, controls, digest)
+    return Parts(directory, text, len(stored), scales, plain, centered, packed, kind, controls, digest)
 
 
 def code_again(model: QuantizedModel, directory: Directory) -> list[Coded]:
@@ -330,9 +334,9 @@ def _tensor(entry: MatrixEntry, symbols: np.ndarray, row_scale: np.ndarray, col_
     return QuantizedTensor(entry.role, symbols, row_scale, col_scale, entry.resolution, entry.trellis, entry.segment)
 
 
-def _content_digest(model: QuantizedModel, directory: Directory) -> bytes:
+def _content_digest(model: QuantizedModel, text: bytes) -> bytes:
     """First bytes of the SHA-256 of everything that decoding gives: the directory, all integers, all controls."""
-    digest = hashlib.sha256(layout.write(directory))
+    digest = hashlib.sha256(text)
     for tensor in model.matrices.values():
         digest.update(np.ascontiguousarray(tensor.symbols, dtype="<i4").data)
         digest.update(np.ascontiguousarray(tensor.row_scale, dtype="<i2").data)

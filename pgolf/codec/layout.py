@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pgolf.codec import general, tables
+from pgolf.codec import tables
 from pgolf.codec.coder import MAX_ALPHABET
 from pgolf.codec.describe import MAX_INERTIA, Prediction
 from pgolf.errors import PgolfError
@@ -201,10 +201,3 @@ def _text(value: Any) -> str:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} in JSON")
-
-
-def pack(directory: Directory) -> tuple[int, int, bytes]:
-    """Raw size, index of the compressor in `general.NAMES`, and the compressed text."""
-    text = write(directory)
-    kind, stored = general.smallest(text)
-    return len(text), kind, stored

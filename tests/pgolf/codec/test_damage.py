@@ -62,11 +62,10 @@ def test_a_sealed_container_with_damaged_streams_gives_no_other_model() -> None:
         changed[random.integers(len(body))] ^= 1 << int(random.integers(8))
         try:
             found = container.decode(sealed(bytes(changed)))
-        except PgolfError as error:
-            assert "\n" not in str(error)
-        else:  # the last bits of a stream may be anything
-            assert same(found, model)
-            passed += 1
+        except PgolfError:
+            continue
+        assert same(found, model)  # the last bits of a stream may be anything
+        passed += 1
     assert passed < 5
 
 
