@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from cli.common import Common, command
-from cli.eval_sliding import Documents
+from cli.eval_sliding import Context, Documents, Mixture, Reset, assignments
+from cli.eval_ttt import Seconds
 
 
 def add_to(app: typer.Typer) -> None:
@@ -14,13 +15,18 @@ def add_to(app: typer.Typer) -> None:
         common: Common,
         documents: Documents = (),  # type: ignore[assignment]
         ttt: Annotated[bool, typer.Option("--ttt", help="Then score with test-time training too.")] = False,
+        context: Context = None,
+        reset: Reset = False,
+        mixture: Mixture = False,
+        seconds: Seconds = None,
     ) -> None:
         """Score a model with sliding windows; with --ttt, with test-time training after that."""
         from stages import scoring
         from stages.eval_sliding import eval_sliding
         from stages.eval_ttt import eval_ttt
 
-        context = common.context()
-        source = context.input(common.source, *scoring.MODEL_STAGES)
-        stage = eval_sliding(context, source, documents)
-        common.finish(eval_ttt(context, source, documents) if ttt else stage)
+        extra = [] if seconds is None else [f"ttt.seconds={seconds}"]
+        stages = common.context(*assignments(context, reset, mixture), *extra)
+        source = stages.input(common.source, *scoring.MODEL_STAGES)
+        stage = eval_sliding(stages, source, documents)
+        common.finish(eval_ttt(stages, source, documents) if ttt else stage)

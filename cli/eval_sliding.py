@@ -8,16 +8,38 @@ import typer
 from cli.common import Common, command
 
 Documents = Annotated[
-    list[Path], typer.Option("--documents", metavar="FILE...", help="Score this text instead of val.")
+    list[Path], typer.Option("--documents", metavar="FILE", help="Score this text instead of val; repeat for more.")
 ]
+Context = Annotated[
+    str | None, typer.Option("--context", help="windowed or banded (one pass, attention limited to seq_len).")
+]
+Reset = Annotated[
+    bool, typer.Option("--reset-at-documents", help="Contexts begin at the document instead of crossing into it.")
+]
+Mixture = Annotated[
+    bool, typer.Option("--mixture", help="Also score the mixture with statistics of the scored tokens, reported apart.")
+]
+
+
+def assignments(context: str | None, reset: bool, mixture: bool) -> list[str]:
+    """The settings that these options stand for."""
+    found = [] if context is None else [f"evaluate.context={context}"]
+    found += ["evaluate.reset_at_documents=true"] if reset else []
+    return found + (["evaluate.mixture=true"] if mixture else [])
 
 
 def add_to(app: typer.Typer) -> None:
     @command(app, "eval-sliding")
-    def eval_sliding(common: Common, documents: Documents = ()) -> None:  # type: ignore[assignment]
+    def eval_sliding(
+        common: Common,
+        documents: Documents = (),  # type: ignore[assignment]
+        context: Context = None,
+        reset: Reset = False,
+        mixture: Mixture = False,
+    ) -> None:
         """Score a model in bits per byte with sliding windows; every token but the first exactly once."""
         from stages import scoring
         from stages.eval_sliding import eval_sliding as run
 
-        context = common.context()
-        common.finish(run(context, context.input(common.source, *scoring.MODEL_STAGES), documents))
+        stages = common.context(*assignments(context, reset, mixture))
+        common.finish(run(stages, stages.input(common.source, *scoring.MODEL_STAGES), documents))

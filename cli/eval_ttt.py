@@ -1,17 +1,33 @@
 """`pgolf eval-ttt`: bits per byte of a model that learns from the text it has already scored."""
 
+from typing import Annotated
+
 import typer
 
 from cli.common import Common, command
-from cli.eval_sliding import Documents
+from cli.eval_sliding import Documents, Mixture, Reset, assignments
+
+Method = Annotated[str | None, typer.Option("--method", help="sgd, lora, in-place or phased.")]
+Seconds = Annotated[float | None, typer.Option("--seconds", help="Time budget of the evaluation; 0: none.")]
+Tune = Annotated[bool, typer.Option("--tune", help="First choose the rates on held-out train text.")]
 
 
 def add_to(app: typer.Typer) -> None:
     @command(app, "eval-ttt")
-    def eval_ttt(common: Common, documents: Documents = ()) -> None:  # type: ignore[assignment]
+    def eval_ttt(
+        common: Common,
+        documents: Documents = (),  # type: ignore[assignment]
+        method: Method = None,
+        seconds: Seconds = None,
+        tune: Tune = False,
+        reset: Reset = False,
+        mixture: Mixture = False,
+    ) -> None:
         """Score a model that learns from every chunk of text once it is scored, never before."""
         from stages import scoring
         from stages.eval_ttt import eval_ttt as run
 
-        context = common.context()
-        common.finish(run(context, context.input(common.source, *scoring.MODEL_STAGES), documents))
+        extra = [] if method is None else [f"ttt.method={method}"]
+        extra += [] if seconds is None else [f"ttt.seconds={seconds}"]
+        context = common.context(*assignments(None, reset, mixture), *extra)
+        common.finish(run(context, context.input(common.source, *scoring.MODEL_STAGES), documents, tune))

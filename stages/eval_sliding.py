@@ -8,7 +8,6 @@ from pgolf.evaluate.sliding import SlidingEvaluator
 from pgolf.store import Stage
 from stages import scoring
 from stages.context import StageContext
-from stages.models import load_model
 
 SECTIONS = ("evaluate",)
 
@@ -23,12 +22,12 @@ def eval_sliding(context: StageContext, source: Stage, documents: Sequence[Path]
         if build.existing is None:
             settings = scoring.resolve(context.config.evaluate, source)
             text = scoring.load_text(source, documents)
-            model = load_model(source, context.runtime)
+            model = scoring.model_of(source, context.runtime)
             clock = time.monotonic()
             with scoring.progress(context, "eval-sliding", len(text.tokens) - 1) as on_progress:
                 evaluator = SlidingEvaluator(model, settings, context.runtime, on_progress)
                 trace = evaluator.score(text.tokens)
-            scoring.write_scores(build, context, text, trace, time.monotonic() - clock)
+            scoring.write_scores(build, context, model, text, trace, time.monotonic() - clock)
             build.details |= {"seq_len": settings.seq_len, "stride": settings.stride, "context": settings.context}
             scoring.report(context, f"{build.label} of {source.label}", build.metrics, text.lossless)
     return build.stage

@@ -1,38 +1,67 @@
 """Score a model that learns from what it has already scored."""
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from pgolf.config import EvaluateConfig, TttConfig
+from pgolf.errors import PgolfError
 from pgolf.evaluate.ttt import TttEvaluator
+from pgolf.evaluate.tune import trials_at_most, tune
+from pgolf.model.gpt import GPT
 from pgolf.store import Stage
 from stages import scoring
+from stages import tokens as token_stages
 from stages.context import StageContext
-from stages.models import load_model
 
 SECTIONS = ("evaluate", "ttt")
+TUNE_TOKENS = 40_000
+"""Held-out train tokens that `--tune` chooses by: some eighty documents of the mini track, half a minute a trial."""
 
 
-def eval_ttt(context: StageContext, source: Stage, documents: Sequence[Path] = ()) -> Stage:
-    """Write an `eval-ttt` stage for the model of `source`.
+def eval_ttt(context: StageContext, source: Stage, documents: Sequence[Path] = (), tuned: bool = False) -> Stage:
+    """Write an `eval-ttt` stage for the model of `source`; with `tuned`, rates are first chosen on held-out train text.
 
     Raises PgolfError for settings or documents that cannot be scored, CheckFailed when the coverage is not exact.
     """
-    inputs = scoring.inputs(source, documents)
-    with context.build("eval-ttt", inputs, SECTIONS) as build:
+    if context.runtime.world_size > 1:
+        raise PgolfError("eval-ttt learns along one stream and runs in one process; start it without torchrun")
+    with context.build("eval-ttt", scoring.inputs(source, documents), SECTIONS, {"tune": tuned}) as build:
         if build.existing is None:
             settings = scoring.resolve(context.config.evaluate, source)
             text = scoring.load_text(source, documents)
-            model = load_model(source, context.runtime)
+            model = scoring.model_of(source, context.runtime)
+            ttt, trials = context.config.ttt, []
+            if tuned:
+                ttt, trials = _tune(context, source, model, settings)
             clock = time.monotonic()
             with scoring.progress(context, "eval-ttt", len(text.tokens) - 1) as on_progress:
-                evaluator = TttEvaluator(model, settings, context.config.ttt, context.runtime, on_progress)
+                evaluator = TttEvaluator(model, settings, ttt, context.runtime, on_progress)
                 trace = evaluator.score(text.tokens)
-            scoring.write_scores(build, context, text, trace, time.monotonic() - clock)
-            build.details |= {
-                "seq_len": settings.seq_len,
-                "stride": settings.stride,
-                "method": context.config.ttt.method,
-            }
+            scoring.write_scores(build, context, model, text, trace, time.monotonic() - clock)
+            build.details |= {"seq_len": settings.seq_len, "stride": settings.stride, "method": ttt.method}
+            if tuned:
+                build.details |= {"ttt": dataclasses.asdict(ttt), "tuned_on": "held-out train tokens", "trials": trials}
             scoring.report(context, f"{build.label} of {source.label}", build.metrics, text.lossless)
     return build.stage
+
+
+def _tune(
+    context: StageContext, source: Stage, model: GPT, settings: EvaluateConfig
+) -> tuple[TttConfig, list[dict[str, Any]]]:
+    """Rates chosen on the end of the train tokens that training held out, and the table of what was tried."""
+    trained = source.ancestor("train")
+    held = int(trained.manifest.details["holdout_tokens"])
+    stream = token_stages.open_split(source.ancestor("tokenize"), "train")
+    held_out = stream[max(len(stream) - held, len(stream) - TUNE_TOKENS) : len(stream)]
+    if len(held_out) < 2:
+        raise PgolfError(f"{trained.path} held out no train tokens to tune on; train it with train.holdout_tokens > 0")
+    ttt = context.config.ttt
+    with context.reporter.progress("tuning", total=trials_at_most(ttt)) as bar:
+        best, tried = tune(model, held_out, settings, ttt, context.runtime, lambda done: bar.update(done))
+    trials = [{"changes": trial.changes, "nats_per_token": trial.nats_per_token} for trial in tried]
+    rows = [(str(trial["changes"] or "as given"), f"{trial['nats_per_token']:.4f}") for trial in trials]
+    context.reporter.table("tuned on held-out train text", ("settings", "nats per token"), rows)
+    return best, trials

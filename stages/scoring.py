@@ -1,5 +1,6 @@
 """What the two evaluation stages share: the text to score, its bytes, and how a score is written down."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,9 +14,14 @@ from pgolf.config import EvaluateConfig
 from pgolf.errors import PgolfError
 from pgolf.evaluate.bpb import Score
 from pgolf.evaluate.evaluator import OnProgress, Trace
+from pgolf.evaluate.mixture import MixtureEvaluator
+from pgolf.model.compile import compile_model
+from pgolf.model.gpt import GPT
+from pgolf.runtime import Runtime
 from pgolf.store import Stage
 from stages import tokens as token_stages
 from stages.context import StageBuild, StageContext
+from stages.models import load_model
 
 SCORES_FILE = "scores.safetensors"
 MODEL_STAGES = ("package", "quantize", "ema-finalize", "train")
@@ -65,11 +71,26 @@ def resolve(settings: EvaluateConfig, source: Stage) -> EvaluateConfig:
 @contextmanager
 def progress(context: StageContext, title: str, targets: int) -> Iterator[OnProgress]:
     """A bar that counts targets and shows the mean loss so far."""
+    started = time.monotonic()
+
+    def update(done: int, nats: float) -> None:
+        speed = done / max(time.monotonic() - started, 1e-9)
+        bar.update(done, note=f"{nats:.4f} nats/token  {speed:,.0f} tokens/s")
+
     with context.reporter.progress(title, total=targets) as bar:
-        yield lambda done, nats: bar.update(done, note=f"{nats:.4f} nats/token")
+        yield update
 
 
-def write_scores(build: StageBuild, context: StageContext, text: Text, trace: Trace, seconds: float) -> Score:
+def model_of(source: Stage, runtime: Runtime) -> GPT:
+    """The stage's model on the fastest paths that this machine has."""
+    model = load_model(source, runtime)
+    compile_model(model, runtime, graph=False)
+    return model
+
+
+def write_scores(
+    build: StageBuild, context: StageContext, model: GPT, text: Text, trace: Trace, seconds: float
+) -> None:
     """Metrics, per-token payload and the facts of the evaluation, into the stage being built."""
     score = Score.from_nll(trace.nll, text.token_bytes[1:])
     build.metrics |= score.metrics() | {
@@ -77,16 +98,30 @@ def write_scores(build: StageBuild, context: StageContext, text: Text, trace: Tr
         "tokens_per_second": round(score.tokens_scored / max(seconds, 1e-9), 1),
     }
     build.details |= {"text": text.source, "lossless": text.lossless, **trace.facts}
+    payload = {"nll": trace.nll.astype(np.float32), "token_bytes": text.token_bytes[1:].astype(np.int32)}
+    if context.config.evaluate.mixture:
+        clock = time.monotonic()
+        mixed = MixtureEvaluator(None, model.config.vocab_size, model.config.bos_id).mix(text.tokens, trace)
+        found = Score.from_nll(mixed.nll, text.token_bytes[1:])
+        build.metrics["mixture_bits_per_byte"] = found.bits_per_byte
+        build.metrics["mixture_seconds"] = round(time.monotonic() - clock, 3)
+        payload["nll_mixture"] = mixed.nll.astype(np.float32)
     if context.runtime.is_main:
-        payload = {"nll": trace.nll.astype(np.float32), "token_bytes": text.token_bytes[1:].astype(np.int32)}
         save_file(payload, build.writer.path(SCORES_FILE))
-    return score
+
+
+def mixture_row(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    if "mixture_bits_per_byte" not in metrics:
+        return []
+    gain = metrics["bits_per_byte"] - metrics["mixture_bits_per_byte"]
+    return [("with the online mixture", f"{metrics['mixture_bits_per_byte']:.4f} ({gain:+.4f} gained)")]
 
 
 def report(context: StageContext, title: str, metrics: dict[str, Any], lossless: bool) -> None:
     """The score as a table, and beside it what a reader must know about the tokenizer."""
     rows = [
         ("bits per byte", f"{metrics['bits_per_byte']:.4f}"),
+        *mixture_row(metrics),
         ("nats per token", f"{metrics['nats_per_token']:.4f}"),
         ("tokens scored", f"{metrics['tokens_scored']:,}"),
         ("bytes scored", f"{metrics['bytes_scored']:,}"),

@@ -20,6 +20,8 @@ class EvaluateConfig:
     `seq_len` tokens back, so that the last layer sees further."""
     reset_at_documents: bool = False
     """Contexts begin at the document's BOS instead of crossing into the document before (the challenge crosses)."""
+    mixture: bool = False
+    """Also score a mixture with causal statistics of the scored tokens; reported beside `bits_per_byte`, not in it."""
 
     def __post_init__(self) -> None:
         if self.stride < 1:

@@ -46,7 +46,7 @@ class Learner:
         self._optimizer.step()
         if self._start:
             with torch.no_grad():
-                torch._foreach_lerp_(self.parameters, self._start, self._settings.decay)
+                torch._foreach_lerp_([*self.parameters], self._start, self._settings.decay)
         self.steps += 1
 
 

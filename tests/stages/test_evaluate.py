@@ -1,0 +1,128 @@
+"""The evaluation stages on a tiny model: scores add up, other documents are scored, options reach the manifest."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from safetensors.torch import save_file
+
+from pgolf import config as configs
+from pgolf.errors import PgolfError
+from pgolf.model.gpt import GPT
+from pgolf.runtime import Runtime
+from pgolf.store import Stage
+from stages.context import StageContext
+from stages.eval_sliding import eval_sliding
+from stages.eval_ttt import eval_ttt
+from stages.report import Silent
+from stages.tokenize import tokenize
+
+WORDS = [
+    "the",
+    "old",
+    "cat",
+    "sat",
+    "on",
+    "a",
+    "warm",
+    "mat",
+    "and",
+    "dog",
+    "ran",
+    "out",
+    "to",
+    "see",
+    "in",
+    "red shoes",
+]
+SETTINGS = [
+    "tokenizer.vocab_size=300",
+    "model.vocab_size=300",
+    "model.dim=16",
+    "model.num_layers=1",
+    "model.num_heads=2",
+    "train.seq_len=32",
+    "evaluate.stride=16",
+    "ttt.chunk_tokens=16",
+]
+
+
+def documents(path: Path, seed: int, count: int) -> Path:
+    rng = np.random.default_rng(seed)
+    texts = [" ".join(rng.choice(WORDS, rng.integers(5, 40))) + " ½ 猫\n" for _ in range(count)]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> StageContext:
+    runtime = Runtime(torch.device("cpu"), torch.float32, 0, 1, 1, compile=False)
+    run = tmp_path_factory.mktemp("evaluate") / "run"
+    return StageContext(run, configs.load(None, None, SETTINGS), runtime, Silent(), ("test",))
+
+
+@pytest.fixture(scope="module")
+def trained(context: StageContext) -> Stage:
+    folder = context.run.parent
+    train, val = documents(folder / "train.jsonl", 0, 60), documents(folder / "val.jsonl", 1, 12)
+    tokens = tokenize(context, train=[train], val=[val])
+    with context.build("train", inputs={"tokens": tokens}, sections=("model",)) as build:
+        torch.manual_seed(0)
+        model = GPT(context.config.model)
+        weights = {name: tensor + 0.05 * torch.randn_like(tensor) for name, tensor in model.state_dict().items()}
+        save_file(weights, build.writer.path("model.safetensors"))
+        build.details["holdout_tokens"] = 200
+    return build.stage
+
+
+def named(context: StageContext, name: str, *assignments: str) -> StageContext:
+    return context.replace(config=configs.load(None, None, assignments, base=context.config), name=name)
+
+
+def test_sliding_scores_every_byte_of_val(context: StageContext, trained: Stage) -> None:
+    stage = eval_sliding(context, trained)
+    metrics = stage.manifest.metrics
+    lines = (context.run.parent / "val.jsonl").read_text("utf-8").splitlines()
+    assert metrics["bytes_scored"] == sum(len(json.loads(line)["text"].encode()) for line in lines)
+    scores = load_file(stage.file("scores.safetensors"))
+    assert metrics["tokens_scored"] == len(scores["nll"]) == len(scores["token_bytes"])
+    bits = scores["nll"].sum(dtype=np.float64) / math.log(2)
+    assert metrics["bits_per_byte"] == pytest.approx(bits / scores["token_bytes"].sum(), rel=1e-5)
+    assert metrics["seconds"] > 0
+    assert metrics["tokens_per_second"] > 0
+    assert eval_sliding(context, trained).manifest_sha256 == stage.manifest_sha256
+
+
+def test_other_documents_are_scored_with_the_runs_tokenizer(context: StageContext, trained: Stage) -> None:
+    other = documents(context.run.parent / "other.jsonl", 2, 3)
+    stage = eval_sliding(named(context, "other"), trained, [other])
+    texts = [json.loads(line)["text"] for line in other.read_text("utf-8").splitlines()]
+    assert stage.manifest.metrics["bytes_scored"] == sum(len(text.encode()) for text in texts)
+    assert stage.manifest.details["lossless"] is True
+
+
+def test_ttt_learns_and_the_mixture_stands_apart(context: StageContext, trained: Stage) -> None:
+    fixed = eval_sliding(context, trained).manifest.metrics
+    learned = eval_ttt(named(context, "mixed", "evaluate.mixture=true", "ttt.lr=3e-3"), trained).manifest.metrics
+    assert learned["bits_per_byte"] < fixed["bits_per_byte"]
+    assert learned["mixture_bits_per_byte"] != learned["bits_per_byte"]
+    assert learned["bytes_scored"] == fixed["bytes_scored"]
+
+
+def test_tuning_looks_at_train_text_and_says_so(context: StageContext, trained: Stage) -> None:
+    stage = eval_ttt(named(context, "tuned", "ttt.method=in-place"), trained, tuned=True)
+    trials = stage.manifest.details["trials"]
+    chosen = stage.manifest.details["ttt"]["in_place_lr"]
+    best = min(trials, key=lambda trial: trial["nats_per_token"])
+    assert chosen == best["changes"].get("in_place_lr", context.config.ttt.in_place_lr)
+    assert stage.manifest.details["tuned_on"] == "held-out train tokens"
+
+
+def test_a_stage_without_a_model_is_refused(context: StageContext, trained: Stage) -> None:
+    with pytest.raises(PgolfError):
+        eval_sliding(named(context, "wrong"), trained.parent("tokens"))
+    assert not (context.run / "eval-sliding@wrong").exists()
