@@ -51,6 +51,7 @@ def compile_model(model: GPT, runtime: Runtime, graph: bool = True) -> Compiled:
     if graph:
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
         model.compiled = [torch.compile(block, dynamic=False) for block in model.blocks]
+        model.compiled_lanes = None if model.lanes is None else torch.compile(model.lanes.step, dynamic=False)
         if on_gpu:
             model.softmax = torch.compile(plain_softmax, dynamic=False)
     return Compiled(kernels=kernels, graph=graph, notes=tuple(notes))
@@ -58,7 +59,7 @@ def compile_model(model: GPT, runtime: Runtime, graph: bool = True) -> Compiled:
 
 def plain_model(model: GPT) -> None:
     """Undo `compile_model`: every part in plain torch."""
-    model.native, model.compiled, model.softmax = False, [], plain_softmax
+    model.native, model.compiled, model.compiled_lanes, model.softmax = False, [], None, plain_softmax
     for block in model.blocks:
         assert isinstance(block, Block)
         block.attn.native = False

@@ -61,6 +61,7 @@ class GPT(nn.Module):
         # What `compile.compile_model` changes: kernels in C, compiled blocks, a faster softmax.
         self.native = False
         self.compiled: list[Callable[..., Tensor]] = []
+        self.compiled_lanes: Callable[..., tuple[Tensor, Tensor]] | None = None
         self.softmax: Softmax = plain_softmax
         self.looped = True
         self.window = 0
@@ -150,7 +151,8 @@ class GPT(nn.Module):
             if self.lanes is not None and layer >= self.config.parallel_from:
                 at = layer - self.config.parallel_from
                 b = x if second is None else second
-                x, second = self.lanes.step(at, block, x, b, step, views[layer], values.get(layer))
+                advance = self.compiled_lanes if compiled and self.compiled_lanes else self.lanes.step
+                x, second = advance(at, block, x, b, step, views[layer], values.get(layer))
             else:
                 run = self.compiled[layer] if compiled else block
                 x = run(x, step, views[layer], values.get(layer))

@@ -1,0 +1,56 @@
+"""The chunked softcapped cross entropy against the direct one, gradients included."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pgolf.model import loss_kernel
+from pgolf.model.loss import CHUNK_TOKENS, Softmax, plain_softmax, softcap, token_losses, weighted_loss
+from pgolf.runtime import Runtime
+
+
+def problem(cap: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
+    numbers = torch.Generator().manual_seed(0)
+    count = CHUNK_TOKENS + 45  # more than one chunk, the last not full
+    hidden, head = torch.randn(count, 12, generator=numbers), torch.randn(77, 12, generator=numbers)
+    bias = torch.randn(77, generator=numbers)
+    targets = torch.randint(77, (count, 2), generator=numbers)
+    weights = torch.rand(count, 2, generator=numbers) / count
+    return hidden.requires_grad_(), head.requires_grad_(), bias.requires_grad_(), targets, weights, cap
+
+
+@pytest.fixture(params=["plain", "kernel"])
+def softmax(request: pytest.FixtureRequest, kernels: Runtime) -> Softmax:
+    return plain_softmax if request.param == "plain" else loss_kernel.softmax
+
+
+@pytest.mark.parametrize("cap", [0.0, 5.0, 30.0])
+def test_chunked_loss_and_gradients_are_the_direct_ones(cap: float, softmax: Softmax) -> None:
+    hidden, head, bias, targets, weights, cap = problem(cap)
+    log_p = softcap(F.linear(hidden, head, bias), cap).log_softmax(1)
+    direct = -(log_p.gather(1, targets) * weights).sum()
+    chunked = weighted_loss(hidden, head, bias, targets, weights, cap, softmax)
+    single = [token_losses(hidden, head, bias, targets[:, k], cap, softmax) for k in range(2)]
+    torch.testing.assert_close(torch.stack(single, 1), -log_p.gather(1, targets), rtol=1e-5, atol=1e-5)
+    wanted = torch.autograd.grad(direct, (hidden, head, bias))
+    for loss in (chunked, (torch.stack(single, 1) * weights).sum()):
+        torch.testing.assert_close(loss, direct, rtol=1e-5, atol=1e-5)
+        for found, right in zip(torch.autograd.grad(loss, (hidden, head, bias)), wanted, strict=True):
+            torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
+
+
+def test_without_bias_and_with_a_frozen_head_only_the_hidden_state_gets_a_gradient(softmax: Softmax) -> None:
+    hidden, head, _, targets, weights, cap = problem(30.0)
+    frozen = head.detach()
+    weighted_loss(hidden, frozen, None, targets, weights, cap, softmax).backward()
+    assert hidden.grad is not None
+    assert head.grad is None
+
+
+def test_far_logits_neither_overflow_nor_lose_the_target(kernels: Runtime) -> None:
+    z = torch.tensor([[-1e4, 1e4, 0.0], [200.0, 100.0, -300.0]])
+    targets = torch.tensor([[0], [2]])
+    for cap in (0.0, 30.0):
+        found = loss_kernel.softmax(z.clone(), targets, None, cap)
+        torch.testing.assert_close(found, plain_softmax(z.clone(), targets, None, cap))
