@@ -9,7 +9,7 @@ The common c is then found by secant on the length of the actual encoded file, n
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -56,12 +56,13 @@ class Plan:
     def weights(self) -> int:
         return sum(problem.weight.size for problem in self.problems.values())
 
-    def round(self, log2_c: float) -> Matrices:
-        """Every matrix at log2_c + its offset, rounded with the tables at hand."""
+    def round(self, log2_c: float, rate_weight: float | None = None) -> Matrices:
+        """Every matrix at log2_c + its offset, rounded with the tables at hand; `rate_weight` in place of its own."""
+        how = self.rounding if rate_weight is None else replace(self.rounding, rate_weight=rate_weight)
 
         def one(name: str) -> QuantizedTensor:
             problem, log2_own = self.problems[name], log2_c + self.offsets[name]
-            return waterfill.quantize(problem, log2_own, self.rounding, self.probabilities)
+            return waterfill.quantize(problem, log2_own, how, self.probabilities)
 
         with ThreadPoolExecutor(self._threads) as pool:
             return dict(zip(self.problems, pool.map(one, self.problems), strict=True))
@@ -125,15 +126,14 @@ def land(
     size: bytes of the packaged model with these matrices. Raises PgolfError when no step reaches the target.
     """
     search = _Search(plan, target, size, on_progress)
-    x = log2_c
+    x: float | None = log2_c
     for _ in range(_ATTEMPTS):
-        if search.good is not None and search.good[1] >= target * (1 - TOLERANCE):
+        if x is None or search.landed:
             break
         search.visit(x)
-        following = search.propose()
-        if following is None:
-            break
-        x = following
+        x = search.propose()
+    if search.good is not None and not search.landed:
+        search.trim()
     if search.good is None:
         least = min(found for _, found in search.seen)
         raise PgolfError(
@@ -160,10 +160,14 @@ class _Search:
         self.bad: tuple[float, int] | None = None  # coarsest that does not
         self.best: Matrices = {}
 
-    def visit(self, log2_c: float) -> None:
+    @property
+    def landed(self) -> bool:
+        return self.good is not None and self.good[1] >= self.target * (1 - TOLERANCE)
+
+    def visit(self, log2_c: float, rate_weight: float | None = None) -> int:
         if not self.seen:
             self.plan.refit(self.plan.round(log2_c))
-        matrices = self.plan.round(log2_c)
+        matrices = self.plan.round(log2_c, rate_weight)
         found = self.size(matrices)
         self.seen.append((log2_c, found))
         if found > self.target:
@@ -173,6 +177,18 @@ class _Search:
             self.good, self.best = (log2_c, found), matrices
         if self.on_progress is not None:
             self.on_progress(found)
+        return found
+
+    def trim(self) -> None:
+        """Where the grid of steps jumps over the target (small models), the price of a bit fills the gap."""
+        assert self.good is not None
+        log2_c, own = self.good[0], self.plan.rounding.rate_weight
+        low, high = 0.5 * own, own  # cheaper bits: nearer to the weights, more bytes
+        for _ in range(_ATTEMPTS):
+            if self.landed or high - low < 1e-6:
+                return
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.visit(log2_c, middle) > self.target else (low, middle)
 
     def propose(self) -> float | None:
         """The next log2 c; None when the grid leaves nothing in between or no coarser step helps."""

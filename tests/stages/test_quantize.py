@@ -9,19 +9,21 @@ from safetensors.torch import save_file
 
 from pgolf import config as configs
 from pgolf import store
+from pgolf.codec import container
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
+from pgolf.quant.divergence import Divergence
 from pgolf.runtime import Runtime
 from pgolf.shards import write_shards
 from pgolf.store import Stage
 from stages.context import StageContext
-from stages.models import load_model, load_weights
+from stages.models import load_model, load_quantized, load_weights
 from stages.quantize import quantize
 from stages.report import Silent
 
 SETTINGS = [
     "model.vocab_size=64",
-    "model.dim=16",
+    "model.dim=32",
     "model.num_layers=2",
     "model.loop_passes=2",
     "train.seq_len=16",
@@ -92,7 +94,7 @@ def test_an_old_directory_is_quantized_again_under_another_name(context: StageCo
 
 
 def test_the_model_of_the_checkpoint_counts_and_not_the_preset(context: StageContext, trained: Stage) -> None:
-    other = configured(context, "model.dim=32", "model.num_layers=1")
+    other = configured(context, "model.dim=64", "model.num_layers=1")
     assert load_model(quantize(other, trained), context.runtime).config == context.config.model
 
 
@@ -124,3 +126,37 @@ def test_weights_that_are_not_numbers_are_refused(context: StageContext, tokens:
         save_file(weights, build.writer.path("model.safetensors"))
     with pytest.raises(PgolfError, match=r"NaN or infinity"):
         quantize(context, build.stage)
+
+
+@pytest.mark.parametrize("method", ["waterfill", "trellis"])
+def test_a_byte_target_is_met_and_explained(context: StageContext, trained: Stage, method: str) -> None:
+    """The file that `package` will write, not an estimate of it: 99.9% to 100% of the target, each time alike."""
+    first = None
+    for target in (9000, 12000):
+        here = configured(context, f"quantize.method={method}", f"quantize.target_bytes={target}")
+        stage = quantize(here.replace(name=str(target)), trained)
+        packed = container.encode(load_quantized(stage))
+        assert target * 0.999 <= len(packed) <= target
+        assert stage.manifest.metrics["model_bytes"] == len(packed)
+        assert {row["name"] for row in stage.manifest.details["allocation"]} == set(
+            GPT(context.config.model).matrix_roles()
+        )
+        first = first or (here, stage)
+    again = quantize(first[0].replace(name="again"), trained)
+    assert again.manifest.outputs == first[1].manifest.outputs
+
+
+def test_a_target_out_of_reach_is_refused_in_one_line(context: StageContext, trained: Stage) -> None:
+    with pytest.raises(PgolfError, match=r"^--target-bytes 900 cannot be reached[^\n]*$"):
+        quantize(configured(context, "quantize.target_bytes=900"), trained)
+    assert not (context.run / "quantize").exists()
+
+
+def test_distillation_brings_the_model_nearer(context: StageContext, trained: Stage) -> None:
+    here = configured(context, "quantize.bits={attn=2, mlp=2, embed=3}")
+    plain = quantize(here, trained)
+    taught = quantize(configured(here, "quantize.distill_steps=30").replace(name="taught"), trained)
+    model = load_model(trained, context.runtime)
+    tokens = [torch.from_numpy(np.random.default_rng(9).integers(2, 64, (32, 16)).astype(np.int64))]
+    distance = Divergence(model, tokens)
+    assert distance.of(load_weights(taught)) < 0.98 * distance.of(load_weights(plain))
