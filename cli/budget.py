@@ -1,4 +1,8 @@
-"""`pgolf budget`: where the bytes go, against a cap."""
+"""`pgolf budget`: where the bytes go, against a cap.
+
+Bits are per weight, scales included; entropy is each tensor's own zero-order entropy, `to it` how far its symbols are
+coded below (negative) or above it, `coder` how far they are from the cross-entropy of the coder's own model.
+"""
 
 import json
 from pathlib import Path
@@ -51,10 +55,13 @@ def add_to(app: typer.Typer) -> None:
             (name, "", f"{size:,}", f"{100 * size / found.total_bytes:.1f}%", *[""] * 5)
             for name, size in others.items()
         ]
-        rows.append(("total", "", f"{found.total_bytes:,}", f"of {found.cap_bytes:,}", *[""] * 5))
+        rows += [
+            (name, "", f"{size:,}", *[""] * 6)
+            for name, size in (("total", found.total_bytes), ("cap", found.cap_bytes))
+        ]
         context.reporter.table(
             f"{found.what} ({found.coder})",
-            ("role", "weights", "bytes", "share", "bits/weight", "entropy", "against it", "coder", "scales"),
+            ("role", "weights", "bytes", "share", "bits", "entropy", "to it", "coder", "scales"),
             rows,
         )
         if png is not None:

@@ -6,9 +6,10 @@ Decompression knows how many bytes must come out and never makes more, whatever 
 import lzma
 import zlib
 
+from pgolf.codec.dictionary import DICTIONARY
 from pgolf.errors import PgolfError
 
-NAMES = ("raw", "zlib", "brotli", "lzma")
+NAMES = ("raw", "zlib", "brotli", "lzma", "primed")
 _LZMA = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}
 
 
@@ -16,6 +17,9 @@ def compress(data: bytes, name: str) -> bytes:
     """With the strongest setting of `name`, one of NAMES."""
     if name == "zlib":
         return zlib.compress(data, 9)
+    if name == "primed":
+        writer = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=DICTIONARY)
+        return writer.compress(data) + writer.flush()
     if name == "brotli":
         import brotli
 
@@ -39,6 +43,8 @@ def decompress(data: bytes, name: str, size: int) -> bytes:
 def _decompress(data: bytes, name: str, size: int) -> bytes:
     if name == "zlib":
         return zlib.decompressobj().decompress(data, size + 1)
+    if name == "primed":
+        return zlib.decompressobj(-15, zdict=DICTIONARY).decompress(data, size + 1)
     if name == "brotli":
         import brotli
 
@@ -55,7 +61,7 @@ def _decompress(data: bytes, name: str, size: int) -> bytes:
     return data
 
 
-def smallest(data: bytes, names: tuple[str, ...] = ("raw", "zlib", "brotli")) -> tuple[int, bytes]:
+def smallest(data: bytes, names: tuple[str, ...] = ("raw", "zlib", "brotli", "primed")) -> tuple[int, bytes]:
     """The index in NAMES of the compressor that does best, and what it made."""
     made = [(NAMES.index(name), compress(data, name)) for name in names]
     return min(made, key=lambda item: (len(item[1]), item[0]))

@@ -8,6 +8,7 @@ import struct
 import zlib
 from decimal import Decimal, getcontext
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import brotli
@@ -291,4 +292,10 @@ def read(
 
 
 def unpack(kind: int, data: bytes) -> bytes:
+    if kind == 4:
+        appendix = (
+            (Path(__file__).resolve().parents[3] / "docs" / "FORMAT.md").read_text("utf-8").split("## Appendix")[1]
+        )
+        dictionary = "".join(appendix.split("```")[1].strip().splitlines()).encode()
+        return zlib.decompressobj(-15, zdict=dictionary).decompress(data)
     return {0: bytes, 1: zlib.decompress, 2: brotli.decompress}[kind](data)

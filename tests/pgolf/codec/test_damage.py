@@ -33,8 +33,8 @@ def with_directory(change: Callable[[dict[str, Any]], None]) -> bytes:
     """The container with its directory changed, sealed again."""
     parts = container.take_apart(DATA)
     text = layout.write(parts.directory)
-    stored = general.smallest(text)[1]
-    start = 20 + len(write_numbers(np.array([len(text), 2, len(stored)])))
+    kind, stored = general.smallest(text)
+    start = 20 + len(write_numbers(np.array([len(text), kind, len(stored)])))
     assert DATA[start : start + len(stored)] == stored
     value = json.loads(text)
     change(value)
