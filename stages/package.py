@@ -56,7 +56,7 @@ def package(context: StageContext, source: Stage) -> Stage:
                     File(SCRIPT, len(packed.data), settings.count_code),
                     File(TOKENIZER, len(tokenizer), settings.count_tokenizer),
                 ),
-                code=code_lines(sources, small, script.sizes(small, ENTRY, recorded, packed)),
+                code=code_lines(sources, small, script.sizes(small, recorded, packed)),
                 model=_roles(model),
                 readings={
                     "shipped": len(packed.data),

@@ -1,8 +1,8 @@
 """Make a module small and leave it readable: names and line structure stay, so that a traceback still says something.
 
-python-minifier takes away comments, docstrings and annotations (those of dataclass fields stay, since configurations
-are read by them); the result is laid out again one statement to a line with one space of indentation, which costs
-about 2.5% after compression. Shortening local names would save another 5%, and no one could read the result.
+python-minifier takes away comments, docstrings and what else has no effect (annotations of dataclass fields stay, since
+configurations are read by them); the result is laid out again one statement to a line with one space of indentation,
+which costs about 2.5% after compression. Shortening local names would save another 5%, and no one could read it.
 """
 
 import ast
@@ -14,13 +14,12 @@ def minify(source: str) -> str:
     import python_minifier  # used while packaging only
     from python_minifier.transforms.remove_annotations_options import RemoveAnnotationsOptions
 
-    keep = "custom_op" in source  # torch reads the schema of such a function off its annotations
     small = python_minifier.minify(
         source,
         remove_annotations=RemoveAnnotationsOptions(
             remove_variable_annotations=True,
-            remove_return_annotations=not keep,
-            remove_argument_annotations=not keep,
+            remove_return_annotations=False,  # `shake` has removed those that nobody reads
+            remove_argument_annotations=False,
             remove_class_attribute_annotations=False,
         ),
         remove_literal_statements=True,

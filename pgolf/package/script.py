@@ -10,6 +10,7 @@ import functools
 import json
 import lzma
 import re
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -103,26 +104,34 @@ def unpack(data: bytes) -> dict[str, str]:
         ) from error
 
 
-def sizes(sources: Mapping[str, str], entry: str, settings: Mapping[str, Any], packed: Packed) -> dict[str, int]:
-    """What each source adds to the script, in bytes, in the order of packing; the values and `loader` sum to its size.
+def sizes(sources: Mapping[str, str], settings: Mapping[str, Any], packed: Packed) -> dict[str, int]:
+    """What each source adds to the script, in bytes; the values and `loader` sum to its size.
 
-    A module's share is what the compressed text grows by when it is appended. What the string literal's escapes and
-    the lines around it take is the loader's.
+    The compressed bytes are shared out by what each module adds to a compressed stream of them all. What the string
+    literal's escapes and the lines around it take is the loader's.
     """
+    compressor = zlib.compressobj(9)
+    weights: dict[str, int] = {}
+    texts = dict(sources) | {SETTINGS: _json(settings)}
+    for name, source in texts.items():
+        data = compressor.compress(f"{name}{_SEPARATOR}{source}{_SEPARATOR}".encode())
+        weights[name] = len(data) + len(compressor.flush(zlib.Z_SYNC_FLUSH))
+    total = len(packed.compress(_join(sources, settings)))
     found: dict[str, int] = {}
-    names = [*sources, SETTINGS]
-    before = 0
-    for count, name in enumerate(names, 1):
-        held = {key: sources[key] for key in names[:count] if key != SETTINGS}
-        after = len(packed.compress(_join(held, settings if name == SETTINGS else None)))
-        found[name], before = after - before, after
-    return found | {"loader": len(packed.data) - before}
+    before = given = 0
+    for name, weight in weights.items():
+        before += weight
+        share = round(total * before / sum(weights.values()))
+        found[name], given = share - given, share
+    return found | {"loader": len(packed.data) - total}
 
 
-def _join(sources: Mapping[str, str], settings: Mapping[str, Any] | None) -> bytes:
-    entries = dict(sources)
-    if settings is not None:
-        entries[SETTINGS] = json.dumps(settings, separators=(",", ":"), ensure_ascii=False)
+def _json(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, separators=(",", ":"), ensure_ascii=False)
+
+
+def _join(sources: Mapping[str, str], settings: Mapping[str, Any]) -> bytes:
+    entries = dict(sources) | {SETTINGS: _json(settings)}
     for name, source in entries.items():
         if _SEPARATOR in source:
             raise PgolfError(f"{name} contains a NUL character and cannot be packed; write it as an escape")

@@ -2,7 +2,8 @@
 
 Modules reached by imports hold more than one program needs. A function, class, method, constant or import at the top
 of a module stays when something that stays mentions its name: in its own module, in an import of it, or as an
-attribute of anything or a whole string anywhere (`getattr`). That keeps too much rather than too little; what it
+attribute of anything or a whole string anywhere (`getattr`). Annotations of functions are no use of a name and go too,
+unless a decorator may read them. That keeps too much rather than too little; what it
 cannot see is a name put together at run time, and code that is called through a registry it was added to by importing
 it, so statements with effects are always kept.
 """
@@ -110,6 +111,15 @@ class _Shaker:
 
     def result(self, module: _Module) -> str:
         body = [node for one in _statements(module.tree.body) if (node := self._rest(module, one)) is not None]
+        for node in body:
+            for inside in ast.walk(node):
+                if isinstance(inside, ast.FunctionDef | ast.AsyncFunctionDef) and _is_plain(inside):
+                    inside.returns = None
+                    for argument in _arguments(inside):
+                        argument.annotation = None
+                if isinstance(inside, ast.Call) and _last_name(inside) in ("njit", "jit"):
+                    # numba keeps its cache beside the source file, and there is none.
+                    inside.keywords = [keyword for keyword in inside.keywords if keyword.arg != "cache"]
         return ast.unparse(ast.Module(body, [])) + "\n"
 
     def _rest(self, module: _Module, node: ast.stmt) -> ast.stmt | None:
@@ -181,13 +191,17 @@ def _mentions(node: ast.AST) -> Iterator[ast.AST]:
     yield node
     skipped: set[int] = set()
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and _is_plain(node):
-        arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
-        skipped |= {id(node.returns), *(id(argument) for argument in arguments)}
+        skipped |= {id(node.returns), *map(id, _arguments(node))}
     elif isinstance(node, ast.ClassDef):
         skipped |= {id(method) for method in _droppable_methods(node)}
     for child in ast.iter_child_nodes(node):
         if id(child) not in skipped:
             yield from _mentions(child)
+
+
+def _arguments(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.arg]:
+    found = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
+    return [argument for argument in found if argument is not None]
 
 
 def _is_plain(node: _Definition) -> bool:
