@@ -21,7 +21,7 @@ from pgolf.errors import CheckFailed, PgolfError
 from pgolf.evaluate import audit as audits
 from pgolf.evaluate.audit import AuditSettings, Finding, Subject, record, watch
 from pgolf.evaluate.audit import text as text_checks
-from pgolf.evaluate.audit.subject import FLOOR_BF16, FLOOR_FP32
+from pgolf.evaluate.audit.subject import FLOOR_BF16, FLOOR_FP32, ISOLATES_NOTHING
 from pgolf.evaluate.bpb import Score
 from pgolf.evaluate.compare import by_document
 from pgolf.shards import write_shards
@@ -119,7 +119,7 @@ def _run(case: _Case) -> dict[str, Any]:
             vocab_size=model.config.vocab_size,
             bos_id=model.config.bos_id,
             claims=audit_subject.claims(options.evaluator, config),
-            plain=audit_subject.evaluator(audit_subject.SLIDING, model, config, runtime) if adapts else None,
+            plain=audit_subject.plain(model, config, runtime) if adapts else None,
             floor=FLOOR_FP32 if runtime.device.type == "cpu" else FLOOR_BF16,
             classes=audit_subject.classes(tokenizer, model.config.vocab_size),
             on_run=lambda runs: bar.update(min(runs, expected_runs), note=f"{runs} evaluations"),
@@ -134,7 +134,7 @@ def _run(case: _Case) -> dict[str, Any]:
         _isolation(case, black_box.base.nll, noise),
     ]
     score = Score.from_nll(black_box.base.nll, case.token_bytes[1 : len(case.tokens)])
-    crosses = config.evaluate.reset_at_documents is False
+    crosses = subject.claims.documents == ISOLATES_NOTHING
     in_order = bool((np.diff(black_box.base.order) >= 0).all())
     named = [_with_text(finding, tokenizer.pieces) for finding in findings]
     return {

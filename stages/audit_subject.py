@@ -7,7 +7,7 @@ import numpy as np
 from pgolf.config import Config
 from pgolf.errors import PgolfError
 from pgolf.evaluate.audit import Claims
-from pgolf.evaluate.audit.subject import ISOLATES_CONTEXT, ISOLATES_NOTHING
+from pgolf.evaluate.audit.subject import ISOLATES_ALL, ISOLATES_CONTEXT, ISOLATES_NOTHING
 from pgolf.evaluate.evaluator import Evaluator
 from pgolf.model.gpt import GPT
 from pgolf.runtime import Runtime
@@ -15,6 +15,9 @@ from pgolf.tokenizer import Tokenizer
 
 SLIDING, TTT = "sliding", "ttt"
 EVALUATORS = (SLIDING, TTT)
+LORA, IN_PLACE = "lora", "in-place"
+PER_DOCUMENT = (LORA, "phased")
+"""Methods whose contexts never cross documents, whatever the settings say."""
 _SPACE, _WORD, _DIGIT, _PUNCTUATION, _BYTE = range(5)
 
 
@@ -27,7 +30,16 @@ def resolve(config: Config, evaluate_seq_len: int) -> Config:
 
 
 def evaluator(name: str, model: GPT, config: Config, runtime: Runtime) -> Evaluator:
-    """The evaluator called `name`, with `config.evaluate` and `config.ttt`."""
+    """The evaluator called `name`, with `config.evaluate` and `config.ttt`; with the mixture over it where it is on."""
+    plain = _plain_evaluator(name, model, config, runtime)
+    if not config.evaluate.mixture:
+        return plain
+    from pgolf.evaluate.mixture import MixtureEvaluator
+
+    return MixtureEvaluator(plain, model.config.vocab_size, model.config.bos_id)
+
+
+def _plain_evaluator(name: str, model: GPT, config: Config, runtime: Runtime) -> Evaluator:
     if name == SLIDING:
         from pgolf.evaluate.sliding import SlidingEvaluator
 
@@ -39,14 +51,27 @@ def evaluator(name: str, model: GPT, config: Config, runtime: Runtime) -> Evalua
     raise PgolfError(f"--evaluator {name!r}: choose {' or '.join(EVALUATORS)}")
 
 
+def plain(model: GPT, config: Config, runtime: Runtime) -> Evaluator:
+    """What test-time training starts from: the sliding window with the contexts that the method sees."""
+    method = config.ttt.method
+    evaluate = config.evaluate
+    if method != IN_PLACE:
+        evaluate = replace(evaluate, context="windowed")
+    if method in PER_DOCUMENT:
+        evaluate = replace(evaluate, reset_at_documents=True)
+    return evaluator(SLIDING, model, replace(config, evaluate=evaluate), runtime)
+
+
 def claims(name: str, config: Config) -> Claims:
     """What its settings say of an evaluator."""
+    resets = config.evaluate.reset_at_documents
     periods = (config.evaluate.stride, config.evaluate.seq_len)
-    return Claims(
-        documents=ISOLATES_CONTEXT if config.evaluate.reset_at_documents else ISOLATES_NOTHING,
-        periods=(*periods, config.ttt.chunk_tokens) if name == TTT else periods,
-        adapts=name == TTT,
-    )
+    if name == SLIDING:
+        return Claims(documents=ISOLATES_CONTEXT if resets else ISOLATES_NOTHING, periods=periods)
+    method = config.ttt.method
+    forgets = method == LORA or (method == IN_PLACE and resets)  # adaptation begins anew with every document
+    documents = ISOLATES_ALL if forgets else ISOLATES_CONTEXT if resets or method in PER_DOCUMENT else ISOLATES_NOTHING
+    return Claims(documents=documents, periods=(*periods, config.ttt.chunk_tokens), adapts=True)
 
 
 def wanted_tokens(name: str, config: Config) -> int:
