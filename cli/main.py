@@ -20,6 +20,9 @@ COMMANDS: tuple[str, ...] = (
     "audit",
     "compare",
     "report",
+    "verify",
+    "submission",
+    "import_checkpoint",
 )
 
 app = typer.Typer(

@@ -1,0 +1,48 @@
+"""`pgolf submission`: packaged runs as the challenge's records folder."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.common import guarded
+
+
+def add_to(app: typer.Typer) -> None:
+    @app.command("submission")
+    def submission(
+        runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Packaged runs, one per seed.")],
+        name: Annotated[str, typer.Option(help="Title of the submission.")],
+        author: Annotated[str, typer.Option(help="Who submits.")],
+        github_id: Annotated[str, typer.Option(help="GitHub name of who submits.")],
+        blurb: Annotated[str, typer.Option(help="A sentence or two on what is new.")] = "",
+        track: Annotated[str, typer.Option(help="10min_16mb or non_record_16mb.")] = "non_record_16mb",
+        against: Annotated[
+            str | None, typer.Option(help="The record to beat, for the significance statement: runs, comma-separated.")
+        ] = None,
+        out: Annotated[Path, typer.Option(help="Where the folder is written.")] = Path("records"),
+        artifacts: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("artifacts"),
+        as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False,
+        debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
+    ) -> None:
+        """Write README.md, submission.json, logs and script from the manifests of packaged runs."""
+
+        def work() -> None:
+            from cli.screen import Screen
+            from stages import compare as comparing
+            from stages import submission as stage
+
+            seeds = [stage.read_seed(artifacts / run) for run in runs]
+            comparison = None
+            if against is not None:
+                reference = comparing.find(against, artifacts, None)
+                comparison = comparing.compare(Screen(), reference, [seed.best for seed in seeds])
+            who = stage.Author(author, github_id, name, blurb)
+            folder = stage.submission(out, seeds, who, track, comparison)
+            Screen().message(f"written: {folder}")
+            if as_json:
+                entry = json.loads((folder / "submission.json").read_text("utf-8"))
+                print(json.dumps({"path": str(folder), "submission": entry}, ensure_ascii=False))
+
+        guarded(work, debug=debug, as_json=as_json)
