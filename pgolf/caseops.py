@@ -14,6 +14,7 @@ Bytes are counted on the original text: an operator has none, every other byte o
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -60,6 +61,62 @@ class CaseOps:
 
     def encode(self, text: bytes) -> bytes:
         return self._find.sub(self._transform, text)
+
+    def encode_batch(self, texts: Sequence[bytes]) -> list[bytes]:
+        """`encode` of each text, at some 100 MB/s: all of them as one array, but for those with operators inside."""
+        odd = [self._bytes[_TITLE][:2] in text for text in texts]
+        even = [text for text, is_odd in zip(texts, odd, strict=True) if not is_odd]
+        fast = iter(self._encode_arrays(even))
+        return [self.encode(text) if is_odd else next(fast) for text, is_odd in zip(texts, odd, strict=True)]
+
+    def _encode_arrays(self, texts: Sequence[bytes]) -> list[bytes]:
+        ends = np.cumsum([len(text) for text in texts])
+        source = np.frombuffer(b"".join(texts), np.uint8)
+        n = len(source)
+        if not n:
+            return list(texts)
+        upper = (source - np.uint8(0x41)) < 26
+        lower = source | (upper.view(np.uint8) << 5)
+        letter = np.zeros(n + 2, bool)  # a non-letter on either side
+        letter[1:-1] = (lower - np.uint8(0x61)) < 26
+        begins = np.zeros(n + 1, bool)  # where a text begins; letters on its two sides are two words
+        begins[0] = begins[ends] = True
+        first = np.flatnonzero(letter[1:] & (~letter[:-1] | begins))
+        first = first[first < n]
+        last = np.flatnonzero(letter[:-1] & (~letter[1:] | begins))  # one past the last letter
+        uppers = np.concatenate([[0], np.cumsum(upper, dtype=np.int64)])
+        capitals = uppers[last] - uppers[first]
+        some = capitals > 0
+        first, length, capitals = first[some], (last - first)[some], capitals[some]
+        shout = (capitals == length) & (length > 1)
+        title = ~shout & upper[first]
+        headed = first[shout | title]
+        operator = np.where(shout[shout | title], _ALLCAPS, _TITLE)
+        if self.leading:
+            headed = headed - ((headed > 0) & (source[headed - 1] == 0x20) & ~begins[headed])
+        # Every capital that no TITLE or ALLCAPS accounts for.
+        mixed = upper.copy()
+        mixed[first[title]] = False
+        whole = np.zeros(n + 1, np.int8)
+        whole[first[shout]] += 1
+        whole[(first + length)[shout]] -= 1
+        mixed &= np.cumsum(whole[:-1], dtype=np.int8) == 0
+        single = np.flatnonzero(mixed)
+        places = np.concatenate([headed, single])
+        operators = np.concatenate([operator, np.full(len(single), _CAPNEXT)])
+        order = np.argsort(places, kind="stable")
+        places, operators = places[order], operators[order]
+        out = np.empty(n + 3 * len(places), np.uint8)
+        inserted = places + 3 * np.arange(len(places))
+        free = np.ones(len(out), bool)
+        for offset in range(3):
+            codes = np.array([symbol[offset] for symbol in self._bytes], np.uint8)
+            out[inserted + offset] = codes[operators]
+            free[inserted + offset] = False
+        out[free] = lower
+        cuts = ends + 3 * np.searchsorted(places, ends)
+        data = out.tobytes()
+        return [data[start:stop] for start, stop in zip([0, *cuts[:-1].tolist()], cuts.tolist(), strict=True)]
 
     def decode(self, text: bytes) -> bytes:
         return self._find_back.sub(_restore, text)

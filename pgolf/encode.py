@@ -5,7 +5,7 @@ processes. Memory is bounded by the batches under way.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -65,31 +65,31 @@ def _batches(documents: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 def _encode_batch(tokenizer: Tokenizer, batch: Sequence[bytes], with_bytes: bool) -> Encoded:
     encoded = tokenizer.encode(batch)
-    lossy = changed = invalid = 0
-    for document, tokens in zip(batch, encoded, strict=True):
-        difference = changed_bytes(document, _decoded(tokenizer, tokens))
-        lossy += difference > 0
-        changed += difference
-        if not document.isascii():
-            invalid += not _is_utf8(document)
+    tokens = np.concatenate(encoded)
+    lossy = changed = 0
+    if _decoded(tokenizer.decode_lines, tokens) != b"".join([b"\n" + document for document in batch]):
+        for document, part in zip(batch, encoded, strict=True):
+            difference = changed_bytes(document, _decoded(tokenizer.decode, part))
+            lossy += difference > 0
+            changed += difference
+    counts = None
+    if with_bytes:
+        pairs = zip(batch, encoded, strict=True)
+        counts = np.concatenate([document_bytes(tokenizer, document, part) for document, part in pairs])
     return Encoded(
-        tokens=np.concatenate(encoded),
-        token_bytes=np.concatenate(
-            [document_bytes(tokenizer, document, tokens) for document, tokens in zip(batch, encoded, strict=True)]
-        )
-        if with_bytes
-        else None,
+        tokens=tokens,
+        token_bytes=counts,
         documents=len(batch),
         bytes=sum(map(len, batch)),
         lossy_documents=lossy,
         changed_bytes=changed,
-        invalid_documents=invalid,
+        invalid_documents=sum(not document.isascii() and not _is_utf8(document) for document in batch),
     )
 
 
-def _decoded(tokenizer: Tokenizer, tokens: np.ndarray) -> bytes:
+def _decoded(decode: Callable[[np.ndarray], bytes], tokens: np.ndarray) -> bytes:
     try:
-        return tokenizer.decode(tokens)
+        return decode(tokens)
     except ValueError:  # a lossy model can separate a case operator from its letter: no text at all comes back
         return b""
 

@@ -2,6 +2,7 @@
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 from texts import odd_documents
 
 from pgolf.caseops import CHALLENGE, DIALECTS, LEADING
@@ -13,6 +14,12 @@ def test_every_text_comes_back(dialect, document):
     transformed = dialect.encode(document)
     assert dialect.decode(transformed) == document
     assert dialect.original_bytes(transformed).sum() == len(document)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+@given(documents=st.lists(odd_documents | st.text(st.sampled_from("abAB .\n")).map(str.encode), max_size=5))
+def test_a_batch_is_transformed_as_its_texts_are(dialect, documents):
+    assert dialect.encode_batch(documents) == [dialect.encode(document) for document in documents]
 
 
 def test_the_challenges_example():
