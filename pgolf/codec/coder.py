@@ -72,7 +72,12 @@ class Coded:
 
 
 def encode(
-    planes: Sequence[Plane], symbols: Sequence[np.ndarray], alphabet: int, centered: bool, by_plane: bool = False
+    planes: Sequence[Plane],
+    symbols: Sequence[np.ndarray],
+    alphabet: int,
+    memory: int,
+    centered: bool,
+    by_plane: bool = False,
 ) -> Coded:
     """Code matrices of integers. The order of planes matters: the decoder needs the same.
 
@@ -80,7 +85,7 @@ def encode(
     """
     flat = np.concatenate([np.zeros(0, np.int32), *(matrix.ravel() for matrix in symbols)])
     ends = np.cumsum([plane.weights for plane in planes]).astype(np.int64)
-    scan = Scan(planes, alphabet, centered)
+    scan = Scan(planes, alphabet, memory, centered)
     magnitude_writer, sign_writer = _Writer(ends), _Writer(ends)
     plain_signs: list[np.ndarray] = [np.zeros(0, dtype=bool)]
     beyond: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
@@ -114,10 +119,10 @@ def encode(
     return Coded(streams, scan.bits + len(plain), bits_by_plane)
 
 
-def decode(planes: Sequence[Plane], streams: Streams, alphabet: int, centered: bool) -> list[np.ndarray]:
+def decode(planes: Sequence[Plane], streams: Streams, alphabet: int, memory: int, centered: bool) -> list[np.ndarray]:
     """The matrices of integers again, (rows, columns) int32 each. Raises PgolfError when the streams do not fit."""
     flat = np.zeros(sum(plane.weights for plane in planes), dtype=np.int32)
-    scan = Scan(planes, alphabet, centered)
+    scan = Scan(planes, alphabet, memory, centered)
     decoder = _decoder(streams.magnitudes)
     sign_decoder = _decoder(streams.signs) if centered else None
     plain = np.unpackbits(np.frombuffer(streams.signs, dtype=np.uint8)) if not centered else np.zeros(0, np.uint8)

@@ -5,6 +5,7 @@ declared before anything is allocated, and a digest of the decoded integers at t
 (another library, another machine) says so instead of handing out a wrong model.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ MAGIC = b"PGZ\x01"
 _DIGEST, _CONTENT_DIGEST = 16, 8
 _START = len(MAGIC) + _DIGEST
 PLAIN, CENTERED, ZERO = 0, 1, 2
+_MEMORIES = (6, 8, 15)
+_MEMORY_TRIAL = 1 << 20  # weights that memories are tried on
 _CENTER_TRIAL = 1 << 23  # weights up to which both models are tried on a matrix whose rows resemble each other
 
 
@@ -61,6 +64,9 @@ def encode(model: QuantizedModel, coder: str = "range") -> bytes:
         _check(name, tensor)
     centered = _choose_centered(model) if coder == "range" else set()
     directory, vectors = _describe(model, coder, centered)
+    if coder == "range":
+        memories = (_choose_memory(model, directory, PLAIN), _choose_memory(model, directory, CENTERED))
+        directory = dataclasses.replace(directory, memories=memories)
     controls = [control_tensors.to_bytes(control) for control in model.controls.values()]
     split = control_tensors.split(controls, directory)
     sections: list[bytes] = []
@@ -137,8 +143,8 @@ def take_apart(data: bytes) -> Parts:
 def code_again(model: QuantizedModel, directory: Directory) -> list[Coded]:
     """The three sets of a decoded container (scales, plain, centered) once more, with what each tensor costs."""
     centered = {entry.name for entry in directory.matrices if entry.part == CENTERED}
-    same, left = _describe(model, directory.coder, centered)
-    return _code(model, same, left, by_plane=True)
+    _, left = _describe(model, directory.coder, centered)
+    return _code(model, directory, left, by_plane=True)
 
 
 class _Reader:
@@ -231,11 +237,31 @@ def _choose_centered(model: QuantizedModel) -> set[str]:
         sizes = []
         for centered in (False, True):
             plane = describe.plane_of(tried, centered)
-            streams = coders.encode([plane], [tried.symbols], alphabet, centered).streams
+            streams = coders.encode([plane], [tried.symbols], alphabet, _MEMORIES[0], centered).streams
             sizes.append(len(streams.magnitudes) + len(streams.signs) + len(streams.escapes))
         if sizes[1] < sizes[0]:
             chosen.add(name)
     return chosen
+
+
+def _choose_memory(model: QuantizedModel, directory: Directory, part: int) -> int:
+    """How slowly a set should forget: tried on its smallest matrices, all of them in a small model."""
+    scales = [model.matrices[entry.name].row_scale for entry in directory.matrices]
+    names = [entry.name for entry in directory.matrices if entry.part == part]
+    members = sorted(zip(_planes(directory, part, scales), names, strict=True), key=lambda item: item[0].weights)
+    chosen: list[tuple[Plane, str]] = []
+    for plane, name in members:
+        if not chosen or sum(item.weights for item, _ in chosen) + plane.weights <= _MEMORY_TRIAL:
+            chosen.append((plane, name))
+    if not chosen:
+        return _MEMORIES[-1]
+    planes, symbols = [plane for plane, _ in chosen], [model.matrices[name].symbols for _, name in chosen]
+
+    def size(memory: int) -> int:
+        streams = coders.encode(planes, symbols, directory.alphabets[1 + part], memory, part == CENTERED).streams
+        return len(streams.magnitudes) + len(streams.signs)
+
+    return min(_MEMORIES, key=size)
 
 
 def _describe(model: QuantizedModel, coder: str, centered: set[str]) -> tuple[Directory, list[np.ndarray]]:
@@ -280,7 +306,7 @@ def _describe(model: QuantizedModel, coder: str, centered: set[str]) -> tuple[Di
         describe.alphabet_for(matrices)
         for matrices in (left, *([model.matrices[e.name].symbols for e in entries if e.part == p] for p in (0, 1)))
     )
-    directory = Directory(coder, tuple(entries), tuple(controls), alphabets, dict(model.header))  # type: ignore[arg-type]
+    directory = Directory(coder, tuple(entries), tuple(controls), alphabets, (15, 15), dict(model.header))  # type: ignore[arg-type]
     return directory, left
 
 
@@ -288,17 +314,20 @@ def _code(model: QuantizedModel, directory: Directory, left: Sequence[np.ndarray
     """The three sets: scales, plain matrices, centered matrices."""
     scales = [model.matrices[entry.name].row_scale for entry in directory.matrices]
     vectors = [vector[None, :] for vector in left]
-    made = [coders.encode(_vector_planes(directory), vectors, directory.alphabets[0], False, by_plane)]
+    vector_planes = _vector_planes(directory)
+    made = [coders.encode(vector_planes, vectors, directory.alphabets[0], layout.SCALES_MEMORY, False, by_plane)]
     for part in (PLAIN, CENTERED):
         symbols = [model.matrices[entry.name].symbols for entry in directory.matrices if entry.part == part]
         planes = _planes(directory, part, scales)
-        made.append(coders.encode(planes, symbols, directory.alphabets[1 + part], part == CENTERED, by_plane))
+        alphabet, memory = directory.alphabets[1 + part], directory.memories[part]
+        made.append(coders.encode(planes, symbols, alphabet, memory, part == CENTERED, by_plane))
     return made
 
 
 def _decode_scales(directory: Directory, streams: Streams) -> list[np.ndarray]:
     """All vectors of scales: row and column scales of each matrix in turn, int16."""
-    left = coders.decode(_vector_planes(directory), streams, directory.alphabets[0], centered=False)
+    planes = _vector_planes(directory)
+    left = coders.decode(planes, streams, directory.alphabets[0], layout.SCALES_MEMORY, centered=False)
     vectors: list[np.ndarray] = []
     predictions = [side for entry in directory.matrices for side in (entry.row_scale, entry.column_scale)]
     for prediction, remainder in zip(predictions, left, strict=True):
@@ -319,7 +348,8 @@ def _decode_matrices(directory: Directory, parts: Parts, vectors: Sequence[np.nd
     for part, streams in ((PLAIN, parts.plain), (CENTERED, parts.centered)):
         planes = _planes(directory, part, vectors[::2])
         entries = [entry for entry in directory.matrices if entry.part == part]
-        decoded = coders.decode(planes, streams, directory.alphabets[1 + part], part == CENTERED)
+        alphabet, memory = directory.alphabets[1 + part], directory.memories[part]
+        decoded = coders.decode(planes, streams, alphabet, memory, part == CENTERED)
         found |= {entry.name: symbols for entry, symbols in zip(entries, decoded, strict=True)}
     matrices = {}
     for index, entry in enumerate(directory.matrices):

@@ -19,6 +19,8 @@ MAX_SIDE = 1 << 20
 CODERS = ("range", "zlib", "brotli", "lzma")
 CONTROL_BYTES = {"f16": 2, "bf16": 2, "f32": 4}
 MAX_RESOLUTION = 4096
+MEMORIES = (4, 15)
+SCALES_MEMORY = 15
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Directory:
     """Name, type (a key of CONTROL_BYTES) and shape of each control tensor."""
     alphabets: tuple[int, int, int]
     """Of the scales, the plain and the centered set."""
+    memories: tuple[int, int]
+    """How slowly the plain and the centered set forget, as `Scan` takes it; the scales have SCALES_MEMORY."""
     header: Mapping[str, Any]
 
     @property
@@ -88,6 +92,7 @@ def write(directory: Directory) -> bytes:
         "matrices": {key: _fold(values) for key, values in columns.items()},
         "controls": {key: _fold(values) for key, values in controls.items()},
         "alphabets": list(directory.alphabets),
+        "memories": list(directory.memories),
         "header": dict(directory.header),
     }
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
@@ -107,7 +112,8 @@ def read(text: bytes) -> Directory:
             for name, kind, shape in zip(*parts, strict=True)
         )
         alphabets = tuple(_whole(size, "alphabet", 3, MAX_ALPHABET) for size in value["alphabets"])
-        directory = Directory(value["coder"], entries, small, alphabets, value["header"])  # type: ignore[arg-type]
+        memories = tuple(_whole(memory, "memory", *MEMORIES) for memory in value["memories"])
+        directory = Directory(value["coder"], entries, small, alphabets, memories, value["header"])  # type: ignore[arg-type]
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
         detail = " ".join(str(error).split())[:80]
         raise PgolfError(f"the container's directory is damaged ({detail}); package the model again") from error
@@ -116,6 +122,7 @@ def read(text: bytes) -> Directory:
         len(set(names)) != len(names)
         or len(names) > MAX_TENSORS
         or len(alphabets) != 3
+        or len(memories) != 2
         or directory.coder not in CODERS
         or any(kind not in CONTROL_BYTES for _, kind, _ in small)
         or not isinstance(directory.header, dict)

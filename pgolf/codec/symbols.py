@@ -25,7 +25,7 @@ from pgolf.quant.dequantize import KAPPA, NEXT_STATE, octave_table
 
 _FIXED = 12  # fractional bits of the row and column factors, and of a row's step in a centered matrix
 _MAX_FACTOR = 64 << _FIXED
-_OWN, _NEIGHBOR = 2048, 1024  # what a symbol adds to its own class's table and to those on both sides of it
+_OWN, _NEIGHBOR = 8192, 4096  # what a symbol adds to its own class's table and to those on both sides of it
 _SIGN_COUNT = 64
 _FIRST_BLOCK, _GROWTH = 256, 16  # tables are rebuilt when 256 symbols and a sixteenth of all so far are new
 _MEAN_ROWS = 6  # rows that the running mean of a column looks back, in rows that follow it closely
@@ -75,10 +75,13 @@ class Scan:
     For each step, `for positions in scan` gives places in the concatenated row-major matrices. `scan.contexts` are
     the rows of `scan.table` to code the magnitudes with. In a centered scan, a magnitude counts from `scan.center`
     and positive is the direction `scan.direction`; otherwise both are trivial. `scan.learn` ends the step.
+
+    memory: rows and columns forget at the rate of 1 in 2 ** memory symbols.
     """
 
-    def __init__(self, planes: Sequence[Plane], alphabet: int, centered: bool) -> None:
+    def __init__(self, planes: Sequence[Plane], alphabet: int, memory: int, centered: bool) -> None:
         self.alphabet = alphabet
+        self._memory = memory
         self.centered = centered
         shapes = tables.SHAPES if centered else 2
         self._frequencies = tables.prior(alphabet)[:shapes]
@@ -204,10 +207,14 @@ class Scan:
             self._state[line] = _NEXT[2 * state + (symbols & 1)]
         size = doubled * (tables.UNIT // 2)
         # a diagonal has at most one symbol of any row or column, so that plain indexing adds every one
-        self._major_sum[major] += size
-        self._minor_sum[active] += size
-        self._major_expected[major] += by_minor
-        self._minor_expected[active] += by_major
+        for sums, at, more in (
+            (self._major_sum, major, size),
+            (self._minor_sum, active, size),
+            (self._major_expected, major, by_minor),
+            (self._minor_expected, active, by_major),
+        ):
+            grown = sums[at] + more
+            sums[at] = grown - (grown >> self._memory)
         if self.centered:
             wide = symbols.astype(np.int64)
             level = np.clip(2 * wide - np.sign(wide) * kappa, -_MAX_LEVEL, _MAX_LEVEL) * self._row_step[major]

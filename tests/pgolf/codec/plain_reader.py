@@ -137,7 +137,7 @@ def clamp(value: int, least: int, most: int) -> int:
     return max(least, min(most, value))
 
 
-def read_set(data: Bytes, matrices: list[Matrix], alphabet: int, centered: bool) -> None:
+def read_set(data: Bytes, matrices: list[Matrix], alphabet: int, memory: int, centered: bool) -> None:
     lengths = [data.number() for _ in range(3)]
     magnitudes, signs, escapes = (
         RangeDecoder(data.take(lengths[0])),
@@ -204,6 +204,8 @@ def read_set(data: Bytes, matrices: list[Matrix], alphabet: int, centered: bool)
             m.x_column[c] += grown
             m.y_row[r] += g_column
             m.y_column[c] += g_row
+            for sums, at in ((m.x_row, r), (m.x_column, c), (m.y_row, r), (m.y_column, c)):
+                sums[at] -= sums[at] >> memory
             if m.trellis:
                 m.states[c] = NEXT[m.trellis][m.states[c]][symbol & 1]
             if centered:
@@ -214,7 +216,7 @@ def read_set(data: Bytes, matrices: list[Matrix], alphabet: int, centered: bool)
                 m.u[c] = u + (level - u) // (min(r + 1, 6) * (1 + ((f_row * f_row) >> 22)))
         if len(new) >= max(256, seen // 16):
             for shape, b, k in new:
-                for other, amount in ((b, 2048), (b - 1, 1024), (b + 1, 1024)):
+                for other, amount in ((b, 8192), (b - 1, 4096), (b + 1, 4096)):
                     if 0 <= other < 128:
                         tables.setdefault((shape, other), list(start_frequencies(shape, other, alphabet)))[k] += amount
             for key, negative in new_signs:
@@ -242,7 +244,7 @@ def read(
     entries = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     told = [(e[side + "s"], e, f"{side}_scale_") for e in entries for side in ("row", "column")]
     vectors = [Matrix(1, length, e[key + "base"], 3, 12) for length, e, key in told]
-    read_set(data, vectors, directory["alphabets"][0], centered=False)
+    read_set(data, vectors, directory["alphabets"][0], 15, centered=False)
     scales: list[list[int]] = []
     for (length, e, key), vector in zip(told, vectors, strict=True):
         first, kind, d = e[key + "first"], e[key + "kind"], vector.symbols[0]
@@ -265,7 +267,7 @@ def read(
         matrices.append(Matrix(**facts, row_step=steps))
     for part in (0, 1):
         chosen = [m for m, e in zip(matrices, entries, strict=True) if e["part"] == part]
-        read_set(data, chosen, directory["alphabets"][1 + part], centered=part == 1)
+        read_set(data, chosen, directory["alphabets"][1 + part], directory["memories"][part], centered=part == 1)
     kind, stored = data.number(), data.number()
     raw, at, controls = unpack(kind, data.take(stored)), 0, {}
     lists = [value["all"] if isinstance(value, dict) else value for value in directory["controls"].values()]

@@ -86,6 +86,7 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], None]] = {
     "prediction": lambda v: v["matrices"].update(row_scale_kind=[9] * 4),
     "scale": lambda v: v["matrices"].update(row_scale_first=[1 << 16] * 4),
     "alphabet": lambda v: v.update(alphabets=[3, 3, 3]),
+    "memory": lambda v: v.update(memories=[64, 64]),
     "huge alphabet": lambda v: v.update(alphabets=[10**9] * 3),
     "coder": lambda v: v.update(coder="pickle"),
     "another coder": lambda v: v.update(coder="lzma"),
