@@ -22,6 +22,7 @@ from pgolf.page.html import (
     figure,
     folded,
     join,
+    noted,
     page,
     paragraph,
     section,
@@ -105,22 +106,24 @@ def _scores(stages: Sequence[Stage]) -> list[Markup]:
     for stage in [*_of(stages, "train"), *_of(stages, "ema-finalize")]:
         value = stage.manifest.metrics.get("holdout_nats_per_token")
         if value is not None:
-            rows.append((stage.label, "held-out train text", "", f"{value:.4f}", "", ""))
+            rows.append((noted(stage.label, "held-out train text"), "", f"{value:.4f}", ""))
     for stage in scored:
         metrics, details = stage.manifest.metrics, stage.manifest.details
         rows.append(
             (
-                stage.label,
-                f"{stage.manifest.inputs['model'].name} on {details.get('text', 'val')}",
+                noted(
+                    stage.label,
+                    f"{stage.manifest.inputs['model'].name}, {metrics['bytes_scored']:,} bytes of "
+                    f"{details.get('text', 'val')}",
+                ),
                 f"{metrics['bits_per_byte']:.4f}",
                 f"{metrics['nats_per_token']:.4f}",
-                f"{metrics['bytes_scored']:,}",
                 _duration(metrics["seconds"]),
             )
         )
     if not rows:
         return []
-    columns = ("stage", "model and text", "bits per byte", "nats per token", "bytes scored", "time")
+    columns = ("stage", "bits per byte", "nats per token", "time")
     parts = [table(columns, rows)]
     if scored:
         values = [(stage.label, float(stage.manifest.metrics["bits_per_byte"])) for stage in scored]

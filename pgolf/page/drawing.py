@@ -1,6 +1,6 @@
 """Line charts and bars as inline SVG, in the page's own colors so that they follow light and dark.
 
-The drawing is 420 units wide, about a phone's width, so that its text stays as large as the page's.
+The drawing is 360 units wide, about a phone's width, so that its text stays as large as the page's.
 """
 
 import math
@@ -11,8 +11,8 @@ import numpy as np
 
 from pgolf.page.html import COLORS
 
-_WIDTH = 420.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 10.0, 12.0, 34.0
+_WIDTH = 360.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 42.0, 10.0, 24.0, 34.0
 _POINTS = 300  # of a line; more cannot be seen
 
 
@@ -67,7 +67,7 @@ def lines(
             f'<text x="{across(value):.1f}" y="{plot_bottom + 15:.1f}" text-anchor="middle">{show(value)}</text>'
         )
     parts.append(f'<text x="{plot_right}" y="{height - 4:.1f}" text-anchor="end">{escape(x_label)}</text>')
-    parts.append(f'<text x="0" y="{height - 4:.1f}">{escape(y_label)}</text>')
+    parts.append(f'<text x="0" y="11">{escape(y_label)}</text>')
     for index, (name, x, y) in enumerate(drawn):
         color = COLORS[index % len(COLORS)]
         path = " ".join(f"{across(a):.1f},{down(b):.1f}" for a, b in zip(x, y, strict=True))
@@ -96,8 +96,8 @@ def bars(rows: Sequence[tuple[str, float, str]], low: float = 0.0) -> str:
     """A bar per (name, value, text beside it), from `low` on."""
     height = 30.0 * len(rows) + 4
     high = max(value for _, value, _ in rows)
-    label = 128.0
-    room = _WIDTH - label - 70
+    label = 122.0
+    room = _WIDTH - label - 56
     parts = [_open(height, ", ".join(f"{name} {shown}" for name, _, shown in rows))]
     for index, (name, value, shown) in enumerate(rows):
         y = 30.0 * index + 4
@@ -112,7 +112,7 @@ def bars(rows: Sequence[tuple[str, float, str]], low: float = 0.0) -> str:
 def stacked(rows: Sequence[tuple[str, float]], cap: float = 0.0) -> str:
     """One bar cut into shares; with a cap, the room left is drawn as an outline."""
     total = max(sum(value for _, value in rows), cap)
-    parts = [_open(46.0, ", ".join(f"{name} {value:,.0f}" for name, value in rows))]
+    parts = [_open(38.0, ", ".join(f"{name} {value:,.0f}" for name, value in rows))]
     x = 0.0
     for index, (name, value) in enumerate(rows):
         width = value / (total or 1.0) * _WIDTH
@@ -121,8 +121,6 @@ def stacked(rows: Sequence[tuple[str, float]], cap: float = 0.0) -> str:
             f'<rect x="{x:.2f}" y="4" width="{max(width - 1, 0.5):.2f}" height="30" fill="{color}">'
             f"<title>{escape(name)}: {value:,.0f}</title></rect>"
         )
-        if width > 60:
-            parts.append(f'<text x="{x + 6:.1f}" y="45">{escape(name)}</text>')
         x += width
     if cap:
         parts.append(

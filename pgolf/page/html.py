@@ -21,18 +21,18 @@ section>p{margin:.4rem 0}
 .facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.7rem;margin:1rem 0}
 .fact{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:.7rem .9rem}
 .fact b{display:block;font-size:1.55rem;line-height:1.25;font-variant-numeric:tabular-nums}
-.fact span{color:var(--soft);font-size:.85rem}
+.fact>span{color:var(--soft);font-size:.85rem}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:tabular-nums}
 th,td{padding:.34rem .7rem .34rem 0;text-align:right;border-bottom:1px solid var(--line);vertical-align:top}
 th:first-child,td:first-child,.words td,.words th{text-align:left}
-.words td:nth-child(2){white-space:nowrap}
 th{font-weight:600;color:var(--soft);font-size:.82rem}
 tr:last-child td{border-bottom:0}
-td{overflow-wrap:anywhere}
+td:not(:first-child){white-space:nowrap}.words td:last-child{white-space:normal;overflow-wrap:anywhere}
+td:first-child{overflow-wrap:anywhere;min-width:5.5rem}td small{display:block;color:var(--soft)}
 .good{color:var(--good);font-weight:600}.bad{color:var(--bad);font-weight:600}
 figure{margin:.4rem 0 1rem}
-svg{display:block;width:100%;max-width:640px;height:auto;margin:0 auto;overflow:visible}
+svg{display:block;width:100%;max-width:540px;height:auto;margin:0 auto;overflow:visible}
 svg text{fill:var(--soft);font-size:11px;font-family:inherit}
 svg .strong{fill:var(--ink)}
 svg .grid{stroke:var(--line);stroke-width:1}
@@ -128,6 +128,11 @@ def legend(names: Sequence[str]) -> Markup:
 def figure(drawing: str, caption: str, names: Sequence[str] = ()) -> Markup:
     below = legend(names).text if len(names) > 1 else ""
     return Markup(f"<figure>{drawing}{below}<figcaption>{escape(caption)}</figcaption></figure>")
+
+
+def noted(value: str, note: str) -> Markup:
+    """A cell with a smaller line under it."""
+    return Markup(f"{escape(value)}<small>{escape(note)}</small>")
 
 
 def join(*parts: Cell) -> Markup:
