@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pgolf.errors import PgolfError
+from pgolf.model.compile import compile_model
 from pgolf.model.gpt import GPT
 from pgolf.store import Stage
 from pgolf.training.choose import Weights, choose
@@ -47,7 +48,7 @@ def _choose(context: StageContext, build: StageBuild, trained: Stage) -> None:
     with torch.random.fork_rng(devices=[]):
         model = GPT(config.model)
     model.compute_dtype = runtime.dtype
-    model.to(runtime.device)
+    compile_model(model.to(runtime.device), runtime, graph=False)
 
     def loss_of(weights: Weights) -> float:
         model.load_state_dict(weights)

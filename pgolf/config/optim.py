@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pgolf.errors import PgolfError
 
 NEWTON_SCHULZ = ("polar-express", "fixed")
+DTYPES = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class OptimConfig:
     """Coefficients of the orthogonalization: `polar-express` (arXiv 2505.16932) or `fixed` (the original Muon's)."""
     newton_schulz_steps: int = 5
     """Steps of the orthogonalization; `polar-express` has a table of its own for 3, 4 and 5."""
-    gram: bool = False
-    """Iterate on the Gram matrix: fewer operations on wide matrices, less exact in the weakest directions."""
+    newton_schulz_dtype: str = "auto"
+    """Type of the orthogonalization: `float32`, `bfloat16`, or `auto`: bfloat16 where the hardware has it."""
     row_equalize: bool = True
     """Scale the rows of the momentum to equal length before the orthogonalization (MuonEq-R, arXiv 2603.28254)."""
     neuron_beta: float = 0.0
@@ -80,6 +81,8 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.newton_schulz not in NEWTON_SCHULZ:
             raise PgolfError(f"optim.newton_schulz is {self.newton_schulz!r}; choose {' or '.join(NEWTON_SCHULZ)}")
+        if self.newton_schulz_dtype not in DTYPES:
+            raise PgolfError(f"optim.newton_schulz_dtype is {self.newton_schulz_dtype!r}; choose {', '.join(DTYPES)}")
         if self.newton_schulz_steps < 1 or (
             self.newton_schulz == "polar-express" and self.newton_schulz_steps not in (3, 4, 5)
         ):

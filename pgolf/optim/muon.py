@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pgolf.config.optim import OptimConfig
 from pgolf.optim.flat import Bank, FlatParameters
-from pgolf.optim.newton_schulz import coefficients, orthogonalize
+from pgolf.optim.newton_schulz import choose_dtype, coefficients, orthogonalize
 
 
 class Muon:
@@ -23,6 +23,7 @@ class Muon:
     def __init__(self, flat: FlatParameters, config: OptimConfig, world_rank: int = 0, world_size: int = 1) -> None:
         self._config, self._world_rank, self._world_size = config, world_rank, world_size
         self._rows = coefficients(config.newton_schulz, config.newton_schulz_steps)
+        self._dtype = choose_dtype(config.newton_schulz_dtype, flat.data.device)
         self._flat = flat
         self._data, self._grad = flat.span(flat.data, "matrix"), flat.span(flat.grad, "matrix")
         self.momentum = torch.zeros_like(self._data)
@@ -81,10 +82,10 @@ class Muon:
         if self._world_size > 1:
             share = -(-total // self._world_size)
             mine = stack[self._world_rank * share : (self._world_rank + 1) * share]
-            result = stack.new_zeros(share, *stack.shape[1:])
+            result = stack.new_zeros(share, *stack.shape[1:], dtype=self._dtype)
             if len(mine):
                 result[: len(mine)] = self._iterate(mine)
-            stack = stack.new_empty(self._world_size * share, *stack.shape[1:])
+            stack = result.new_empty(self._world_size * share, *stack.shape[1:])
             dist.all_gather_into_tensor(stack, result)
         else:
             stack = self._iterate(stack)
@@ -94,9 +95,7 @@ class Muon:
             at += len(target)
 
     def _iterate(self, stack: Tensor) -> Tensor:
-        if stack.is_cuda:
-            stack = stack.bfloat16()  # as all published runs; 3 digits are enough for a direction
-        return orthogonalize(stack.contiguous(), self._rows, self._config.gram)
+        return orthogonalize(stack.to(self._dtype).contiguous(), self._rows)
 
 
 def _normalize_neurons(update: Tensor, moment: Tensor, beta: float) -> None:

@@ -1,6 +1,5 @@
 """One training run as an object: everything that changes from step to step, and the step."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,7 +29,6 @@ class Trainer:
         self.tokens = 0
         self._watch = Watch(self.flat.data)
         self._batches: dict[int, tuple[Tensor, Tensor, float]] = {}  # of the steps whose loss is not known yet
-        self._loss: Callable[[Tensor, Tensor], Tensor] = model.loss
         for fraction in config.train.breakpoints():
             loader.check(*config.train.sizes_at(fraction))
 
@@ -90,13 +88,6 @@ class Trainer:
             torch.cuda.set_rng_state(device_numbers, self.flat.data.device)
             torch.cuda.synchronize()
 
-    def compile(self) -> None:
-        """Compile the loss; the first call of each shape takes long, so warm up after this."""
-        self._loss = torch.compile(self.model.loss, dynamic=False)
-
-    def uncompile(self) -> None:
-        self._loss = self.model.loss
-
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything a resumed run needs: tensors and plain values."""
         tensors = self._tensors() | {"random": torch.get_rng_state()}
@@ -134,7 +125,7 @@ class Trainer:
         per_pass = max(1, self._config.train.micro_tokens // seq_len) if self._config.train.micro_tokens else rows
         for start in range(0, rows, per_pass):
             part, wanted = tokens[start : start + per_pass], targets[start : start + per_pass]
-            loss = self._loss(part, wanted) * (len(part) / (rows * self._runtime.world_size))
+            loss = self.model.loss(part, wanted) * (len(part) / (rows * self._runtime.world_size))
             loss.backward()
             self.flat.loss.add_(loss.detach())
         if self._runtime.world_size > 1:

@@ -82,7 +82,13 @@ def random_gradients(bag: Bag, steps: int) -> list[dict[str, Tensor]]:
 
 
 def settings() -> list[OptimConfig]:
-    common = {"warmdown": 0.0, "momentum_warmup": 0, "matrix_decay": 0.1, "scalar_decay": 0.02}
+    common = {
+        "newton_schulz_dtype": "float32",
+        "warmdown": 0.0,
+        "momentum_warmup": 0,
+        "matrix_decay": 0.1,
+        "scalar_decay": 0.02,
+    }
     return [
         OptimConfig(**common, newton_schulz="fixed", row_equalize=False, momentum=0.95),  # the seed's kind
         OptimConfig(**common),
@@ -117,11 +123,12 @@ def test_polar_express_brings_singular_values_near_one(steps: int) -> None:
     assert values.max() < 1.2
 
 
-def test_gram_form_agrees_where_singular_values_are_not_tiny() -> None:
+def test_bfloat16_keeps_the_direction() -> None:
     torch.manual_seed(0)
     stack = torch.randn(3, 16, 64)
     rows = coefficients("polar-express", 5)
-    torch.testing.assert_close(orthogonalize(stack, rows, gram=True), orthogonalize(stack, rows), atol=2e-4, rtol=0)
+    exact, rough = orthogonalize(stack, rows), orthogonalize(stack.bfloat16(), rows).float()
+    assert torch.nn.functional.cosine_similarity(exact.flatten(1), rough.flatten(1)).min() > 0.9995
 
 
 def test_flat_buffers_are_the_models_own_tensors() -> None:
