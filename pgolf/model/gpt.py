@@ -165,20 +165,20 @@ class GPT(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., dim) -> (..., vocab_size) float32, softcapped."""
-        x = self._before_head(hidden)
+        x = self.before_head(hidden)
         z = F.linear(x, self.tok_emb.weight.to(x.dtype)) if self.lm_head is None else self.lm_head(x)
         z = z.float() if self.logit_bias is None else z.float() + self.logit_bias
         return softcap(z, self.config.logit_softcap)
 
     def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood of each target in nats, (B, T) float32."""
-        x = self._before_head(self.hidden(tokens)).flatten(0, 1)  # (B T, dim)
+        x = self.before_head(self.hidden(tokens)).flatten(0, 1)  # (B T, dim)
         cap = self.config.logit_softcap
         return token_losses(x, self._head(), self.logit_bias, targets.flatten(), cap, self.softmax).view(targets.shape)
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """The training loss: mean nats per token and whatever terms exist in training only. A scalar."""
-        x = self._before_head(self.hidden(tokens)).flatten(0, 1)  # (B T, dim)
+        x = self.before_head(self.hidden(tokens)).flatten(0, 1)  # (B T, dim)
         wanted, weights = future.targets(targets, self.config, self.future_share)
         return weighted_loss(x, self._head(), self.logit_bias, wanted, weights, self.config.logit_softcap, self.softmax)
 
@@ -197,7 +197,7 @@ class GPT(nn.Module):
         """(vocab_size, dim or embed_dim)"""
         return self.tok_emb.weight if self.lm_head is None else self.lm_head.weight
 
-    def _before_head(self, hidden: Tensor) -> Tensor:
+    def before_head(self, hidden: Tensor) -> Tensor:
         """Hidden states in the width of the output embedding."""
         return hidden if self.emb_proj is None else hidden @ self.emb_proj.weight.to(hidden.dtype)
 

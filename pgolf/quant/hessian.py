@@ -24,7 +24,7 @@ from pgolf.model.gpt import CHUNK_TOKENS, GPT
 from pgolf.quant.grid import Floats
 
 PRIOR_COUNTS = 10.0  # added to every token's count, so that a token calibration never saw keeps a sane step
-EMBEDDING = "tok_emb.weight"
+EMBEDDING, HEAD = "tok_emb.weight", "lm_head.weight"
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,11 +112,13 @@ def _one_batch(model: GPT, tokens: Tensor, collector: _Collector, generator: tor
         hidden = model.hidden(tokens)
         flat = hidden.flatten(0, 1)
     upstream = torch.zeros_like(flat) if collector.gradients else None
+    head = EMBEDDING if model.lm_head is None else HEAD
     for start in range(0, len(flat), CHUNK_TOKENS):
         leaf = flat[start : start + CHUNK_TOKENS].detach().requires_grad_(collector.gradients)
         with torch.set_grad_enabled(collector.gradients):
             log_p = torch.log_softmax(model.logits(leaf).float(), dim=-1)
-        _add_head(collector, leaf.detach().float(), log_p.detach())
+        with torch.no_grad():
+            _add_head(collector, head, model.before_head(leaf).float(), log_p)
         if upstream is not None:
             labels = torch.multinomial(log_p.detach().exp(), 1, generator=generator)
             (upstream[start : start + CHUNK_TOKENS],) = torch.autograd.grad(-log_p.gather(1, labels).sum(), leaf)
@@ -124,9 +126,9 @@ def _one_batch(model: GPT, tokens: Tensor, collector: _Collector, generator: tor
         hidden.backward(upstream.view_as(hidden))
 
 
-def _add_head(collector: _Collector, x: Tensor, log_p: Tensor) -> None:
-    """The head's side of the tied embedding: x (N, dim), log_p (N, V). The label's expectation is taken exactly."""
-    sums = collector.of(f"{EMBEDDING}/head", x.shape[1], (log_p.shape[1],))
+def _add_head(collector: _Collector, name: str, x: Tensor, log_p: Tensor) -> None:
+    """The matrix `name` as the head: x (N, width), log_p (N, V). The label's expectation is taken exactly."""
+    sums = collector.of(f"{name}/head", x.shape[1], (log_p.shape[1],))
     sums.plain += (x.T @ x).double().cpu()
     sums.vectors += len(x)
     p = log_p.exp()
@@ -154,6 +156,8 @@ def _frozen(model: GPT) -> Iterator[None]:
 def _hooked(model: GPT, collector: _Collector, roles: dict[str, str]) -> Iterator[None]:
     handles = []
     for name in roles:
+        if name == HEAD:
+            continue  # seen where its logits are made
         module = model.get_submodule(name.rpartition(".")[0])
         handles.append(module.register_forward_hook(_hook(name, collector)))
     try:
@@ -197,8 +201,9 @@ def _add_lookup(collector: _Collector, name: str, rows: int, tokens: Tensor, gra
 
 
 def _finish(name: str, collector: _Collector, shape: tuple[int, ...], tokens: int) -> Calibration:
-    if f"{name}/table" in collector.sums:
-        return _finish_embedding(name, collector, shape, tokens)
+    table, head = collector.sums.get(f"{name}/table"), collector.sums.get(f"{name}/head")
+    if table is not None or head is not None:
+        return _finish_embedding(table, head, collector.gradients, shape, tokens)
     sums = collector.sums.get(name)
     if sums is None or not sums.vectors:
         raise PgolfError(f"the matrix {name} is never used on the calibration tokens, so it has no Hessian")
@@ -209,19 +214,24 @@ def _finish(name: str, collector: _Collector, shape: tuple[int, ...], tokens: in
     return Calibration(hessian=(sums.plain / sums.vectors).numpy(), fisher=fisher, output=output)
 
 
-def _finish_embedding(name: str, collector: _Collector, shape: tuple[int, ...], tokens: int) -> Calibration:
-    """One matrix and one weight per row for both sides: H̄ = f H_head + G, ρ_v splits the trace as the sides do."""
-    table, head = collector.sums[f"{name}/table"], collector.sums.get(f"{name}/head")
-    frequency = (table.output + PRIOR_COUNTS).numpy() / (tokens + PRIOR_COUNTS * shape[0])  # (V,) sums to 1
-    if head is None:
-        hessian = (table.plain / tokens).numpy()
-        return Calibration(hessian, hessian if collector.gradients else None, frequency)
-    plain = (head.plain / head.vectors).numpy()
-    if not collector.gradients:
-        return Calibration(plain, None, np.ones(shape[0]))
-    head_weight = (head.output.numpy() + PRIOR_COUNTS * head.weight / tokens) / tokens  # (V,)
-    head_side = (head.weighted / head.weight).numpy()
-    table_side = (table.plain / tokens).numpy()
-    fisher = head_weight.sum() * head_side + table_side
-    row_weight = (head_weight * np.trace(head_side) + frequency * np.trace(table_side)) / np.trace(fisher)
-    return Calibration(plain, fisher, row_weight)
+def _finish_embedding(
+    table: _Sums | None, head: _Sums | None, gradients: bool, shape: tuple[int, ...], tokens: int
+) -> Calibration:
+    """A matrix of rows per token: looked up, or the head, or both.
+
+    Both sides share one matrix and one weight per row: H̄ = f H_head + G, ρ_v splits the trace as the sides do.
+    """
+    rows, columns = shape
+    plain = np.eye(columns) if head is None else (head.plain / head.vectors).numpy()
+    if not gradients:
+        return Calibration(plain, None, np.ones(rows))
+    fisher, traces = np.zeros((columns, columns)), np.zeros(rows)
+    if head is not None:
+        weight = (head.output.numpy() + PRIOR_COUNTS * head.weight / tokens) / tokens  # (V,)
+        side = (head.weighted / head.weight).numpy()
+        fisher, traces = fisher + weight.sum() * side, traces + weight * np.trace(side)
+    if table is not None:
+        frequency = (table.output + PRIOR_COUNTS).numpy() / (tokens + PRIOR_COUNTS * rows)  # (V,) sums to 1
+        side = (table.plain / tokens).numpy()
+        fisher, traces = fisher + side, traces + frequency * np.trace(side)
+    return Calibration(plain, fisher, traces / np.trace(fisher))

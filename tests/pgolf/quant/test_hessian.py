@@ -1,0 +1,71 @@
+"""Calibration against plain sums: every pass of a loop counts, gradients are those of autograd."""
+
+import numpy as np
+import pytest
+import torch
+
+from pgolf.config import ModelConfig
+from pgolf.model.gpt import GPT
+from pgolf.quant import hessian
+from pgolf.quant.divergence import Divergence
+
+SMALL = {"vocab_size": 40, "dim": 16, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "loop_passes": 3}
+
+
+def model_of(**changes: object) -> GPT:
+    torch.manual_seed(0)
+    model = GPT(ModelConfig(**(SMALL | changes)))  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def batches(count: int = 3) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randint(2, 40, (4, 12), generator=generator) for _ in range(count)]
+
+
+def test_every_pass_of_a_loop_is_seen() -> None:
+    model, tokens = model_of(), batches()
+    inputs: list[torch.Tensor] = []
+    model.blocks[0].mlp.fc.register_forward_pre_hook(
+        lambda module, arguments: inputs.append(arguments[0].flatten(0, 1))
+    )
+    with torch.no_grad():
+        for batch in tokens:
+            model.hidden(batch)
+    assert len(inputs) == 3 * len(tokens)
+    x = torch.cat(inputs).double()
+    found = hessian.calibrate(model, tokens, gradients=False)["blocks.0.mlp.fc.weight"]
+    np.testing.assert_allclose(found.hessian, (x.T @ x / len(x)).numpy(), rtol=1e-4, atol=1e-7)
+    assert found.fisher is None
+
+
+def test_weights_keep_their_values_and_need_for_gradients() -> None:
+    model = model_of()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    hessian.calibrate(model, batches())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("changes", [{}, {"embed_dim": 8, "tied_head": False, "bigram_rows": 50, "bigram_dim": 8}])
+def test_the_fisher_form_predicts_the_divergence_of_noise(changes: dict[str, object]) -> None:
+    """½ tr(H_O E H_I Eᵀ) is the KL of a small random error in one matrix, within what the factored form neglects."""
+    model, tokens = model_of(loop_passes=1, **changes), batches(40)
+    statistics = hessian.calibrate(model, tokens)
+    distance = Divergence(model, tokens[:20])
+    assert set(statistics) == set(model.matrix_roles())
+    ratios = []
+    for name, found in statistics.items():
+        weight = model.get_parameter(name)
+        error = 0.02 * float(weight.detach().std()) * torch.randn(weight.shape, generator=torch.Generator().manual_seed(2))
+        e = error.double().numpy()
+        output = np.diag(found.output) if found.output.ndim == 1 else found.output
+        assert found.fisher is not None
+        predicted = 0.5 * float(np.sum((output @ e @ found.fisher) * e))
+        ratios.append(distance.of({name: weight.detach() + error}) / predicted)
+    assert min(ratios) > 0.4
+    assert max(ratios) < 2.5
+    assert 0.75 < np.exp(np.mean(np.log(ratios))) < 1.33
