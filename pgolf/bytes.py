@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pgolf.shards import TokenStream
 from pgolf.tokenizer import MAX_TOKEN_BYTES, SPACE_MARK, Tokenizer
 
 
@@ -54,6 +55,15 @@ class ByteTable:
         if previous is not None and len(tokens):
             before[0] = boundary[min(previous, len(self.base))]
         return base[inside] + (leading[inside] & ~before)
+
+    def count_stream(self, stream: TokenStream) -> np.ndarray:
+        """Bytes of every token of a stream: int64 (n,), in parts so that little else is held."""
+        out = np.empty(len(stream), np.int64)
+        step = 1 << 22
+        for start in range(0, len(stream), step):
+            previous = int(stream[start - 1 : start][0]) if start else None
+            out[start : start + step] = self.count(stream[start : start + step], previous)
+        return out
 
 
 def document_bytes(tokenizer: Tokenizer, document: bytes, tokens: np.ndarray) -> np.ndarray:

@@ -115,7 +115,7 @@ def _register(context: StageContext, published: _Published) -> Stage:
             if files[VAL_BYTES]:
                 val_bytes = _total(shards.TokenStream.open(files[VAL_BYTES]))
             else:
-                val_bytes = int(byte_counts.ByteTable.from_tokenizer(used).count(val[:]).sum())
+                val_bytes = int(byte_counts.ByteTable.from_tokenizer(used).count_stream(val).sum())
             build.details["val"] |= {"bytes": val_bytes, "bytes_per_token": round(val_bytes / counts[VAL], 6)}
             context.reporter.message(
                 f"{published.name}: {counts[TRAIN]:,} train tokens, {counts[VAL]:,} val tokens, "

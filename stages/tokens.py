@@ -30,7 +30,7 @@ def token_bytes(stage: Stage) -> np.ndarray:
     tokens = open_split(stage, "val")
     paths = stage.files(_VAL_BYTES)
     if not paths:
-        return ByteTable.from_tokenizer(tokenizer_of(stage)).count(tokens[:])
+        return ByteTable.from_tokenizer(tokenizer_of(stage)).count_stream(tokens)
     counts = TokenStream.open(paths)[:].astype(np.int64)
     if len(counts) != len(tokens):
         raise PgolfError(f"{stage.path}: {len(tokens)} val tokens but {len(counts)} byte counts; rerun tokenize")

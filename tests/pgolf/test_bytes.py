@@ -9,6 +9,7 @@ import texts
 from hypothesis import given
 
 from pgolf.bytes import ByteTable, changed_bytes, document_bytes, faults, table_faults
+from pgolf.shards import TokenStream
 from pgolf.tokenizer import Tokenizer
 
 
@@ -112,6 +113,14 @@ def test_the_table_in_pieces_and_beyond_the_vocabulary():
     whole = table.count(tokens)
     assert np.concatenate([table.count(tokens[:3]), table.count(tokens[3:], int(tokens[2]))]).tolist() == whole.tolist()
     assert table.count(np.array([1, 60_000, 5], np.uint16)).tolist() == [0, 0, 1]
+
+
+def test_a_stream_is_counted_in_parts():
+    tokens = np.tile(np.concatenate(texts.plain().encode(texts.english(200))), 550)  # over one part of 4,194,304
+    stream = TokenStream([tokens[:70_001], tokens[70_001:]], "val")
+    table = ByteTable.from_tokenizer(texts.plain())
+    assert len(tokens) > 1 << 22
+    assert np.array_equal(table.count_stream(stream), table.count(tokens))
 
 
 def test_table_and_documents_agree_but_for_a_first_space():
