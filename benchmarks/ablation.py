@@ -135,6 +135,9 @@ def main() -> None:
     runtime = runtimes.choose("auto", threads=options.threads)
     tokens = store.open_stage(options.tokens, ("tokenize",))
     base = configs.load(options.preset, None, options.assignments)
+    pieces = tokens.manifest.details.get("vocab_size", 0)
+    if pieces > base.model.vocab_size:
+        parser.error(f"the tokenizer has {pieces} pieces: add --set model.vocab_size={pieces}")
     budget = {"iterations": options.iterations, "seconds": 0.0} if options.iterations else {"seconds": options.seconds}
     base = dataclasses.replace(base, train=dataclasses.replace(base.train, **budget))
     known = parts(base.model)
