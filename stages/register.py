@@ -113,7 +113,7 @@ def _register(context: StageContext, published: _Published) -> Stage:
             }
             build.details |= published.details
             if files[VAL_BYTES]:
-                val_bytes = _total(shards.TokenStream.open(files[VAL_BYTES]))
+                val_bytes = _total(val, shards.TokenStream.open(files[VAL_BYTES]), used.bos_id)
             else:
                 val_bytes = int(byte_counts.ByteTable.from_tokenizer(used).count_stream(val).sum())
             build.details["val"] |= {"bytes": val_bytes, "bytes_per_token": round(val_bytes / counts[VAL], 6)}
@@ -143,9 +143,20 @@ def _survey(context: StageContext, stream: shards.TokenStream, used: Tokenizer, 
     return {"documents": documents, "tokens": len(stream)}
 
 
-def _total(stream: shards.TokenStream) -> int:
+def _total(val: shards.TokenStream, counts: shards.TokenStream, bos_id: int) -> int:
+    """Sum of a sidecar. Raises PgolfError when a BOS has bytes: it is shifted, or counts control tokens."""
+    total = 0
     step = 1 << 22
-    return sum(int(stream[start : start + step].sum(dtype=np.int64)) for start in range(0, len(stream), step))
+    for start in range(0, len(val), step):
+        part = counts[start : start + step]
+        wrong = np.flatnonzero((val[start : start + step] == bos_id) & (part > 0))
+        if len(wrong):
+            raise PgolfError(
+                f"{counts.name}: the BOS at token {start + int(wrong[0])} has {int(part[wrong[0]])} bytes, not 0; the "
+                "counts are shifted against the tokens or include control tokens"
+            )
+        total += int(part.sum(dtype=np.int64))
+    return total
 
 
 def _link(path: Path, target: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pgolf import config as configs
-from pgolf import runtime, shards
+from pgolf import runtime, shards, store
 from pgolf.errors import PgolfError
 from pgolf.tokenizer import Tokenizer
 from stages import tokens as token_stages
@@ -148,6 +148,13 @@ def test_registered_shards_with_their_byte_counts(context, shard_folder):
     stage = tokenize(context.replace(name="shards"), shards=shard_folder)
     assert token_stages.token_bytes(stage).sum() == sum(len(utf8(text)) for text in [*ODD, SENTENCE])
     assert stage.manifest.details["bytes_from"] == "sidecar"
+
+
+def test_shifted_byte_counts_are_refused(context, shard_folder):
+    counts = token_stages.token_bytes(store.open_stage(context.run / "tokenize")).astype(np.uint16)
+    shards.write_shards(shard_folder, "fineweb_val_bytes", [np.roll(counts, -1)], 1000)
+    with pytest.raises(PgolfError, match="shifted against the tokens"):
+        tokenize(context.replace(name="shards"), shards=shard_folder)
 
 
 def test_shards_of_another_tokenizer(context, shard_folder):
