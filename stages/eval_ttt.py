@@ -33,7 +33,8 @@ def eval_ttt(context: StageContext, source: Stage, documents: Sequence[Path] = (
             settings = scoring.resolve(context.config.evaluate, source)
             text = scoring.load_text(source, documents)
             model = scoring.model_of(source, context.runtime)
-            ttt, trials = context.config.ttt, []
+            ttt = context.config.ttt
+            trials: list[dict[str, Any]] = []
             if tuned:
                 ttt, trials = _tune(context, source, model, settings)
             clock = time.monotonic()

@@ -13,8 +13,8 @@ class EvaluateConfig:
     """Tokens of context at most; 0: the training length."""
     stride: int = 64
     """Tokens newly scored per window, so each sees at least `seq_len - stride` tokens where there are that many."""
-    batch_windows: int = 32
-    """Windows evaluated together."""
+    batch_windows: int = 8
+    """Windows evaluated together, on a CPU by each core: few enough for its cache. A GPU wants more."""
     context: str = "windowed"
     """`windowed`: every token sees its own window and nothing before it; `banded`: one pass in which every layer sees
     `seq_len` tokens back, so that the last layer sees further."""

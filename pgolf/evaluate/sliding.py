@@ -9,9 +9,11 @@ windows in batches and the logits of the scored positions alone, and shares the 
 into the same batches whatever the number of ranks, so two ranks add nothing but the order of a sum of zeros.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +27,8 @@ from pgolf.evaluate.evaluator import OnProgress, Trace
 from pgolf.evaluate.windows import Window
 from pgolf.model.gpt import GPT
 from pgolf.runtime import Runtime
+
+Result = TypeVar("Result")
 
 LOGIT_ELEMENTS = 1 << 25
 """Logits held at once; 128 MB in fp32."""
@@ -52,12 +56,14 @@ class SlidingEvaluator:
         count = len(tokens) - 1
         nll, times = np.zeros(count), np.zeros(count, dtype=np.int64)
         wanted, found = set(positions), dict[int, np.ndarray]()
-        batches = batched(*plan_windows(self.model, tokens, settings))
+        batches = batched(*plan_windows(self.model, tokens, settings))[runtime.world_rank :: runtime.world_size]
         done, total = 0, 0.0
         with scoring(self.model, settings):
-            for batch in batches[runtime.world_rank :: runtime.world_size]:
+            scored = side_by_side(
+                lambda batch: score_windows(self.model, tokens, batch, wanted, runtime.device), batches, runtime
+            )
+            for batch, (losses, log_probs) in zip(batches, scored, strict=True):
                 targets = targets_of(batch)
-                losses, log_probs = score_windows(self.model, tokens, batch, wanted, runtime.device)
                 nll[targets] = losses
                 np.add.at(times, targets, 1)
                 found |= log_probs
@@ -80,6 +86,27 @@ def scoring(model: GPT, settings: EvaluateConfig) -> Iterator[None]:
         yield
     finally:
         model.set_window(0)
+
+
+def side_by_side(
+    work: Callable[[list[Window]], Result], batches: Sequence[list[Window]], runtime: Runtime
+) -> Iterator[Result]:
+    """The results in order, on a CPU one batch per core at a time.
+
+    A small model's operations are too short to be shared between cores: each core with a batch of its own is faster
+    than all cores at one batch, and what a batch gives does not depend on it.
+    """
+    if runtime.device.type != "cpu" or runtime.threads < 2 or len(batches) < 2:
+        yield from map(work, batches)
+        return
+    before = torch.get_num_threads()
+    yield work(batches[0])  # alone, so that what a model keeps between calls is there when the threads begin
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(runtime.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield from pool.map(work, batches[1:])
+    finally:
+        torch.set_num_threads(before)
 
 
 def plan_windows(model: GPT, tokens: np.ndarray, settings: EvaluateConfig) -> tuple[list[Window], int]:
