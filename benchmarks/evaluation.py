@@ -1,0 +1,136 @@
+"""How fast evaluation is, against the plain ways of doing the same.
+
+    python benchmarks/evaluation.py windows      # windows/s at the mini shape, against one window at a time
+    python benchmarks/evaluation.py in-place     # in-place TTT at the seed's sizes, against a forward per 64 tokens
+    python benchmarks/evaluation.py contexts --from artifacts/mini/quantize --tokens 60000
+
+Both sides of a comparison run in one process, in turn, on the same threads; the best of the repeats is taken. The
+weights of the first two are random: speed does not depend on them.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from pgolf import config as configs
+from pgolf import runtime as runtimes
+from pgolf import store
+from pgolf.config import EvaluateConfig, TttConfig
+from pgolf.evaluate.bpb import Score
+from pgolf.evaluate.sliding import SlidingEvaluator
+from pgolf.evaluate.ttt import TttEvaluator
+from pgolf.model.compile import compile_model
+from pgolf.model.gpt import GPT
+from stages import scoring
+
+REPEATS = 3
+
+
+def best(work: Callable[[], object]) -> float:
+    """Seconds of the fastest of a few runs."""
+    found = []
+    for _ in range(REPEATS):
+        begun = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - begun)
+    return min(found)
+
+
+@torch.no_grad()
+def one_at_a_time(model: GPT, tokens: np.ndarray, seq_len: int, stride: int) -> int:
+    """The plain evaluator: each window alone, all of its logits. Returns the number of windows."""
+    ids = torch.from_numpy(tokens.astype(np.int64))
+    count = 0
+    for start in range(0, len(tokens) - 1 - seq_len + stride, stride):
+        stop = min(start + seq_len, len(tokens) - 1)
+        logits = model.logits(model.hidden(ids[None, start:stop]))[0]
+        F.cross_entropy(logits, ids[start + 1 : stop + 1], reduction="none")
+        count += 1
+    return count
+
+
+def bench_windows() -> None:
+    for seq_len in (256, 512):
+        _windows(seq_len)
+
+
+def _windows(seq_len: int) -> None:
+    config = configs.load("mini")
+    runtime = runtimes.choose("cpu")
+    model = GPT(config.model).eval()
+    tokens = np.random.default_rng(0).integers(2, config.model.vocab_size, 64 * 128 + seq_len).astype(np.uint16)
+    settings = EvaluateConfig(seq_len=seq_len, stride=64)
+    windows = one_at_a_time(model, tokens, seq_len, 64)
+    plain = best(lambda: one_at_a_time(model, tokens, seq_len, 64))
+    batched = best(lambda: SlidingEvaluator(model, settings, runtime).score(tokens))
+    compile_model(model, runtime, graph=False)
+    fast = best(lambda: SlidingEvaluator(model, settings, runtime).score(tokens))
+    print(
+        f"mini, context {seq_len}, {runtime.threads} threads: plain {windows / plain:.1f} windows/s, batched "
+        f"{windows / batched:.1f}, with kernels {windows / fast:.1f}: {plain / fast:.2f} times the plain one"
+    )
+
+
+def bench_in_place() -> None:
+    config = configs.load("seed")
+    runtime = runtimes.choose("cpu")
+    model = GPT(config.model).eval()
+    seq_len = 1024
+    tokens = np.random.default_rng(0).integers(2, config.model.vocab_size, 4 * seq_len + 1).astype(np.uint16)
+    compile_model(model, runtime, graph=False)
+    seeds_way = tokens[: seq_len + 3 * 64 + 1]
+    windows = one_at_a_time(model, seeds_way, seq_len, 64)
+    begun = time.perf_counter()
+    one_at_a_time(model, seeds_way, seq_len, 64)
+    slow = 64 * windows / (time.perf_counter() - begun)
+    ttt = TttConfig(method="in-place")
+    for context in ("windowed", "banded"):
+        settings = EvaluateConfig(seq_len=seq_len, stride=64, batch_windows=4, context=context)
+        part = seeds_way if context == "windowed" else tokens
+        begun = time.perf_counter()
+        TttEvaluator(model, settings, ttt, runtime).score(part)
+        speed = (len(part) - 1) / (time.perf_counter() - begun)
+        print(f"seed, in-place, {context}: {speed:.1f} tokens/s; a full forward for each 64: {slow:.1f}")
+    print(f"banded over the seed's way: {speed / slow:.1f} times")
+
+
+def bench_contexts(where: Path, count: int) -> None:
+    source = store.open_stage(where)
+    runtime = runtimes.choose("cpu")
+    text = scoring.load_text(source, ())
+    model = scoring.model_of(source, runtime)
+    tokens, counts = text.tokens[:count], text.token_bytes[1:count]
+    base = scoring.resolve(EvaluateConfig(), source)
+    settings = {f"windowed, stride {stride}": replace(base, stride=stride) for stride in (16, 64, 128, base.seq_len)}
+    settings["banded"] = replace(base, context="banded")
+    settings["windowed, stride 64, reset at documents"] = replace(base, reset_at_documents=True)
+    settings["banded, reset at documents"] = replace(base, context="banded", reset_at_documents=True)
+    for name, choice in settings.items():
+        begun = time.perf_counter()
+        trace = SlidingEvaluator(model, choice, runtime).score(tokens)
+        seconds = time.perf_counter() - begun
+        print(f"{name}: {Score.from_nll(trace.nll, counts).bits_per_byte:.4f} BPB in {seconds:.1f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("windows", "in-place", "contexts"))
+    parser.add_argument("--from", dest="source", type=Path, default=Path("artifacts/mini/quantize"))
+    parser.add_argument("--tokens", type=int, default=60_000)
+    arguments = parser.parse_args()
+    if arguments.what == "windows":
+        bench_windows()
+    elif arguments.what == "in-place":
+        bench_in_place()
+    else:
+        bench_contexts(arguments.source, arguments.tokens)
+
+
+if __name__ == "__main__":
+    main()
