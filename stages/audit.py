@@ -24,7 +24,7 @@ from pgolf.evaluate.audit import text as text_checks
 from pgolf.evaluate.audit.subject import FLOOR_BF16, FLOOR_FP32, ISOLATES_NOTHING
 from pgolf.evaluate.bpb import Score
 from pgolf.evaluate.compare import by_document
-from pgolf.shards import write_shards
+from pgolf.shards import TokenStream, write_shards
 from pgolf.store import Stage
 from stages import audit_subject, claims, scoring
 from stages import tokens as token_stages
@@ -36,6 +36,7 @@ SECTIONS = ("evaluate", "ttt")
 SCRIPT = "train_gpt.py"
 REPORT, READABLE = "report.json", "report.md"
 _TRAIN_PIECE = 1 << 22
+_FEW = 5  # documents that the audited stream should hold the beginnings of
 _DOCUMENTS = 2000  # whose bytes are compared one by one
 
 
@@ -79,9 +80,9 @@ def audit(context: StageContext, source: Stage, options: AuditOptions) -> Stage:
     tokenized = source.ancestor("tokenize")
     train_length = int(source.ancestor("train").manifest.config["train"]["seq_len"])
     config = audit_subject.resolve(context.config, train_length)
-    wanted = options.tokens or audit_subject.wanted_tokens(options.evaluator, config)
     stream = token_stages.open_split(tokenized, "val")
-    count = min(wanted, len(stream))
+    bos = int(tokenized.manifest.details["bos_id"])
+    count = min(options.tokens or _length(stream, bos, options.evaluator, config), len(stream))
     recorded = {"evaluator": options.evaluator, "tokens": count, "probes": options.probes}
     with context.build("audit", inputs={"model": source}, sections=SECTIONS, options=recorded) as build:
         if build.existing is None:
@@ -99,6 +100,13 @@ def audit(context: StageContext, source: Stage, options: AuditOptions) -> Stage:
     if failed:
         raise CheckFailed(f"{audits.explain(failed[0])} (report: {build.stage.path / READABLE})")
     return build.stage
+
+
+def _length(stream: TokenStream, bos_id: int, name: str, config: Config) -> int:
+    """Tokens to audit on when none are asked for: enough to learn from, and the first few documents."""
+    wanted = audit_subject.wanted_tokens(name, config)
+    starts = np.flatnonzero(np.asarray(stream[0 : min(4 * wanted, len(stream))]) == bos_id)
+    return max(wanted, int(starts[:_FEW][-1])) if len(starts) else wanted
 
 
 def _failed(row: dict[str, Any]) -> bool:
