@@ -24,6 +24,7 @@ from pgolf.training import checkpoint as checkpoints
 from pgolf.training.checkpoint import Checkpoint
 from pgolf.training.control import Control
 from pgolf.training.holdout import holdout_loss
+from pgolf.training.rate import matrix_rate
 from pgolf.training.trainer import Trainer
 from stages.context import StageBuild, StageContext
 from stages.interrupt import Interrupt
@@ -121,7 +122,9 @@ def _train(context: StageContext, build: StageBuild, loader: Loader, tokens: Sta
             f"run the same command again {how}to continue"
         )
         raise KeyboardInterrupt
+    rate = matrix_rate(runtime.device, runtime.dtype)  # on all at once, as they trained: cores may be shared
     if runtime.is_main:
+        build.details["matrix_flops_per_second"] = round(rate * runtime.world_size)
         _finish(build, trainer, loader, config, control.elapsed, log.last_loss, where["restarts"])
 
 
@@ -150,6 +153,9 @@ def _finish(
         "tokens_per_second": round(trainer.tokens / seconds, 1) if seconds else 0.0,
         "loss": loss,
     }
+    if seconds:
+        rate = build.details["matrix_flops_per_second"]
+        build.metrics["flops_utilization"] = round(trainer.flops / seconds / rate, 4)
     if not math.isnan(held_out):
         build.metrics["holdout_nats_per_token"] = held_out
     build.details |= {

@@ -30,7 +30,7 @@ class OptimConfig:
     newton_schulz_steps: int = 5
     """Steps of the orthogonalization; `polar-express` has a table of its own for 3, 4 and 5."""
     newton_schulz_dtype: str = "auto"
-    """Type of the orthogonalization: `float32`, `bfloat16`, or `auto`: bfloat16 where the hardware has it."""
+    """Type of the orthogonalization: `float32`, `bfloat16`, or `auto`: bfloat16 on a GPU."""
     row_equalize: bool = True
     """Scale the rows of the momentum to equal length before the orthogonalization (MuonEq-R, arXiv 2603.28254)."""
     neuron_beta: float = 0.0

@@ -16,6 +16,9 @@ from pgolf.config.optim import OptimConfig
 from pgolf.optim.flat import Bank, FlatParameters
 from pgolf.optim.newton_schulz import choose_dtype, coefficients, orthogonalize
 
+# torch 2.13 gave it another name and warns at the old one.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 
 class Muon:
     """Updates the `matrix` group of flat parameters. State: `momentum` and, with NorMuon, one moment per neuron."""
@@ -86,7 +89,7 @@ class Muon:
             if len(mine):
                 result[: len(mine)] = self._iterate(mine)
             stack = result.new_empty(self._world_size * share, *stack.shape[1:])
-            dist.all_gather_into_tensor(stack, result)
+            _all_gather(stack, result)
         else:
             stack = self._iterate(stack)
         at = 0

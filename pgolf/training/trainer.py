@@ -9,6 +9,7 @@ from torch import Tensor
 from pgolf.config import Config
 from pgolf.errors import PgolfError
 from pgolf.loader import Loader
+from pgolf.model.flops import training_flops_per_token
 from pgolf.model.gpt import GPT
 from pgolf.optim.average import Averages
 from pgolf.optim.flat import FlatParameters, parameter_groups
@@ -27,6 +28,9 @@ class Trainer:
         self.averages = Averages(self.flat.data, config.average)
         self.iteration = 0
         self.tokens = 0
+        self.flops = 0.0
+        """Operations of all steps so far, as `model.flops` counts them."""
+        self._flops_per_token: dict[tuple[int, int], float] = {}  # by executed blocks and sequence length
         self._watch = Watch(self.flat.data)
         self._batches: dict[int, tuple[Tensor, Tensor, float]] = {}  # of the steps whose loss is not known yet
         for fraction in config.train.breakpoints():
@@ -53,6 +57,10 @@ class Trainer:
         self._update(fraction, batch_tokens)
         self.iteration += 1
         self.tokens += batch_tokens
+        kind = len(self.model.layer_order()), seq_len
+        if kind not in self._flops_per_token:
+            self._flops_per_token[kind] = training_flops_per_token(self.model, seq_len)
+        self.flops += batch_tokens * self._flops_per_token[kind]
         self._forget(known)
         return known
 
@@ -96,6 +104,7 @@ class Trainer:
         values = {
             "iteration": self.iteration,
             "tokens": self.tokens,
+            "flops": self.flops,
             "ema_steps": self.averages.ema_steps,
             "tail_steps": self.averages.tail_steps,
         }
@@ -112,6 +121,7 @@ class Trainer:
         if self.flat.data.is_cuda and "random.device" in tensors:
             torch.cuda.set_rng_state(tensors["random.device"], self.flat.data.device)
         self.iteration, self.tokens = values["iteration"], values["tokens"]
+        self.flops = values["flops"]
         self.averages.ema_steps, self.averages.tail_steps = values["ema_steps"], values["tail_steps"]
 
     def _tensors(self) -> dict[str, Tensor]:
