@@ -59,9 +59,9 @@ def lines(
 
     parts = [_open(height, f"{y_label} by {x_label}: {', '.join(name for name, _, _ in drawn)}")]
     for value in ticks(y_low, y_high):
-        y = down(value)
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{plot_right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{show(value)}</text>')
+        level = down(value)
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{plot_right}" y1="{level:.1f}" y2="{level:.1f}"/>')
+        parts.append(f'<text x="{_LEFT - 5}" y="{level + 4:.1f}" text-anchor="end">{show(value)}</text>')
     for value in ticks(x_low, x_high, 4):
         parts.append(
             f'<text x="{across(value):.1f}" y="{plot_bottom + 15:.1f}" text-anchor="middle">{show(value)}</text>'

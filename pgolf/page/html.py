@@ -29,7 +29,7 @@ th:first-child,td:first-child,.words td,.words th{text-align:left}
 th{font-weight:600;color:var(--soft);font-size:.82rem}
 tr:last-child td{border-bottom:0}
 td:not(:first-child){white-space:nowrap}.words td:last-child{white-space:normal;overflow-wrap:anywhere}
-td:first-child{overflow-wrap:anywhere;min-width:5.5rem}td small{display:block;color:var(--soft)}
+td:first-child{overflow-wrap:anywhere;min-width:6.4rem}td small{display:block;color:var(--soft)}
 .good{color:var(--good);font-weight:600}.bad{color:var(--bad);font-weight:600}
 figure{margin:.4rem 0 1rem}
 svg{display:block;width:100%;max-width:540px;height:auto;margin:0 auto;overflow:visible}

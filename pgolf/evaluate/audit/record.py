@@ -113,7 +113,7 @@ def reported_score(
     wrong = np.flatnonzero(token_bytes != expected_bytes)
     if len(wrong) or metrics["bytes_scored"] != total:
         text = f"{name} counts {total:,} bytes, val has {int(expected_bytes.sum()):,}"
-        where = {"position": int(wrong[0]) + 1 if len(wrong) else 0}
+        where: dict[str, Any] = {"position": int(wrong[0]) + 1 if len(wrong) else 0}
         return Finding("reported score", rule, FAILED, text, numbers, where)
     gap = abs(metrics["bits_per_byte"] / numbers["bits_per_byte_from_scores"] - 1)
     if gap > 1e-5:  # the scores are kept in float32
