@@ -20,7 +20,7 @@ from pgolf.training.holdout import holdout_loss
 from stages.context import StageBuild, StageContext
 from stages.models import inherit_model
 from stages.tokens import open_split
-from stages.train import save_weights
+from stages.train import holdout_score, save_weights
 
 _PREFIX, _SUFFIX = "average-", ".safetensors"
 
@@ -40,7 +40,8 @@ def ema_finalize(context: StageContext, trained: Stage) -> Stage:
 def _choose(context: StageContext, build: StageBuild, trained: Stage) -> None:
     started = time.monotonic()
     config, runtime = context.config, context.runtime
-    stream = open_split(trained.ancestor("tokenize"), "train")
+    tokens = trained.ancestor("tokenize")
+    stream = open_split(tokens, "train")
     held_out = stream.view(len(stream) - trained.manifest.details["holdout_tokens"], len(stream))
     if len(held_out) < 2:
         raise PgolfError(f"{trained.path} was trained with train.holdout_tokens = 0: there is nothing to choose by")
@@ -69,7 +70,7 @@ def _choose(context: StageContext, build: StageBuild, trained: Stage) -> None:
     losses, best = choice.losses, choice.name
     save_weights(build.writer.path("model.safetensors"), choice.weights)
     build.metrics |= {
-        "holdout_nats_per_token": losses[best],
+        **holdout_score(tokens, held_out, losses[best]),
         "parameters": sum(value.numel() for value in choice.weights.values()),
         "seconds": round(time.monotonic() - started, 3),
     }

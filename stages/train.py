@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from pgolf import config as configs
+from pgolf.bytes import ByteTable
 from pgolf.config import Config
 from pgolf.errors import PgolfError
 from pgolf.loader import Loader
@@ -30,7 +31,7 @@ from stages.context import StageBuild, StageContext
 from stages.interrupt import Interrupt
 from stages.loss_curve import draw
 from stages.metrics import MetricsLog
-from stages.tokens import open_split
+from stages.tokens import open_split, tokenizer_of
 
 SECTIONS = ("model", "train", "optim", "average")
 _HOLDOUT_SHARE = 0.05  # of the train tokens at most
@@ -59,6 +60,18 @@ def train(context: StageContext, tokens: Stage) -> Stage:
         return build.stage
     finally:
         loader.close()
+
+
+def holdout_score(tokens: Stage, held_out: TokenStream, nats_per_token: float) -> dict[str, float]:
+    """The metrics of a loss on the held-out slice; bits per byte, by the table of bytes per piece, where the stage has
+    its tokenizer: comparable between vocabularies, as nats per token are not."""
+    if math.isnan(nats_per_token):
+        return {}
+    score = {"holdout_nats_per_token": nats_per_token}
+    if "tokenizer.model" in tokens.manifest.outputs:
+        targets = ByteTable.from_tokenizer(tokenizer_of(tokens)).count(held_out[:])[1:]
+        score["holdout_bits_per_byte"] = nats_per_token / math.log(2) / float(targets.mean())
+    return score
 
 
 def holdout_tokens(config: Config, stream: TokenStream) -> int:
@@ -125,12 +138,13 @@ def _train(context: StageContext, build: StageBuild, loader: Loader, tokens: Sta
     rate = matrix_rate(runtime.device, runtime.dtype)  # on all at once, as they trained: cores may be shared
     if runtime.is_main:
         build.details["matrix_flops_per_second"] = round(rate * runtime.world_size)
-        _finish(build, trainer, loader, config, control.elapsed, log.last_loss, where["restarts"])
+        _finish(build, trainer, tokens, loader, config, control.elapsed, log.last_loss, where["restarts"])
 
 
 def _finish(
     build: StageBuild,
     trainer: Trainer,
+    tokens: Stage,
     loader: Loader,
     config: Config,
     seconds: float,
@@ -156,8 +170,7 @@ def _finish(
     if seconds:
         rate = build.details["matrix_flops_per_second"]
         build.metrics["flops_utilization"] = round(trainer.flops / seconds / rate, 4)
-    if not math.isnan(held_out):
-        build.metrics["holdout_nats_per_token"] = held_out
+    build.metrics |= holdout_score(tokens, loader.holdout, held_out)
     build.details |= {
         "restarts": restarts,
         "holdout_tokens": len(loader.holdout),
