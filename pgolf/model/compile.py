@@ -1,9 +1,9 @@
 """Making a model fast on this machine without changing what it computes.
 
-On a CPU: attention and softmax in C (`native`), and for training each block through torch.compile, one block at a
-time: all blocks are alike, so one compilation serves every layer and every number of loop passes, and switching the
-loop on costs nothing. Evaluation runs blocks as they are, since every new shape would compile again. On a GPU: blocks
-and softmax through torch.compile. What a machine cannot do is left out and named in the report.
+On a CPU: attention, softmax and matrix products in C (`native`), and for training each block through torch.compile,
+one block at a time: all blocks are alike, so one compilation serves every layer and every number of loop passes, and
+switching the loop on costs nothing. Evaluation runs blocks as they are, since every new shape would compile again. On
+a GPU: blocks and softmax through torch.compile. What a machine cannot do is left out and named in the report.
 """
 
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pgolf.model import attention_kernel, loss_kernel, native
-from pgolf.model.attention import attend
-from pgolf.model.block import Block
+from pgolf.model import attention_kernel, linear_kernel, loss_kernel, native
+from pgolf.model.attention import Attention, attend
 from pgolf.model.gpt import GPT
-from pgolf.model.loss import plain_softmax
+from pgolf.model.layers import Linear
+from pgolf.model.loss import PLAIN, Arithmetic, plain_softmax
 from pgolf.model.visible import View
 from pgolf.runtime import Runtime
 
@@ -53,19 +53,20 @@ def compile_model(model: GPT, runtime: Runtime, graph: bool = True) -> Compiled:
         model.compiled = [torch.compile(block, dynamic=False) for block in model.blocks]
         model.compiled_lanes = None if model.lanes is None else torch.compile(model.lanes.step, dynamic=False)
         if on_gpu:
-            model.softmax = torch.compile(plain_softmax, dynamic=False)
+            model.arithmetic = PLAIN._replace(softmax=torch.compile(plain_softmax, dynamic=False))
     return Compiled(kernels=kernels, graph=graph, notes=tuple(notes))
 
 
 def plain_model(model: GPT) -> None:
     """Undo `compile_model`: every part in plain torch."""
-    model.native, model.compiled, model.compiled_lanes, model.softmax = False, [], None, plain_softmax
-    for block in model.blocks:
-        assert isinstance(block, Block)
-        block.attn.native = False
+    model.native, model.compiled, model.compiled_lanes, model.arithmetic = False, [], None, PLAIN
+    for module in model.modules():
+        if isinstance(module, Attention | Linear):
+            module.native = False
 
 
 def _use_kernels(model: GPT, notes: list[str]) -> bool:
+    """Attention and softmax together or not at all; the products besides, where they gain."""
     config = model.config
     try:
         _check_attention(config.num_heads, config.num_kv_heads, config.dim // config.num_heads)
@@ -73,10 +74,17 @@ def _use_kernels(model: GPT, notes: list[str]) -> bool:
     except native.Unavailable as reason:
         notes.append(f"no kernels in C: {reason}")
         return False
-    model.native, model.softmax = True, loss_kernel.softmax
-    for block in model.blocks:
-        assert isinstance(block, Block)
-        block.attn.native = True
+    model.native, model.arithmetic = True, PLAIN._replace(softmax=loss_kernel.softmax)
+    products = False
+    try:
+        _check_products()
+        model.arithmetic = Arithmetic(loss_kernel.softmax, linear_kernel.product, linear_kernel.outer)
+        products = True
+    except native.Unavailable as reason:
+        notes.append(f"matrix products by torch: {reason}")
+    for module in model.modules():
+        if isinstance(module, Attention) or (products and isinstance(module, Linear)):
+            module.native = True
     return True
 
 
@@ -100,6 +108,18 @@ def _check_softmax(cap: float) -> None:
     found, wanted = z.clone(), z.clone()
     pairs = [(loss_kernel.softmax(found, targets, weights, cap), plain_softmax(wanted, targets, weights, cap))]
     _agree("softmax", [*pairs, (found, wanted)])
+
+
+def _check_products() -> None:
+    linear_kernel.load()
+    numbers = torch.Generator().manual_seed(0)
+    x, w, g = (torch.randn(shape, generator=numbers) for shape in ((70, 40), (56, 40), (70, 56)))
+    pairs = [
+        (linear_kernel.product(x, w, torch.empty(70, 56), True), x @ w.T),
+        (linear_kernel.product(g, w, torch.empty(70, 40), False), g @ w),
+        (linear_kernel.outer(g, x, torch.ones(56, 40), True), g.T @ x + 1),
+    ]
+    _agree("matrix product", pairs)
 
 
 def _agree(what: str, pairs: list[tuple[Tensor, Tensor]]) -> None:

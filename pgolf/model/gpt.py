@@ -39,7 +39,7 @@ from pgolf.model.block import Block
 from pgolf.model.lanes import Lanes
 from pgolf.model.layers import Linear, rms_norm
 from pgolf.model.loop import layer_order
-from pgolf.model.loss import CHUNK_TOKENS, Softmax, plain_softmax, softcap, token_losses, weighted_loss
+from pgolf.model.loss import CHUNK_TOKENS, PLAIN, Arithmetic, softcap, token_losses, weighted_loss
 from pgolf.model.rotary import rotary_tables
 from pgolf.model.skips import Skips
 from pgolf.model.smear import SmearGate
@@ -58,11 +58,11 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32
-        # What `compile.compile_model` changes: kernels in C, compiled blocks, a faster softmax.
+        # What `compile.compile_model` changes: kernels in C, compiled blocks.
         self.native = False
         self.compiled: list[Callable[..., Tensor]] = []
         self.compiled_lanes: Callable[..., tuple[Tensor, Tensor]] | None = None
-        self.softmax: Softmax = plain_softmax
+        self.arithmetic: Arithmetic = PLAIN
         self.looped = True
         self.window = 0
         self.future_share = 1.0 if config.future_weights else 0.0
@@ -174,13 +174,17 @@ class GPT(nn.Module):
         """Negative log-likelihood of each target in nats, (B, T) float32."""
         x = self.before_head(self.hidden(tokens)).flatten(0, 1)  # (B T, dim)
         cap = self.config.logit_softcap
-        return token_losses(x, self._head(), self.logit_bias, targets.flatten(), cap, self.softmax).view(targets.shape)
+        return token_losses(x, self._head(), self.logit_bias, targets.flatten(), cap, self.arithmetic).view(
+            targets.shape
+        )
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """The training loss: mean nats per token and whatever terms exist in training only. A scalar."""
         x = self.before_head(self.hidden(tokens)).flatten(0, 1)  # (B T, dim)
         wanted, weights = future.targets(targets, self.config, self.future_share)
-        return weighted_loss(x, self._head(), self.logit_bias, wanted, weights, self.config.logit_softcap, self.softmax)
+        return weighted_loss(
+            x, self._head(), self.logit_bias, wanted, weights, self.config.logit_softcap, self.arithmetic
+        )
 
     def matrix_roles(self) -> dict[str, str]:
         """Role of every weight matrix to be quantized, by parameter name; all else is a control tensor."""

@@ -10,124 +10,13 @@ Several targets per token share one softmax, which is all that multi-token predi
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 CHUNK_TOKENS = 256  # on a CPU: 256 rows of 1,024 logits are 1 MB and stay in a core's cache from product to product
 GPU_CHUNK_ELEMENTS = 1 << 27  # 256 MB of bfloat16 logits, so that a chunk fills the device
-
-Softmax = Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
-"""What `plain_softmax` does."""
-
-
-def softcap(z: Tensor, cap: float) -> Tensor:
-    """cap * tanh(z / cap); z itself when cap is 0."""
-    return cap * torch.tanh(z / cap) if cap else z
-
-
-def weighted_loss(
-    hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, weights: Tensor, cap: float, softmax: Softmax
-) -> Tensor:
-    """Sum over tokens n and targets k of weights[n, k] * -ln p(targets[n, k] | n), a scalar.
-
-    hidden (N, d), head (V, d), bias (V,) or None, targets int64 (N, K), weights float32 (N, K). `softmax` is
-    `plain_softmax` or a faster function that does the same. Differentiable by hidden, head and bias.
-    """
-    return _WeightedLoss.apply(hidden, head, bias, targets, weights, cap, softmax)
-
-
-def token_losses(
-    hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, cap: float, softmax: Softmax
-) -> Tensor:
-    """-ln p(targets[n] | n) of every token, (N,) float32; arguments as in `weighted_loss`, targets (N,)."""
-    return _TokenLosses.apply(hidden, head, bias, targets, cap, softmax)
-
-
-class _WeightedLoss(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        head: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        weights: Tensor,
-        cap: float,
-        softmax: Softmax,
-    ) -> Tensor:
-        losses, gradients = _gradients(hidden, head, bias, targets, weights, cap, softmax, ctx.needs_input_grad)
-        ctx.save_for_backward(*gradients)
-        return losses.sum()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = [None if part is None else part * grad for part in ctx.saved_tensors]
-        return (*scaled, None, None, None, None)
-
-
-class _TokenLosses(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, cap: float, softmax: Softmax
-    ) -> Tensor:
-        ctx.save_for_backward(hidden, head, bias, targets)
-        ctx.cap, ctx.softmax = cap, softmax
-        losses = hidden.new_empty(len(hidden), dtype=torch.float32)
-        for part, z in _chunks(hidden, head, bias):
-            losses[part] = softmax(z, targets[part, None], None, cap)
-        return losses
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, head, bias, targets = ctx.saved_tensors
-        weights = grad.float()[:, None].contiguous()
-        _, gradients = _gradients(
-            hidden, head, bias, targets[:, None], weights, ctx.cap, ctx.softmax, ctx.needs_input_grad
-        )
-        return (*gradients, None, None, None)
-
-
-def _chunks(hidden: Tensor, head: Tensor, bias: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
-    """The uncapped logits (chunk, V) of each chunk of tokens; the tensor is only good until the next one."""
-    size = max(CHUNK_TOKENS, GPU_CHUNK_ELEMENTS // len(head)) if hidden.is_cuda else CHUNK_TOKENS
-    buffer = hidden.new_empty(min(size, len(hidden)), len(head))
-    columns = head.to(hidden.dtype).T  # (d, V)
-    for start in range(0, len(hidden), size):
-        part = slice(start, min(start + size, len(hidden)))
-        z = torch.mm(hidden[part], columns, out=buffer[: part.stop - start])
-        yield part, z if bias is None else z.add_(bias.to(z.dtype))
-
-
-def _gradients(
-    hidden: Tensor,
-    head: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    weights: Tensor,
-    cap: float,
-    softmax: Softmax,
-    wanted: tuple[bool, ...],
-) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None]]:
-    """Weighted loss of each token (N,), and the gradients of their sum by hidden, head and bias where wanted."""
-    losses = hidden.new_empty(len(hidden), dtype=torch.float32)
-    d_hidden = torch.empty_like(hidden) if wanted[0] else None
-    d_head = torch.zeros_like(head) if wanted[1] else None
-    d_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
-    rows = head.to(hidden.dtype)
-    for part, z in _chunks(hidden, head, bias):
-        losses[part] = softmax(z, targets[part], weights[part], cap)
-        if d_hidden is not None:
-            torch.mm(z, rows, out=d_hidden[part])
-        if d_head is not None:
-            if z.dtype == d_head.dtype:
-                d_head.addmm_(z.T, hidden[part])
-            else:
-                d_head += z.T @ hidden[part]  # summed over chunks in float32
-        if d_bias is not None:
-            d_bias += z.sum(0, dtype=d_bias.dtype)
-    return losses, (d_hidden, d_head, d_bias)
 
 
 def plain_softmax(z: Tensor, targets: Tensor, weights: Tensor | None, cap: float) -> Tensor:
@@ -144,3 +33,139 @@ def plain_softmax(z: Tensor, targets: Tensor, weights: Tensor | None, cap: float
     slope = (logits - normalizer).exp_().mul_(weights.sum(1, keepdim=True)).scatter_add_(1, targets, -weights)
     z.copy_(slope.mul_(1 - squashed.square()) if cap else slope)
     return (losses * weights).sum(1)
+
+
+def plain_product(x: Tensor, w: Tensor, out: Tensor, turned: bool) -> Tensor:
+    """out (n, m) = x (n, k) @ w, with w (k, m), or (m, k) when `turned`. Returns out."""
+    return torch.mm(x, w.T if turned else w, out=out)
+
+
+def plain_outer(g: Tensor, x: Tensor, out: Tensor, add: bool) -> Tensor:
+    """out (m, k) float32 = or += g (n, m)^T @ x (n, k). Returns out."""
+    if not add:
+        return out.copy_(g.T @ x)
+    return out.addmm_(g.T, x) if g.dtype == out.dtype else out.add_(g.T @ x)  # summed over chunks in float32
+
+
+class Arithmetic(NamedTuple):
+    """The three steps of the loss that a machine may do in its own way."""
+
+    softmax: Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
+    product: Callable[[Tensor, Tensor, Tensor, bool], Tensor]
+    outer: Callable[[Tensor, Tensor, Tensor, bool], Tensor]
+
+
+PLAIN = Arithmetic(plain_softmax, plain_product, plain_outer)
+
+
+def softcap(z: Tensor, cap: float) -> Tensor:
+    """cap * tanh(z / cap); z itself when cap is 0."""
+    return cap * torch.tanh(z / cap) if cap else z
+
+
+def weighted_loss(
+    hidden: Tensor,
+    head: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    weights: Tensor,
+    cap: float,
+    arithmetic: Arithmetic,
+) -> Tensor:
+    """Sum over tokens n and targets k of weights[n, k] * -ln p(targets[n, k] | n), a scalar.
+
+    hidden (N, d), head (V, d), bias (V,) or None, targets int64 (N, K), weights float32 (N, K). `arithmetic` is
+    `PLAIN` or faster functions that do the same. Differentiable by hidden, head and bias.
+    """
+    return _WeightedLoss.apply(hidden, head, bias, targets, weights, cap, arithmetic)
+
+
+def token_losses(
+    hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, cap: float, arithmetic: Arithmetic
+) -> Tensor:
+    """-ln p(targets[n] | n) of every token, (N,) float32; arguments as in `weighted_loss`, targets (N,)."""
+    return _TokenLosses.apply(hidden, head, bias, targets, cap, arithmetic)
+
+
+class _WeightedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        weights: Tensor,
+        cap: float,
+        arithmetic: Arithmetic,
+    ) -> Tensor:
+        losses, gradients = _gradients(hidden, head, bias, targets, weights, cap, arithmetic, ctx.needs_input_grad)
+        ctx.save_for_backward(*gradients)
+        return losses.sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        scaled = [None if part is None else part * grad for part in ctx.saved_tensors]
+        return (*scaled, None, None, None, None)
+
+
+class _TokenLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, cap: float, arithmetic: Arithmetic
+    ) -> Tensor:
+        ctx.save_for_backward(hidden, head, bias, targets)
+        ctx.cap, ctx.arithmetic = cap, arithmetic
+        losses = hidden.new_empty(len(hidden), dtype=torch.float32)
+        for part, z in _chunks(hidden, head, bias, arithmetic):
+            losses[part] = arithmetic.softmax(z, targets[part, None], None, cap)
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, head, bias, targets = ctx.saved_tensors
+        weights = grad.float()[:, None].contiguous()
+        _, gradients = _gradients(
+            hidden, head, bias, targets[:, None], weights, ctx.cap, ctx.arithmetic, ctx.needs_input_grad
+        )
+        return (*gradients, None, None, None)
+
+
+def _chunks(
+    hidden: Tensor, head: Tensor, bias: Tensor | None, arithmetic: Arithmetic
+) -> Iterator[tuple[slice, Tensor]]:
+    """The uncapped logits (chunk, V) of each chunk of tokens; the tensor is only good until the next one."""
+    size = max(CHUNK_TOKENS, GPU_CHUNK_ELEMENTS // len(head)) if hidden.is_cuda else CHUNK_TOKENS
+    buffer = hidden.new_empty(min(size, len(hidden)), len(head))
+    rows = head.to(hidden.dtype)  # (V, d)
+    for start in range(0, len(hidden), size):
+        part = slice(start, min(start + size, len(hidden)))
+        z = arithmetic.product(hidden[part], rows, buffer[: part.stop - start], True)
+        yield part, z if bias is None else z.add_(bias.to(z.dtype))
+
+
+def _gradients(
+    hidden: Tensor,
+    head: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    weights: Tensor,
+    cap: float,
+    arithmetic: Arithmetic,
+    wanted: tuple[bool, ...],
+) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None]]:
+    """Weighted loss of each token (N,), and the gradients of their sum by hidden, head and bias where wanted."""
+    losses = hidden.new_empty(len(hidden), dtype=torch.float32)
+    d_hidden = torch.empty_like(hidden) if wanted[0] else None
+    d_head = torch.zeros_like(head) if wanted[1] else None
+    d_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
+    rows = head.to(hidden.dtype)
+    for part, z in _chunks(hidden, head, bias, arithmetic):
+        losses[part] = arithmetic.softmax(z, targets[part], weights[part], cap)
+        if d_hidden is not None:
+            arithmetic.product(z, rows, d_hidden[part], False)
+        if d_head is not None:
+            arithmetic.outer(z, hidden[part], d_head, True)
+        if d_bias is not None:
+            d_bias += z.sum(0, dtype=d_bias.dtype)
+    return losses, (d_hidden, d_head, d_bias)

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pgolf.model import loss_kernel
-from pgolf.model.loss import CHUNK_TOKENS, Softmax, plain_softmax, softcap, token_losses, weighted_loss
+from pgolf.model import linear_kernel, loss_kernel
+from pgolf.model.loss import CHUNK_TOKENS, PLAIN, Arithmetic, plain_softmax, softcap, token_losses, weighted_loss
 from pgolf.runtime import Runtime
 
 
@@ -21,17 +21,19 @@ def problem(cap: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
 
 
 @pytest.fixture(params=["plain", "kernel"])
-def softmax(request: pytest.FixtureRequest, kernels: Runtime) -> Softmax:
-    return plain_softmax if request.param == "plain" else loss_kernel.softmax
+def arithmetic(request: pytest.FixtureRequest, kernels: Runtime) -> Arithmetic:
+    if request.param == "plain":
+        return PLAIN
+    return Arithmetic(loss_kernel.softmax, linear_kernel.product, linear_kernel.outer)
 
 
 @pytest.mark.parametrize("cap", [0.0, 5.0, 30.0])
-def test_chunked_loss_and_gradients_are_the_direct_ones(cap: float, softmax: Softmax) -> None:
+def test_chunked_loss_and_gradients_are_the_direct_ones(cap: float, arithmetic: Arithmetic) -> None:
     hidden, head, bias, targets, weights, cap = problem(cap)
     log_p = softcap(F.linear(hidden, head, bias), cap).log_softmax(1)
     direct = -(log_p.gather(1, targets) * weights).sum()
-    chunked = weighted_loss(hidden, head, bias, targets, weights, cap, softmax)
-    single = [token_losses(hidden, head, bias, targets[:, k], cap, softmax) for k in range(2)]
+    chunked = weighted_loss(hidden, head, bias, targets, weights, cap, arithmetic)
+    single = [token_losses(hidden, head, bias, targets[:, k], cap, arithmetic) for k in range(2)]
     torch.testing.assert_close(torch.stack(single, 1), -log_p.gather(1, targets), rtol=1e-5, atol=1e-5)
     wanted = torch.autograd.grad(direct, (hidden, head, bias))
     for loss in (chunked, (torch.stack(single, 1) * weights).sum()):
@@ -40,10 +42,10 @@ def test_chunked_loss_and_gradients_are_the_direct_ones(cap: float, softmax: Sof
             torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
 
 
-def test_without_bias_and_with_a_frozen_head_only_the_hidden_state_gets_a_gradient(softmax: Softmax) -> None:
+def test_without_bias_and_with_a_frozen_head_only_the_hidden_state_gets_a_gradient(arithmetic: Arithmetic) -> None:
     hidden, head, _, targets, weights, cap = problem(30.0)
     frozen = head.detach()
-    weighted_loss(hidden, frozen, None, targets, weights, cap, softmax).backward()
+    weighted_loss(hidden, frozen, None, targets, weights, cap, arithmetic).backward()
     assert hidden.grad is not None
     assert head.grad is None
 
