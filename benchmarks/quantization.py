@@ -23,7 +23,6 @@ import brotli
 import matplotlib
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pgolf import runtime as runtimes
@@ -38,7 +37,7 @@ from stages import models, tokens
 from stages.quantize import train_shards
 
 HERE = Path(__file__).parent
-BITS = (2.3, 2.8, 3.3, 3.8, 4.5, 5.5)
+BITS = (2.0, 2.5, 3.0, 3.6, 4.4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,11 +103,9 @@ def ours(case: Case, states: int = 8) -> list[Point]:
         )
         for name, role in case.roles.items()
     }
-    points = []
+    plan, points = Plan(problems, rounding, case.threads), []
+    allocate.measure(plan, case.choosing, plan.log2_c_for_bits(3.0, list(problems)))
     for bits in BITS:
-        plan = Plan(problems, rounding, case.threads)
-        log2_c = plan.log2_c_for_bits(bits, list(problems))
-        allocate.measure(plan, case.choosing, log2_c)
         log2_c = plan.log2_c_for_bits(bits, list(problems))
         plan.refit(plan.round(log2_c))
         matrices = plan.round(log2_c)
@@ -128,7 +125,7 @@ def packed(matrices: Matrices, controls: Mapping[str, Tensor], compress: Callabl
 
 def records(case: Case) -> list[Point]:
     points = []
-    for factor in 2.0 ** np.arange(-2.4, 1.3, 0.6):
+    for factor in 2.0 ** np.arange(-1.8, 1.3, 0.6):
         matrices = {}
         for name, role in case.roles.items():
             sigmas, bits = (20.0, 8) if role == "embed" else (12.85, 6)
@@ -141,7 +138,7 @@ def records(case: Case) -> list[Point]:
 
 def seed(case: Case) -> list[Point]:
     points = []
-    for bits in (3, 4, 5, 6, 7):
+    for bits in (2, 3, 4, 5, 6):
         matrices = {
             name: nearest.quantize(case.array(name), role, bits + (2 if role == "embed" else 0), 2.5)
             for name, role in case.roles.items()
@@ -155,17 +152,17 @@ def nncodec(case: Case, python: str) -> list[Point]:
     """NNCodec with dependent quantization, over its quantization parameter; run by another Python."""
     points = []
     with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "in.safetensors", Path(folder) / "out.safetensors"
-        save_file({name: tensor.contiguous() for name, tensor in case.weights.items()}, source)
+        source, target = Path(folder) / "in.npz", Path(folder) / "out.npz"
+        np.savez(source, **{name: tensor.numpy() for name, tensor in case.weights.items()})
         for parameter in (-44, -38, -32, -28, -24, -20):
             command = [python, str(HERE / "nncodec_model.py"), str(source), str(target), str(parameter)]
             size = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
-            points.append(judge(case, size, load_file(target)))
+            points.append(judge(case, size, {name: torch.from_numpy(value) for name, value in np.load(target).items()}))
     return sorted(points, key=lambda point: point.bytes)
 
 
-def prepare(path: Path, count: int, calibration_tokens: int) -> Case:
-    stage, runtime = store.open_stage(path), runtimes.choose("auto")
+def prepare(path: Path, count: int, calibration_tokens: int, threads: int) -> Case:
+    stage, runtime = store.open_stage(path), runtimes.choose("auto", threads)
     model = models.load_model(stage, runtime)
     length = int(stage.manifest.config["train"]["seq_len"])
     tokenized = stage.ancestor("tokenize")
@@ -227,13 +224,14 @@ def main() -> None:
     parser.add_argument("stages", nargs="+", type=Path)
     parser.add_argument("--tokens", type=int, default=65_536, help="val tokens to judge on")
     parser.add_argument("--calibration-tokens", type=int, default=65_536)
+    parser.add_argument("--threads", type=int, default=0, help="0: every core")
     parser.add_argument("--nncodec", help="a Python that has NNCodec")
     parser.add_argument("--output", type=Path, default=HERE / "quantization")
     arguments = parser.parse_args()
     results: dict[str, dict[str, list[Point]]] = {}
     for path in arguments.stages:
-        case = prepare(path, arguments.tokens, arguments.calibration_tokens)
-        print(f"{case.name}: {case.size:,} weights in matrices")
+        case = prepare(path, arguments.tokens, arguments.calibration_tokens, arguments.threads)
+        print(f"{case.name}: {case.size:,} weights in matrices", flush=True)
         curves = results[case.name] = {}
         work: dict[str, Callable[[], list[Point]]] = {
             "ours (trellis)": lambda: ours(case),  # noqa: B023
@@ -250,7 +248,10 @@ def main() -> None:
             for point in curves[label]:
                 bits = 8 * point.bytes / case.size
                 lost = point.bits_per_byte_lost
-                print(f"    {point.bytes:>12,} bytes {bits:6.3f} bits/weight  KL {point.kl:.6f}  BPB {lost:+.5f}")
+                print(
+                    f"    {point.bytes:>12,} bytes {bits:6.3f} bits/weight  KL {point.kl:.6f}  BPB {lost:+.5f}",
+                    flush=True,
+                )
         for label, points in curves.items():
             if label != "ours (trellis)":
                 for what, value in (("KL", lambda p: p.kl), ("BPB lost", lambda p: p.bits_per_byte_lost)):
