@@ -1,0 +1,9 @@
+"""Starting several processes: what they are told."""
+
+from cli.launch import without_option
+
+
+def test_the_processes_are_not_told_to_start_others() -> None:
+    arguments = ["train", "--nproc", "2", "--run", "nproc", "--set", "model.dim=64"]
+    assert without_option(arguments, "--nproc") == ["train", "--run", "nproc", "--set", "model.dim=64"]
+    assert without_option(["train", "--nproc=2"], "--nproc") == ["train"]
