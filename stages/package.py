@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from pgolf import config as configs
 from pgolf.codec import container
 from pgolf.codec import ledger as codec_ledger
 from pgolf.errors import CheckFailed
@@ -16,6 +17,7 @@ from pgolf.package import imports, script
 from pgolf.package.ledger import MODEL, SCRIPT, TOKENIZER, File, Ledger, code_lines
 from pgolf.package.minify import minify
 from pgolf.package.shake import shake
+from pgolf.package.specialize import specialize
 from pgolf.store import Stage
 from stages import claims
 from stages.context import StageContext
@@ -40,12 +42,12 @@ def package(context: StageContext, source: Stage) -> Stage:
             with context.reporter.progress("package", total=3) as bar:
                 model = container.encode(load_quantized(source), coder=settings.coder)
                 bar.update(1, note="the weights are coded")
+                recorded = {"config": claims.recorded_config(source, scores, context.config)}
                 sources = imports.follow([ENTRY], PACKAGES)
-                used = shake(sources, ENTRY, ["main"])
+                used = shake(specialize(sources, _everything(recorded), _absent(source)), ENTRY, ["main"])
                 sources = {name: sources[name] for name in used}
                 small = {name: minify(text) for name, text in used.items()}
                 bar.update(2, note="the script is minified")
-                recorded = {"config": claims.recorded_config(source, scores, context.config)}
                 libraries = imports.third_party(used)
                 packed = script.pack(small, ENTRY, recorded, libraries)
                 plain = script.pack(sources, ENTRY, recorded, libraries)
@@ -95,6 +97,17 @@ def requirements(libraries: Sequence[str]) -> str:
             version = importlib.metadata.version(distribution).partition("+")[0]  # without the build: "+cpu"
             lines.add(f"{distribution.lower()}=={version}\n")
     return "".join(sorted(lines))
+
+
+def _everything(recorded: dict[str, Any]) -> dict[str, Any]:
+    """The whole configuration, its defaults filled in, as JSON has it: lists, no tuples."""
+    return dict(configs.to_dict(configs.from_dict(recorded["config"])))
+
+
+def _absent(source: Stage) -> frozenset[str]:
+    """What the tokenizer has not: the script leaves out the code for it."""
+    found = source.ancestor("tokenize").manifest.details.get("caseops")
+    return frozenset() if found else frozenset({"caseops"})
 
 
 def _roles(model: bytes) -> list[dict[str, Any]]:

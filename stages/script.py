@@ -8,7 +8,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +61,18 @@ def _score(given: Any, config: Config) -> None:
     folder = Path(sys.argv[0]).resolve().parent
     runtime = runtimes.choose(given.device, given.threads)
     tokenizer = Tokenizer.open(given.tokenizer or folder / "tokenizer.model")
-    text = scoring.read_text(given.val, tokenizer, runtime.threads)
+    text = scoring.read_text(given.val, tokenizer, runtime.threads, _documents)
     model = scoring.load_model((given.model or folder / "model.pgz").read_bytes(), config.model, runtime)
     result = scoring.score(model, text, config.evaluate, config.ttt if given.ttt else None, runtime)
     if runtime.is_main:
         print(json.dumps(result.metrics()))
+
+
+def _documents(path: Path) -> Iterator[bytes]:
+    from pgolf.corpus.files import json_documents, text_documents
+
+    with path.open("rb") as stream:
+        yield from json_documents(stream, path.name, "text") if path.suffix == ".jsonl" else text_documents(stream)
 
 
 def write_out(sources: Mapping[str, str], folder: Path) -> None:

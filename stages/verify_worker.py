@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pgolf import config as configs
+from pgolf import corpus
 from pgolf import runtime as runtimes
 from pgolf.codec import container
 from pgolf.errors import PgolfError
@@ -40,7 +41,10 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
     model_config = configs.from_dict({"model": header}).model
     if model_config.num_layers > len(quantized.matrices):
         raise PgolfError(f"the container describes {model_config.num_layers} layers and holds fewer matrices")
-    text = scoring.read_text(val, Tokenizer.open(folder / job["tokenizer"]), runtime.threads, job["text_field"])
+    tokenizer = Tokenizer.open(folder / job["tokenizer"])
+    text = scoring.read_text(
+        val, tokenizer, runtime.threads, lambda path: corpus.documents(corpus.source(path), job["text_field"])
+    )
     model = scoring.load_model(data, model_config, runtime)
     scores = {}
     for name, settings in job["scores"].items():

@@ -72,9 +72,9 @@ def documents(source: Source, text_field: str = "text") -> Iterator[bytes]:
             with _opened(file, file_system) as stream:
                 kind = _format_of(file)
                 if kind == ".txt":
-                    yield from _text(stream)
+                    yield from text_documents(stream)
                 elif kind == ".jsonl":
-                    yield from _json_lines(stream, file, text_field)
+                    yield from json_documents(stream, file, text_field)
                 else:
                     yield from _parquet(stream, file, text_field)
         except (OSError, EOFError, lzma.LZMAError) as error:
@@ -156,7 +156,8 @@ def _opened(name: str, file_system: Any) -> Iterator[IO[bytes]]:
             yield raw
 
 
-def _text(stream: IO[bytes]) -> Iterator[bytes]:
+def text_documents(stream: IO[bytes]) -> Iterator[bytes]:
+    """A plain text as one document, or several cut at line ends when it is long."""
     rest = b""
     yielded = False
     while block := stream.read(TEXT_BYTES - len(rest)):
@@ -181,7 +182,8 @@ def _place_to_cut(text: bytes) -> int:
     return cut
 
 
-def _json_lines(stream: IO[bytes], name: str, text_field: str) -> Iterator[bytes]:
+def json_documents(stream: IO[bytes], name: str, text_field: str) -> Iterator[bytes]:
+    """A document per JSON line. Raises PgolfError with the line number for one without it; `name` is the file's."""
     for number, line in enumerate(stream, 1):
         if not line.strip():
             continue

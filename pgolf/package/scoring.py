@@ -3,13 +3,13 @@
 What the packaged script and `pgolf verify` share, so that both measure what the evaluation stages measured.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from pgolf import corpus
 from pgolf.bytes import ByteTable
 from pgolf.codec import container
 from pgolf.config import EvaluateConfig, ModelConfig, TttConfig
@@ -47,8 +47,8 @@ def load_model(data: bytes, config: ModelConfig, runtime: Runtime) -> GPT:
     return model.to(runtime.device).eval()
 
 
-def read_text(path: Path, tokenizer: Tokenizer, threads: int, text_field: str = "text") -> Text:
-    """A folder of val shards (with or without a byte sidecar), or documents: a file or a folder of them.
+def read_text(path: Path, tokenizer: Tokenizer, threads: int, documents: Callable[[Path], Iterable[bytes]]) -> Text:
+    """A folder of val shards (with or without a byte sidecar), or what `documents` reads out of the path.
 
     Raises PgolfError when there is nothing to score in it.
     """
@@ -58,8 +58,7 @@ def read_text(path: Path, tokenizer: Tokenizer, threads: int, text_field: str = 
         tokens = TokenStream.open(shards)[:]
         counts = TokenStream.open(sidecar)[:] if sidecar else ByteTable.from_tokenizer(tokenizer).count(tokens)
     else:
-        documents = corpus.documents(corpus.source(path), text_field)
-        batches = list(encode_documents(tokenizer, documents, with_bytes=True, threads=threads))
+        batches = list(encode_documents(tokenizer, documents(path), with_bytes=True, threads=threads))
         if not batches:
             raise PgolfError(f"{path} holds no documents")
         tokens = np.concatenate([batch.tokens for batch in batches])

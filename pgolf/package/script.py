@@ -148,8 +148,8 @@ def _fill(entry: str, module: str, compress: Callable[[bytes], bytes], text: byt
 
 def _compressors(libraries: Collection[str]) -> Iterator[tuple[str, Callable[[bytes], bytes]]]:
     # Text wants no position bits; what else is best differs a little from program to program, so it is tried out.
-    for lc in range(4):
-        for nice_len in (32, 64, 128, 273):
+    for lc in (0, 3):
+        for nice_len in (64, 273):
             yield "lzma", functools.partial(_lzma, lc=lc, nice_len=nice_len)
     if "brotli" in libraries:
         import brotli

@@ -1,11 +1,10 @@
 """Which definitions of a program can ever be used: found from its entry point by name, without running anything.
 
-Modules reached by imports hold more than one program needs. A function, class, method, constant or import at the top
-of a module stays when something that stays mentions its name: in its own module, in an import of it, or as an
-attribute of anything or a whole string anywhere (`getattr`). Annotations of functions are no use of a name and go too,
-unless a decorator may read them. That keeps too much rather than too little; what it
-cannot see is a name put together at run time, and code that is called through a registry it was added to by importing
-it, so statements with effects are always kept.
+Modules reached by imports hold more than one program needs. A function, class, constant or import at the top of a
+module stays when something that stays mentions its name in its own module, imports it, or asks it of the module; a
+method stays when anything mentions its name as an attribute or as a whole string (`getattr`). Annotations of
+functions are no use of a name and go too, unless a decorator may read them. What this cannot see is a name put together
+at run time. Statements with effects are always kept.
 """
 
 import ast
@@ -34,6 +33,8 @@ class _Module:
     """Names that kept code of other modules imports from it."""
     kept: set[int] = field(default_factory=set)
     """Identities of the syntax nodes that stay."""
+    aliases: dict[str, str] = field(default_factory=dict)
+    """What names that may stand for a module stand for, if they do."""
 
 
 class _Shaker:
@@ -50,7 +51,8 @@ class _Shaker:
         if name not in self.modules:
             parent = name.rpartition(".")[0]
             self.reach(parent)
-            self.modules[name] = _Module(name, ast.parse(self.sources[name]))
+            tree = ast.parse(self.sources[name])
+            self.modules[name] = _Module(name, tree, aliases=_aliases(tree))
             self.changed = True
         module = self.modules[name]
         for one in wanted:
@@ -83,7 +85,7 @@ class _Shaker:
                 self._keep(module, node)
 
     def _used(self, module: _Module, name: str) -> bool:
-        return name in module.local or name in module.wanted or name in self.attributes
+        return name in module.local or name in module.wanted
 
     def _keep(self, module: _Module, node: ast.AST) -> None:
         module.kept.add(id(node))
@@ -93,12 +95,20 @@ class _Shaker:
                 module.local.add(inside.id)
             elif isinstance(inside, ast.Attribute):
                 self.attributes.add(inside.attr)
+                self._of_module(module, inside)
             elif isinstance(inside, ast.Constant):
                 if isinstance(inside.value, str) and inside.value.isidentifier():
                     self.attributes.add(inside.value)
             elif isinstance(inside, ast.Import | ast.ImportFrom):
                 for alias in inside.names:
                     self._import(inside, alias)
+
+    def _of_module(self, module: _Module, node: ast.Attribute) -> None:
+        """Want `attr` of the module that the rest of a dotted name stands for, if it stands for one."""
+        parts = ast.unparse(node).split(".")
+        target = ".".join([module.aliases.get(parts[0], ""), *parts[1:-1]])
+        if target in self.sources and node.attr not in getattr(self.modules.get(target), "wanted", ()):
+            self.reach(target, (node.attr,))
 
     def _import(self, node: ast.Import | ast.ImportFrom, alias: ast.alias) -> None:
         self.changed = True
@@ -145,6 +155,16 @@ def shake(sources: Mapping[str, str], entry: str, names: Collection[str]) -> dic
     return {name: shaker.result(shaker.modules[name]) for name in sorted(shaker.modules)}
 
 
+def _aliases(tree: ast.Module) -> dict[str, str]:
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {_bound(alias): alias.name if alias.asname else _bound(alias) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {_bound(alias): f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     for node in body:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
@@ -183,20 +203,20 @@ def _droppable_methods(node: ast.ClassDef) -> list[ast.FunctionDef | ast.AsyncFu
     ]
 
 
-def _mentions(node: ast.AST) -> Iterator[ast.AST]:
+def _mentions(node: ast.AST, skipped: frozenset[int] = frozenset()) -> Iterator[ast.AST]:
     """Everything in a statement but annotations that nobody reads, and the methods that may go.
 
     A decorator that is more than a wrapper may read the annotations of its function, as torch's `custom_op` does.
     """
     yield node
-    skipped: set[int] = set()
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and _is_plain(node):
-        skipped |= {id(node.returns), *map(id, _arguments(node))}
+        annotations = [node.returns, *(argument.annotation for argument in _arguments(node))]
+        skipped |= {id(annotation) for annotation in annotations if annotation is not None}
     elif isinstance(node, ast.ClassDef):
         skipped |= {id(method) for method in _droppable_methods(node)}
     for child in ast.iter_child_nodes(node):
         if id(child) not in skipped:
-            yield from _mentions(child)
+            yield from _mentions(child, skipped)
 
 
 def _arguments(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.arg]:

@@ -1,0 +1,115 @@
+"""Following imports, leaving out what is unused, and a file that carries what is left."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pgolf.errors import PgolfError
+from pgolf.package import imports, script, shake
+from pgolf.package.minify import layout, minify
+
+SOURCES = {
+    "app": "",
+    "app.start": '''
+"""Docstring."""
+from typing import TYPE_CHECKING
+from app import parts
+from app.parts import used
+
+if TYPE_CHECKING:
+    from app.heavy import Thing
+
+def main(sources: "Thing"):
+    print(used(parts.LEVEL))
+    if "--fail" in __import__("sys").argv:
+        parts.fail()
+''',
+    "app.parts": '''
+import json
+from app.heavy import Thing
+LEVEL = 3
+UNUSED = 4
+
+def used(level: int) -> int:
+    """Adds."""
+    return Kept().value() + level
+
+def unused():
+    return Thing(), json
+
+def fail():
+    raise ValueError("on purpose")
+
+class Kept:
+    def value(self):
+        return 39
+
+    def other(self):
+        return UNUSED
+''',
+    "app.heavy": "import nothing\nclass Thing: ...\n",
+}
+
+
+def run(data: bytes, folder, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (folder / "train_gpt.py").write_bytes(data)
+    command = [sys.executable, "-I", str(folder / "train_gpt.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_shake_keeps_what_the_entry_reaches():
+    left = shake.shake(SOURCES, "app.start", ["main"])
+    assert set(left) == {"app", "app.start", "app.parts"}
+    assert "def used" in left["app.parts"]
+    assert "def value" in left["app.parts"]
+    for gone in ("unused", "UNUSED", "def other", "json", "Thing", "Docstring"):
+        assert gone not in left["app.parts"] + left["app.start"].replace("__import__", "")
+
+
+def test_shake_refuses_imports_it_cannot_follow():
+    with pytest.raises(PgolfError, match="absolute imports"):
+        shake.shake({"app": "", "app.a": "from . import b\ndef main():\n    b"}, "app.a", ["main"])
+
+
+def test_packed_script_runs_and_its_tracebacks_show_lines(tmp_path):
+    left = {name: minify(text) for name, text in shake.shake(SOURCES, "app.start", ["main"]).items()}
+    for libraries in ([], ["brotli"]):
+        packed = script.pack(left, "app.start", {"a": "\u00e9\\'\n"}, libraries)
+        assert packed.data.startswith(b"# coding: latin-1")
+        assert script.unpack(packed.data) == {**left, "settings.json": '{"a":"\u00e9\\\\\'\\n"}'}
+        sizes = script.sizes(left, {"a": "\u00e9\\'\n"}, packed)
+        assert sum(sizes.values()) == len(packed.data)
+        done = run(packed.data, tmp_path)
+        assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
+        failed = run(packed.data, tmp_path, "--fail")
+        assert "raise ValueError('on purpose')" in failed.stderr
+        assert "packed/app/parts.py" in failed.stderr
+
+
+def test_every_byte_survives_the_literal(tmp_path):
+    for seed in range(20):
+        text = "".join(chr(33 + (index * index * (seed + 3) + seed) % 90) for index in range(700))
+        packed = script.pack({"app": f"X = {text!r}\ndef main(s): print(X)\n"}, "app", {}, [])
+        assert script.unpack(packed.data)["app"].startswith(f"X = {text!r}")
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"print(1)", b"\0\1", b"import linecache,lzma\nP='abc'", b"import linecache,os\nP=''"]
+)
+def test_other_files_are_no_script(data):
+    with pytest.raises(PgolfError, match="not a script made by pgolf"):
+        script.unpack(data)
+
+
+def test_minify_keeps_names_and_lines():
+    small = minify('def f(a):\n    """Doc."""\n    # why\n    value = a + 1\n    return value\n')
+    assert small == "def f(a):\n value = a + 1\n return value\n"
+    assert layout(small, 4) == "def f(a):\n    value = a + 1\n    return value\n"
+
+
+def test_follow_and_third_party_leave_out_what_is_optional():
+    found = imports.follow(["pgolf.errors"], ["pgolf"])
+    assert set(found) == {"pgolf", "pgolf.errors"}
+    source = "import numpy\ntry:\n    import rare\nexcept ImportError:\n    pass\nimport json\n"
+    assert imports.third_party({"app": source}) == ["numpy"]
