@@ -19,6 +19,7 @@ from stages.context import StageBuild, StageContext
 CHOOSING_WORK = 3e10
 """Weights times tokens of one divergence measurement at most: a model of 36M weights is measured on 800 tokens, not
 16,384. Divergence is a low-noise measure, and there is one measurement per matrix."""
+DISTILL_TOKENS = 2048  # of one step: many small steps go further in the same time than few large ones
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,12 +119,14 @@ def _distill(
 ) -> dict[str, Tensor]:
     settings = context.config.quantize
     state = QuantizedModel(matrices, controls).state_dict()
+    rows = max(1, DISTILL_TOKENS // material.calibrating[0].shape[1])
+    batches = [part for batch in material.calibrating for part in batch.split(rows)]
     with context.reporter.progress("distill", total=settings.distill_steps) as bar:
         trained = distill.distill(
             material.model,
             state,
             list(matrices),
-            material.calibrating,
+            batches,
             settings.distill_steps,
             settings.distill_lr,
             lambda step, divergence: bar.update(step, note=f"{divergence:.5f} nats/token"),

@@ -45,7 +45,7 @@ class QuantizeConfig:
     trust the Fisher weights."""
     distill_steps: int = 0
     """Steps of training the gains and norms that stay in floating point toward the unquantized model; 0: off."""
-    distill_lr: float = 0.002
+    distill_lr: float = 0.005
     """Learning rate of those steps (Adam), falling to 0."""
 
     def __post_init__(self) -> None:
