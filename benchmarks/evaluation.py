@@ -30,15 +30,16 @@ from pgolf.model.gpt import GPT
 from stages import scoring
 
 REPEATS = 3
+Clock = Callable[[], float]
 
 
-def best(work: Callable[[], object]) -> float:
+def best(work: Callable[[], object], clock: Clock) -> float:
     """Seconds of the fastest of a few runs."""
     found = []
     for _ in range(REPEATS):
-        begun = time.perf_counter()
+        begun = clock()
         work()
-        found.append(time.perf_counter() - begun)
+        found.append(clock() - begun)
     return min(found)
 
 
@@ -55,54 +56,54 @@ def one_at_a_time(model: GPT, tokens: np.ndarray, seq_len: int, stride: int) -> 
     return count
 
 
-def bench_windows() -> None:
+def bench_windows(threads: int, clock: Clock) -> None:
     for seq_len in (256, 512):
-        _windows(seq_len)
+        _windows(seq_len, threads, clock)
 
 
-def _windows(seq_len: int) -> None:
+def _windows(seq_len: int, threads: int, clock: Clock) -> None:
     config = configs.load("mini")
-    runtime = runtimes.choose("cpu")
+    runtime = runtimes.choose("cpu", threads)
     model = GPT(config.model).eval()
     tokens = np.random.default_rng(0).integers(2, config.model.vocab_size, 64 * 128 + seq_len).astype(np.uint16)
     settings = EvaluateConfig(seq_len=seq_len, stride=64)
     windows = one_at_a_time(model, tokens, seq_len, 64)
-    plain = best(lambda: one_at_a_time(model, tokens, seq_len, 64))
-    batched = best(lambda: SlidingEvaluator(model, settings, runtime).score(tokens))
+    plain = best(lambda: one_at_a_time(model, tokens, seq_len, 64), clock)
+    batched = best(lambda: SlidingEvaluator(model, settings, runtime).score(tokens), clock)
     compile_model(model, runtime, graph=False)
-    fast = best(lambda: SlidingEvaluator(model, settings, runtime).score(tokens))
+    fast = best(lambda: SlidingEvaluator(model, settings, runtime).score(tokens), clock)
     print(
         f"mini, context {seq_len}, {runtime.threads} threads: plain {windows / plain:.1f} windows/s, batched "
         f"{windows / batched:.1f}, with kernels {windows / fast:.1f}: {plain / fast:.2f} times the plain one"
     )
 
 
-def bench_in_place() -> None:
+def bench_in_place(threads: int, clock: Clock) -> None:
     config = configs.load("seed")
-    runtime = runtimes.choose("cpu")
+    runtime = runtimes.choose("cpu", threads)
     model = GPT(config.model).eval()
     seq_len = 1024
     tokens = np.random.default_rng(0).integers(2, config.model.vocab_size, 4 * seq_len + 1).astype(np.uint16)
     compile_model(model, runtime, graph=False)
     seeds_way = tokens[: seq_len + 3 * 64 + 1]
     windows = one_at_a_time(model, seeds_way, seq_len, 64)
-    begun = time.perf_counter()
+    begun = clock()
     one_at_a_time(model, seeds_way, seq_len, 64)
-    slow = 64 * windows / (time.perf_counter() - begun)
+    slow = 64 * windows / (clock() - begun)
     ttt = TttConfig(method="in-place")
     for context in ("windowed", "banded"):
         settings = EvaluateConfig(seq_len=seq_len, stride=64, batch_windows=4, context=context)
         part = seeds_way if context == "windowed" else tokens
-        begun = time.perf_counter()
+        begun = clock()
         TttEvaluator(model, settings, ttt, runtime).score(part)
-        speed = (len(part) - 1) / (time.perf_counter() - begun)
+        speed = (len(part) - 1) / (clock() - begun)
         print(f"seed, in-place, {context}: {speed:.1f} tokens/s; a full forward for each 64: {slow:.1f}")
     print(f"banded over the seed's way: {speed / slow:.1f} times")
 
 
-def bench_contexts(where: Path, count: int) -> None:
+def bench_contexts(where: Path, count: int, threads: int, clock: Clock) -> None:
     source = store.open_stage(where)
-    runtime = runtimes.choose("cpu")
+    runtime = runtimes.choose("cpu", threads)
     text = scoring.load_text(source, ())
     model = scoring.model_of(source, runtime)
     tokens, counts = text.tokens[:count], text.token_bytes[1:count]
@@ -112,9 +113,9 @@ def bench_contexts(where: Path, count: int) -> None:
     settings["windowed, stride 64, reset at documents"] = replace(base, reset_at_documents=True)
     settings["banded, reset at documents"] = replace(base, context="banded", reset_at_documents=True)
     for name, choice in settings.items():
-        begun = time.perf_counter()
+        begun = clock()
         trace = SlidingEvaluator(model, choice, runtime).score(tokens)
-        seconds = time.perf_counter() - begun
+        seconds = clock() - begun
         print(f"{name}: {Score.from_nll(trace.nll, counts).bits_per_byte:.4f} BPB in {seconds:.1f} s", flush=True)
 
 
@@ -123,13 +124,18 @@ def main() -> None:
     parser.add_argument("what", choices=("windows", "in-place", "contexts"))
     parser.add_argument("--from", dest="source", type=Path, default=Path("artifacts/mini/quantize"))
     parser.add_argument("--tokens", type=int, default=60_000)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="processor time, for a machine in use; with --threads 1"
+    )
     arguments = parser.parse_args()
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
     if arguments.what == "windows":
-        bench_windows()
+        bench_windows(arguments.threads, clock)
     elif arguments.what == "in-place":
-        bench_in_place()
+        bench_in_place(arguments.threads, clock)
     else:
-        bench_contexts(arguments.source, arguments.tokens)
+        bench_contexts(arguments.source, arguments.tokens, arguments.threads, clock)
 
 
 if __name__ == "__main__":
