@@ -37,12 +37,17 @@ class Text:
 def load_model(data: bytes, config: ModelConfig, runtime: Runtime) -> GPT:
     """The model in the container `data`. Raises PgolfError when the container is damaged or holds another model."""
     weights = container.decode(data).state_dict()
-    with torch.device("meta"):
-        expected = {name: tensor.shape for name, tensor in GPT(config).state_dict().items()}
-    if expected != {name: tensor.shape for name, tensor in weights.items()}:
+    # Before anything of the configuration's size is allocated: it may be a stranger's.
+    width = config.embed_dim or config.dim
+    described = config.vocab_size * width + config.num_layers * config.dim * config.dim * config.mlp_ratio
+    held = sum(tensor.numel() for tensor in weights.values())
+    if described > held or tuple(weights.get("tok_emb.weight", torch.empty(0)).shape) != (config.vocab_size, width):
         raise PgolfError("the model in the container is not the one that the configuration describes")
     model = GPT(config)
-    model.load_state_dict(weights)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise PgolfError("the model in the container is not the one that the configuration describes") from error
     model.compute_dtype = runtime.dtype
     return model.to(runtime.device).eval()
 
