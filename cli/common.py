@@ -4,7 +4,9 @@ import functools
 import inspect
 import json
 import os
+import re
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperOption
+
+_UsageError: Any = typer.BadParameter.__base__  # click's class, wherever this version of typer has it
 
 if TYPE_CHECKING:
     from pgolf.config import Config
@@ -30,7 +34,7 @@ class Common:
     ] = None
     name: Annotated[str | None, typer.Option(help="Variant: the output becomes <stage>@NAME.")] = None
     force: Annotated[bool, typer.Option("--force", help="Redo the stage even if it is up to date.")] = False
-    preset: Annotated[str | None, typer.Option(help="Configuration to start from (see pgolf presets).")] = None
+    preset: Annotated[str | None, typer.Option(help="Configuration to start from: demo, mini, seed or record.")] = None
     config: Annotated[Path | None, typer.Option(help="TOML file with settings, over the preset.")] = None
     set: Annotated[
         list[str],
@@ -63,9 +67,14 @@ class Common:
         """Everything a stage needs, from these options."""
         from cli.screen import Screen
         from pgolf import runtime
+        from pgolf.errors import PgolfError
         from stages.context import StageContext
         from stages.report import Silent
 
+        if self.name is not None and (not re.fullmatch(r"\w[\w.+-]*", self.name) or self.name.endswith(".partial")):
+            raise PgolfError(f"--name {self.name!r}: a variant's name is letters, digits, and . + - _ inside")
+        if self.threads < 0:
+            raise PgolfError(f"--threads {self.threads}: 0 for every core, or how many")
         chosen = runtime.choose(self.device, self.threads)
         return StageContext(
             run=self.run_dir,
@@ -108,7 +117,12 @@ class _Command(TyperCommand):
             elif option and spread[-1] != option:
                 spread.append(option)
             spread.append(word)
-        return list(super().parse_args(ctx, spread))
+        try:
+            return list(super().parse_args(ctx, spread))
+        except _UsageError as error:  # typer says it on stderr; a program that reads stdout must learn it too
+            if "--json" in args:
+                print(json.dumps({"error": error.format_message(), "exit_code": error.exit_code}, ensure_ascii=False))
+            raise
 
 
 def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -146,13 +160,13 @@ def guarded(work: Callable[[], None], debug: bool, as_json: bool) -> None:
         work()
     except PgolfError as error:
         if debug:
-            raise
+            traceback.print_exc()
         _fail(str(error), error.exit_code, as_json, say_error)
     except KeyboardInterrupt:
         _fail("interrupted; everything finished so far is kept", 130, as_json, say_error)
     except OSError as error:
         if debug:
-            raise
+            traceback.print_exc()
         where = f" ({error.filename})" if error.filename else ""
         _fail(f"{error.strerror or error}{where}", 2, as_json, say_error)
 
@@ -160,6 +174,7 @@ def guarded(work: Callable[[], None], debug: bool, as_json: bool) -> None:
 def _fail(text: str, code: int, as_json: bool, say: Callable[[str], None]) -> None:
     if os.environ.get("RANK", "0") != "0":  # under torchrun all processes meet the same error; one tells it
         raise typer.Exit(code)
+    text = " ".join(text.splitlines())
     if as_json:
         print(json.dumps({"error": text, "exit_code": code}, ensure_ascii=False))
     say(text)

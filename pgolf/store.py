@@ -5,8 +5,8 @@ A directory is written as a hidden sibling, flushed to disk and renamed. Once re
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +90,7 @@ class Stage:
 
 
 _MANIFEST = Path(manifests.FILE_NAME)
+_LOCK = ".lock"
 _ORDER = ("tokenize", "train", "ema-finalize", "quantize", "package")
 
 
@@ -174,9 +175,13 @@ class StageWriter:
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Hold a run directory for this process. Raises PgolfError when another process holds it."""
+    """Hold a run directory for this process. Raises PgolfError when another process holds it.
+
+    The folders made for it go again when an exception leaves them empty: a mistyped command leaves no run behind.
+    """
+    made = [folder for folder in (run, *run.parents) if not folder.exists()]
     run.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run / ".lock")
+    lock = FileLock(run / _LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
@@ -184,8 +189,20 @@ def locked(run: Path) -> Iterator[None]:
     try:
         _sweep(run)
         yield
+    except BaseException:
+        lock.release()
+        _remove_empty(made)
+        raise
     finally:
         lock.release()
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    with suppress(OSError):  # stops at the first folder that holds something
+        for folder in folders:
+            if [path.name for path in folder.iterdir()] == [_LOCK]:
+                (folder / _LOCK).unlink()
+            folder.rmdir()
 
 
 def same_inputs(left: Mapping[str, Input], right: Mapping[str, Input]) -> bool:

@@ -21,7 +21,7 @@ _KEY = "pgolf.quantized"
 
 
 def save(path: Path, model: QuantizedModel) -> None:
-    """Write a quantized model. The header must be JSON-able."""
+    """Write a quantized model. The header must be JSON-able. Raises PgolfError when the file cannot be written."""
     tensors: dict[str, torch.Tensor] = {}
     matrices = []
     for name, matrix in model.matrices.items():
@@ -45,7 +45,11 @@ def save(path: Path, model: QuantizedModel) -> None:
         "controls": list(model.controls),
         "header": dict(model.header),
     }
-    save_file(tensors, path, metadata={_KEY: json.dumps(described, ensure_ascii=False, allow_nan=False)})
+    text = json.dumps(described, ensure_ascii=False, allow_nan=False)
+    try:
+        save_file(tensors, path, metadata={_KEY: text})
+    except SafetensorError as error:  # its own class for a full disk
+        raise PgolfError(f"cannot write {path}: {error}") from error
 
 
 def load(path: Path) -> QuantizedModel:
