@@ -22,6 +22,7 @@ from pgolf.errors import PgolfError
 INT8_FORMAT = "int8_clean_per_row_v1"
 _MAX_BYTES = 4 << 30
 _PREFIXES = ("_orig_mod.", "module.")  # of torch.compile and DistributedDataParallel
+_NAMES = {"skip_weights": "skips.weights", "skip_gates": "skips.gates"}
 
 
 def read_state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -86,7 +87,7 @@ def model_config(weights: Mapping[str, Tensor], base: ModelConfig) -> ModelConfi
         tied_head="lm_head.weight" not in weights,
         x0_mix="blocks.0.resid_mix" in weights,
         skips="skips.weights" in weights,
-        skip_gates="skips.gates" in weights,
+        skip_gates="skips.gates" in weights or "skips.weights" not in weights,
     )
 
 
@@ -98,7 +99,7 @@ def _floats(found: Any, path: Path) -> dict[str, Tensor]:
         for prefix in _PREFIXES:
             name = str(name).removeprefix(prefix)
         if tensor.is_floating_point():
-            weights["skips.weights" if name == "skip_weights" else name] = tensor.detach().float().contiguous()
+            weights[_NAMES.get(name, name)] = tensor.detach().float().contiguous()
     return weights
 
 

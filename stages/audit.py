@@ -30,7 +30,7 @@ from stages import audit_subject, claims, scoring
 from stages import tokens as token_stages
 from stages.audit_report import markdown, show
 from stages.context import StageContext
-from stages.models import PACKED, QUANTIZED, WEIGHTS, load_model
+from stages.models import PACKED, QUANTIZED, WEIGHTS, load_model, training_length
 
 SECTIONS = ("evaluate", "ttt")
 SCRIPT = "train_gpt.py"
@@ -78,7 +78,7 @@ def audit(context: StageContext, source: Stage, options: AuditOptions) -> Stage:
     if context.name is None and options.evaluator != audit_subject.SLIDING:
         context = context.replace(name=options.evaluator)
     tokenized = source.ancestor("tokenize")
-    train_length = int(source.ancestor("train").manifest.config["train"]["seq_len"])
+    train_length = training_length(source)
     config = audit_subject.resolve(context.config, train_length)
     stream = token_stages.open_split(tokenized, "val")
     bos = int(tokenized.manifest.details["bos_id"])

@@ -74,12 +74,12 @@ def recorded_config(model: Stage, scores: Mapping[str, Stage], config: Config) -
     Only values that are not the defaults: the script carries the same defaults.
     """
     made: dict[str, Any] = {key: value for key, value in model.manifest.config.items() if key != "options"}
+    lineage = {stage.manifest.stage: stage for stage in ancestors(model)}
     sources = (
         ("tokenize", ("tokenizer",)),
         ("train", ("train", "optim", "average", "seed")),
-        ("ema-finalize", ("average",)),
+        ("ema-finalize", ("average",) if "train" in lineage else ("average", "train", "seed")),  # imported: it alone
     )
-    lineage = {stage.manifest.stage: stage for stage in ancestors(model)}
     for kind, sections in sources:
         if kind in lineage:
             made |= {section: lineage[kind].manifest.config[section] for section in sections}

@@ -20,8 +20,8 @@ def import_checkpoint(context: StageContext, file: Path, tokens: Stage | None = 
     """Write an `ema-finalize` stage with the weights of a state dict that has the challenge's names.
 
     tokens: the tokenize stage whose tokenizer the weights were trained with; quantizing by Hessians, scoring and
-        packaging need it. Sizes are read off the tensors; what shapes do not tell (loops, slopes, rotary dimensions)
-        is taken from the configuration.
+        packaging need it. Sizes are read off the tensors; what shapes do not tell (loops, slopes, rotary dimensions,
+        `train.seq_len`) is taken from the configuration.
 
     Raises PgolfError for a file that is no such checkpoint, or does not fit.
     """
@@ -40,7 +40,7 @@ def import_checkpoint(context: StageContext, file: Path, tokens: Stage | None = 
             )
     context = context.replace(config=dataclasses.replace(context.config, model=model))
     inputs: dict[str, Stage | Path] = {"checkpoint": file} if tokens is None else {"checkpoint": file, "tokens": tokens}
-    with context.build("ema-finalize", inputs=inputs, sections=("model",)) as build:
+    with context.build("ema-finalize", inputs=inputs, sections=("model", "train")) as build:
         if build.existing is None:
             save_weights(build.writer.path("model.safetensors"), weights)
             build.metrics |= {"parameters": sum(tensor.numel() for tensor in weights.values())}

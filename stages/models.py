@@ -28,6 +28,20 @@ def model_config(stage: Stage) -> ModelConfig:
     return configs.recorded(values).model
 
 
+def training_length(stage: Stage) -> int:
+    """Tokens of a training sequence of the model in a stage: its `train` stage has it, or what it was imported as.
+
+    Raises PgolfError when neither is in the lineage.
+    """
+    try:
+        trained = stage.ancestor("train")
+    except PgolfError:
+        trained = stage.ancestor("ema-finalize")
+        if "imported_from" not in trained.manifest.details:
+            raise
+    return int(trained.manifest.config["train"]["seq_len"])
+
+
 def inherit_model(context: StageContext, stage: Stage) -> StageContext:
     """The context with the model's configuration taken from `stage`: what is made from a model describes that model,
     whatever preset the command was given."""

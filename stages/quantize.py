@@ -38,7 +38,7 @@ def quantize(context: StageContext, source: Stage, calibration: Path | None = No
     with context.build("quantize", {"model": source, **inputs}, ("model", "quantize", "package")) as build:
         if build.existing is None:
             model = models.load_model(source, context.runtime)
-            length = settings.sequence or (int(source.manifest.config["train"]["seq_len"]) if paths else 0)
+            length = settings.sequence or (models.training_length(source) if paths else 0)
             quantized, rows, calibrated = quantize_model(context, build, model, paths, length)
             file.save(build.writer.path(models.QUANTIZED), quantized)
             build.details["tensors"] = [dataclasses.asdict(row) for row in rows]

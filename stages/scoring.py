@@ -21,7 +21,7 @@ from pgolf.runtime import Runtime
 from pgolf.store import Stage
 from stages import tokens as token_stages
 from stages.context import StageBuild, StageContext
-from stages.models import load_model
+from stages.models import load_model, training_length
 
 SCORES_FILE = "scores.safetensors"
 MODEL_STAGES = ("package", "quantize", "ema-finalize", "train")
@@ -64,7 +64,7 @@ def load_text(source: Stage, documents: Sequence[Path]) -> Text:
 
 def resolve(settings: EvaluateConfig, source: Stage) -> EvaluateConfig:
     """Fill in the training length where `seq_len` is 0."""
-    seq_len = settings.seq_len or int(source.ancestor("train").manifest.config["train"]["seq_len"])
+    seq_len = settings.seq_len or training_length(source)
     return replace(settings, seq_len=seq_len, stride=min(settings.stride, seq_len))
 
 

@@ -71,7 +71,9 @@ class ModelConfig:
     value_embed_dim: int = 128
     """Width of the value embedding table, projected to the width of the values (the records: 128)."""
     skips: bool = False
-    """U-Net skips: the first half's outputs come back in the second half, through learned gates."""
+    """U-Net skips: the first half's outputs come back in the second half."""
+    skip_gates: bool = True
+    """Learned gates between the stream and what comes back; false: it is added to the stream (the challenge baseline)."""
     smear_gate: bool = False
     """Add a learned share of the previous token's embedding to each token's, never across a document start."""
     bigram_rows: int = 0

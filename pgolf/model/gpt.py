@@ -16,7 +16,7 @@ the block; off, its parameters do not exist.
 | head gates | `head_gate` | `head_gate` |
 | key offset | `key_offset` | `attention` |
 | value embeddings | `value_embed_layers`, `value_x0` | `value_embedding`, `attention` |
-| U-Net skips | `skips` | `skips` |
+| U-Net skips | `skips`, `skip_gates` | `skips` |
 | SmearGate | `smear_gate` | `smear` |
 | hashed bigrams | `bigram_rows` | `bigram` |
 | factored, untied embedding; bias | `embed_dim`, `tied_head`, `logit_bias` | here |
@@ -84,7 +84,7 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.lanes = Lanes(config.num_layers - config.parallel_from) if config.parallel_lanes == 2 else None
         deepest = len(layer_order(config, max(config.loop_passes, config.eval_loop_passes)))
-        self.skips = Skips(deepest // 2, config.dim) if config.skips else None
+        self.skips = Skips(config, deepest // 2) if config.skips else None
         self.backout = nn.Parameter(torch.tensor(BACKOUT)) if config.backout else None
         self.lm_head = None if config.tied_head else Linear(width, config.vocab_size)
         self.logit_bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.logit_bias else None
@@ -123,8 +123,13 @@ class GPT(nn.Module):
             passes = self.config.eval_loop_passes
         return layer_order(self.config, passes if self.looped else 1)
 
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """tokens (B, T) -> (B, T, dim) after the final norm."""
+    def hidden(self, tokens: Tensor, last: int = 0) -> Tensor:
+        """tokens (B, T) -> (B, T, dim) after the final norm.
+
+        last: only the last so many positions are wanted, (B, last, dim): the last block then computes keys and values
+            everywhere and all else only there. 0: all.
+        """
+        last = 0 if last == tokens.shape[1] else last
         dtype = self.compute_dtype
         x = self.tok_emb(tokens).to(dtype)
         x = x if self.emb_proj is None else self.emb_proj(x)
@@ -134,10 +139,12 @@ class GPT(nn.Module):
         x = rms_norm(x)
         step = Step(x, *self._rotary(tokens.shape[1], tokens.device), inside)
         values = {} if self.value_emb is None else self.value_emb(tokens, dtype)
-        return rms_norm(self._run(x, step, self._views(tokens), values))
+        return rms_norm(self._run(x, step, self._views(tokens), values, last))
 
-    def _run(self, x: Tensor, step: Step, views: list[visible.View], values: dict[int, Tensor]) -> Tensor:
-        """The stream (B, T, dim) through all blocks executed now."""
+    def _run(
+        self, x: Tensor, step: Step, views: list[visible.View], values: dict[int, Tensor], last: int
+    ) -> Tensor:
+        """The stream (B, T, dim) through all blocks executed now; (B, last, dim) with `last`."""
         order = self.layer_order()
         half = len(order) // 2
         compiled = bool(self.compiled) and self.training and torch.is_grad_enabled()
@@ -146,21 +153,23 @@ class GPT(nn.Module):
         middle = x
         for position, layer in enumerate(order):
             block = cast(Block, self.blocks[layer])
+            wanted = last if position == len(order) - 1 else 0
             if self.skips is not None and position >= half and saved:
                 x = self.skips.join(position - half, x, saved.pop())
             if self.lanes is not None and layer >= self.config.parallel_from:
                 at = layer - self.config.parallel_from
                 b = x if second is None else second
                 advance = self.compiled_lanes if compiled and self.compiled_lanes else self.lanes.step
-                x, second = advance(at, block, x, b, step, views[layer], values.get(layer))
+                x, second = advance(at, block, x, b, step, views[layer], values.get(layer), wanted)
             else:
                 run = self.compiled[layer] if compiled else block
-                x = run(x, step, views[layer], values.get(layer))
+                x = run(x, step, views[layer], values.get(layer), wanted)
             if self.skips is not None and position < half:
                 saved.append(x)
             if position == half:
                 middle = x
         x = x if second is None else (x + second) / 2
+        middle = middle[:, -x.shape[1] :]  # the same positions, when the last block gave only some
         return x if self.backout is None else x - self.backout.to(x.dtype) * middle
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -172,11 +181,12 @@ class GPT(nn.Module):
 
     def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood of each target in nats, (B, T) float32."""
-        x = self.before_head(self.hidden(tokens)).flatten(0, 1)  # (B T, dim)
-        cap = self.config.logit_softcap
-        return token_losses(x, self._head(), self.logit_bias, targets.flatten(), cap, self.arithmetic).view(
-            targets.shape
-        )
+        return self.hidden_losses(self.hidden(tokens).flatten(0, 1), targets.flatten()).view(targets.shape)
+
+    def hidden_losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Negative log-likelihood in nats of targets (n,) after hidden states (n, dim): (n,) float32."""
+        x, cap = self.before_head(hidden), self.config.logit_softcap
+        return token_losses(x, self._head(), self.logit_bias, targets, cap, self.arithmetic)
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """The training loss: mean nats per token and whatever terms exist in training only. A scalar."""

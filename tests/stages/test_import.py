@@ -1,0 +1,149 @@
+"""Checkpoints of the challenge's scripts become a stage that is quantized, scored and packaged like any other."""
+
+import io
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pgolf import config as configs
+from pgolf import foreign
+from pgolf.errors import PgolfError
+from pgolf.model.gpt import GPT
+from stages.eval_sliding import eval_sliding
+from stages.import_checkpoint import import_checkpoint
+from stages.models import load_model, load_weights
+from stages.package import package
+from stages.quantize import quantize
+
+SEED = {"vocab_size": 384, "dim": 16, "num_layers": 3, "num_heads": 2, "num_kv_heads": 1, "mlp_ratio": 2.0}
+BASELINE = {**SEED, "num_layers": 4, "skips": True, "skip_gates": False}
+
+
+def state_dict(model: dict) -> dict[str, Tensor]:
+    """Weights under pgolf's names, none of them at its start."""
+    torch.manual_seed(5)
+    return {name: value + 0.1 * torch.randn_like(value) for name, value in GPT(config_of(model)).state_dict().items()}
+
+
+def config_of(model: dict) -> configs.ModelConfig:
+    return configs.from_dict({"model": model}).model
+
+
+def baseline_state_dict() -> dict[str, Tensor]:
+    """As the baseline's script saves it: the skips under its own name, in bfloat16, from a compiled model."""
+    found = {name.replace("skips.weights", "skip_weights"): value for name, value in state_dict(BASELINE).items()}
+    return {f"_orig_mod.{name}": value.bfloat16() for name, value in found.items()}
+
+
+def int8_file(path: Path, weights: dict[str, Tensor]) -> None:
+    """A `.ptz`: matrices as int8 with a scale per row, the rest as it is."""
+    quantized, scales, passthrough = {}, {}, {}
+    for name, value in weights.items():
+        if value.ndim == 2 and value.numel() > 64:
+            scales[name] = (value.abs().amax(1) / 127).half()
+            quantized[name] = torch.round(value / scales[name].float()[:, None]).clamp(-127, 127).to(torch.int8)
+        else:
+            passthrough[name] = value
+    content = {
+        "__quant_format__": foreign.INT8_FORMAT, "quantized": quantized, "scales": scales,
+        "dtypes": dict.fromkeys(quantized, "float32"), "passthrough": passthrough,
+    }  # fmt: skip
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    path.write_bytes(zlib.compress(stream.getvalue(), 9))
+
+
+def test_seed_checkpoint_is_quantized_scored_and_packaged(chain, documents, tmp_path, context):
+    weights = state_dict(SEED)
+    torch.save({"model": weights, "step": 3}, tmp_path / "final.pt")
+    # Without a tokenize stage in its lineage it can be quantized, on any shards.
+    alone = context(tmp_path / "alone")
+    bare = quantize(alone, import_checkpoint(alone, tmp_path / "final.pt"), calibration=chain.tokens.path)
+    assert load_weights(bare)["tok_emb.weight"].shape == (384, 16)
+    # With one, everything that comes after works.
+    run = context(tmp_path / "run")
+    imported = import_checkpoint(run, tmp_path / "final.pt", chain.tokens)
+    assert imported.manifest.stage == "ema-finalize"
+    found = load_weights(imported)
+    assert all(torch.equal(found[name], weights[name]) for name in weights)
+    quantized = quantize(run, imported)
+    scored = eval_sliding(run, quantized)
+    other = eval_sliding(run.replace(name="other"), quantized, documents=[documents[1]])
+    assert scored.manifest.metrics["bits_per_byte"] == pytest.approx(other.manifest.metrics["bits_per_byte"], abs=1e-9)
+    packaged = package(run, quantized)
+    score = packaged.manifest.details["claims"]["scores"]["sliding"]
+    assert score["bits_per_byte"] == scored.manifest.metrics["bits_per_byte"]
+
+
+def baseline_skips(model: GPT, tokens: Tensor) -> Tensor:
+    """Hidden states with the skips as the baseline's script writes them."""
+    from pgolf.model.layers import rms_norm
+    from pgolf.model.rotary import rotary_tables
+    from pgolf.model.step import Step
+    from pgolf.model.visible import view
+
+    x = rms_norm(model.tok_emb(tokens))
+    step = Step(x, *rotary_tables(tokens.shape[1], 8, 10_000.0, tokens.device), None)
+    skips: list[Tensor] = []
+    for index in range(4):
+        if index >= 2:
+            x = x + model.skips.weights[index - 2] * skips.pop()
+        x = model.blocks[index](x, step, view(None, 0, tokens, False))
+        if index < 2:
+            skips.append(x)
+    return rms_norm(x)
+
+
+def test_baseline_checkpoint_has_its_plain_skips(tmp_path, context):
+    torch.save(baseline_state_dict(), tmp_path / "final_model.pt")
+    run = context(tmp_path / "run")
+    model = load_model(import_checkpoint(run, tmp_path / "final_model.pt"), run.runtime)
+    assert model.config == config_of(BASELINE)
+    tokens = torch.randint(2, 384, (1, 12), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(model.hidden(tokens), baseline_skips(model, tokens))
+
+
+def test_quantized_file_is_its_integers_times_their_scales(tmp_path, context):
+    weights = state_dict(SEED)
+    int8_file(tmp_path / "final.int8.ptz", weights)
+    found = load_weights(import_checkpoint(context(tmp_path / "run"), tmp_path / "final.int8.ptz"))
+    assert set(found) == set(weights)
+    for name, value in weights.items():
+        assert float((found[name] - value).abs().max()) <= float(value.abs().max()) / 127
+
+
+class _Evil:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_other_files_are_refused(tmp_path, context):
+    run = context(tmp_path / "run")
+
+    def refuses(name: str, match: str) -> None:
+        with pytest.raises(PgolfError, match=match):
+            import_checkpoint(run, tmp_path / name)
+
+    torch.save({"model": _Evil(tmp_path / "pwned")}, tmp_path / "evil.pt")
+    refuses("evil.pt", "no checkpoint of tensors alone")
+    assert not (tmp_path / "pwned").exists()
+    refuses("none.pt", "no such file")
+    (tmp_path / "text.pt").write_text("hello")
+    refuses("text.pt", "no checkpoint of tensors alone")
+    int8_file(tmp_path / "cut.ptz", state_dict(SEED))
+    (tmp_path / "cut.ptz").write_bytes((tmp_path / "cut.ptz").read_bytes()[:500])
+    refuses("cut.ptz", "cut off")
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "linear.pt")
+    refuses("linear.pt", "none of the challenge's baseline or the seed")
+    odd = state_dict(SEED)
+    odd["blocks.0.mlp.extra"] = torch.zeros(2)
+    torch.save(odd, tmp_path / "odd.pt")
+    refuses("odd.pt", "blocks.0.mlp.extra")
+    assert not (tmp_path / "run" / "ema-finalize").exists()
