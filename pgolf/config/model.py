@@ -73,7 +73,7 @@ class ModelConfig:
     skips: bool = False
     """U-Net skips: the first half's outputs come back in the second half."""
     skip_gates: bool = True
-    """Learned gates between the stream and what comes back; false: it is added to the stream (the challenge baseline)."""
+    """Learned gates between the stream and what comes back; false: it is added, as in the challenge baseline."""
     smear_gate: bool = False
     """Add a learned share of the previous token's embedding to each token's, never across a document start."""
     bigram_rows: int = 0
