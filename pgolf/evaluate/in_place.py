@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluator import Trace
-from pgolf.evaluate.sliding import expected_tokens, plan_windows, scoring, targets_of
+from pgolf.evaluate.sliding import expected_tokens, plan_windows, rows_of, scoring, targets_of
 from pgolf.evaluate.task import Clock, Task
 from pgolf.evaluate.windows import Window
 from pgolf.model.block import Block
@@ -103,13 +103,7 @@ class _FastWeights:
 def _trunk(task: Task, batch: Sequence[Window]) -> tuple[Tensor, Tensor]:
     """Of every scored target: the stream before the final norm (n, dim), the last MLP's hidden layer (n, hidden)."""
     model = task.model
-    length = max(window.length for window in batch)
-    inputs = np.zeros((len(batch), length), dtype=np.int64)
-    for row, window in enumerate(batch):
-        inputs[row, : window.length] = task.tokens[window.start : window.stop]
-    picked = torch.from_numpy(
-        np.concatenate([np.arange(w.length - w.scored, w.length) + row * length for row, w in enumerate(batch)])
-    ).to(task.device)
+    inputs, picked, last = rows_of(task.tokens, batch, task.device)
     block = model.blocks[model.layer_order()[-1]]
     assert isinstance(block, Block)
     inner: list[Tensor] = []
@@ -119,7 +113,7 @@ def _trunk(task: Task, batch: Sequence[Window]) -> tuple[Tensor, Tensor]:
         block.register_forward_hook(lambda _, __, made: outer.append(made)),
     )
     try:
-        model.hidden(torch.from_numpy(inputs).to(task.device))
+        model.hidden(inputs, last)
     finally:
         for hook in hooks:
             hook.remove()

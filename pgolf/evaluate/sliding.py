@@ -5,7 +5,7 @@ stream with every layer's attention limited to the last `seq_len` tokens, so not
 layers see further back.
 
 Unlike the plain evaluator (one window after another, all logits, kept in the tests as the reference) it computes
-windows in batches and the logits of the scored positions alone, and shares the batches between ranks. Windows are cut
+windows in batches, the last block and the logits of the scored positions alone, and shares the batches between ranks. Windows are cut
 into the same batches whatever the number of ranks, so two ranks add nothing but the order of a sum of zeros.
 """
 
@@ -29,9 +29,6 @@ from pgolf.model.gpt import GPT
 from pgolf.runtime import Runtime
 
 Result = TypeVar("Result")
-
-LOGIT_ELEMENTS = 1 << 25
-"""Logits held at once; 128 MB in fp32."""
 
 BANDED_REACH = 4
 """Windows computed again before each block of a banded pass; what lies further back reaches a score through five
@@ -125,17 +122,26 @@ def targets_of(batch: Sequence[Window]) -> np.ndarray:
     return np.concatenate([np.arange(window.stop - window.scored, window.stop) for window in batch])
 
 
-def scored_hidden(model: GPT, tokens: np.ndarray, batch: Sequence[Window], device: torch.device) -> Tensor:
-    """Hidden states (n, dim) that predict the targets of `targets_of(batch)`, from one forward."""
+def rows_of(tokens: np.ndarray, batch: Sequence[Window], device: torch.device) -> tuple[Tensor, Tensor, int]:
+    """The windows as rows of one batch.
+
+    Returns the tokens (B, T), an index (n,) of the scored positions into the flattened last `last` positions of each
+    row, and `last`: nothing further from a row's end is scored.
+    """
     length = max(window.length for window in batch)
     inputs = np.zeros((len(batch), length), dtype=np.int64)  # what is padded comes after all that is scored
     for row, window in enumerate(batch):
         inputs[row, : window.length] = tokens[window.start : window.stop]
-    picked = np.concatenate(
-        [np.arange(w.length - w.scored, w.length) + row * length for row, w in enumerate(batch)]
-    )  # (n,) index into the flattened batch
-    hidden = model.hidden(torch.from_numpy(inputs).to(device))  # (B, T, dim)
-    return hidden.flatten(0, 1)[torch.from_numpy(picked).to(device)]
+    first = min(window.length - window.scored for window in batch)
+    last = length - first
+    picked = [np.arange(w.length - w.scored, w.length) - first + row * last for row, w in enumerate(batch)]
+    return torch.from_numpy(inputs).to(device), torch.from_numpy(np.concatenate(picked)).to(device), last
+
+
+def scored_hidden(model: GPT, tokens: np.ndarray, batch: Sequence[Window], device: torch.device) -> Tensor:
+    """Hidden states (n, dim) that predict the targets of `targets_of(batch)`, from one forward."""
+    inputs, picked, last = rows_of(tokens, batch, device)
+    return model.hidden(inputs, last).flatten(0, 1)[picked]
 
 
 def expected_tokens(tokens: np.ndarray, targets: np.ndarray, device: torch.device) -> Tensor:
@@ -160,16 +166,12 @@ def score_hidden(
     hidden: (n, dim); expected: (n,) int64 ids; positions: (n,) where in the stream they stand.
     Returns (n,) float64 and, by position, (vocab_size,) float64 log-probabilities.
     """
-    chunk = max(1, LOGIT_ELEMENTS // model.config.vocab_size)
-    losses = [
-        torch.nn.functional.cross_entropy(model.logits(part).float(), ids, reduction="none")
-        for part, ids in zip(hidden.split(chunk), expected.split(chunk), strict=True)
-    ]
+    losses = model.hidden_losses(hidden, expected)
     found = {}
     for row in [i for i, position in enumerate(positions.tolist()) if position in wanted] if wanted else []:
         logits = model.logits(hidden[row : row + 1]).double()
         found[int(positions[row])] = torch.log_softmax(logits, dim=-1)[0].cpu().numpy()
-    return torch.cat(losses).double().cpu().numpy(), found
+    return losses.double().cpu().numpy(), found
 
 
 def check_stream(tokens: np.ndarray, positions: Sequence[int]) -> None:

@@ -32,23 +32,28 @@ class Attention(nn.Module):
         self.offset_from = config.rope_dims if config.key_offset else 0
         self.native = False  # whether the C kernel computes the attention itself
 
-    def forward(self, h: Tensor, step: Step, view: View, values: Tensor | None) -> Tensor:
-        """h (B, T, dim) normed; view: the keys seen; values (B, T, kv_dim) to add -> (B, T, dim)."""
+    def forward(self, h: Tensor, step: Step, view: View, values: Tensor | None, last: int = 0) -> Tensor:
+        """h (B, T, dim) normed; view: the keys seen; values (B, T, kv_dim) to add -> (B, T, dim).
+
+        last: only so many positions ask, the last ones; the result is (B, last, dim). 0: all.
+        """
         batch, length, _ = h.shape
-        q = self.c_q(h).view(batch, length, self.num_heads, self.head_dim)
+        asking = h[:, -last:] if last else h  # (B, L, dim)
+        cos, sin = (step.cos[-last:], step.sin[-last:]) if last else (step.cos, step.sin)
+        q = self.c_q(asking).view(batch, last or length, self.num_heads, self.head_dim)
         k = self.c_k(h).view(batch, length, self.num_kv_heads, self.head_dim)
         v = self.c_v(h if self.value_x0 is None else h + self.value_x0.to(h.dtype) * step.x0)
         v = (v if values is None else v + values).view(batch, length, self.num_kv_heads, self.head_dim)
-        q = rotate(rms_norm(q), step.cos, step.sin) * self.q_gain.to(q.dtype)[:, None]
+        q = rotate(rms_norm(q), cos, sin) * self.q_gain.to(q.dtype)[:, None]
         k = rotate(rms_norm(k), step.cos, step.sin)
         if self.offset_from and step.inside is not None:
             k = offset_keys(k, self.offset_from, step.inside)
         y = attend(q, k, v, view, self.native)
         if self.exclusive:
-            y = exclude_self(y, v)
+            y = exclude_self(y, v[:, -last:] if last else v)
         if self.gate is not None:
-            y = self.gate(y, h)
-        return self.proj(y.reshape(batch, length, -1))
+            y = self.gate(y, asking)
+        return self.proj(y.reshape(batch, last or length, -1))
 
 
 def offset_keys(k: Tensor, start: int, inside: Tensor) -> Tensor:
@@ -60,14 +65,21 @@ def offset_keys(k: Tensor, start: int, inside: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, view: View, native: bool = False) -> Tensor:
-    """Causal attention; q (B, T, H, D), k and v (B, T, H_kv, D) -> (B, T, H, D). `native`: in the C kernel."""
+    """Causal attention; q (B, L, H, D), k and v (B, T, H_kv, D) -> (B, L, H, D). `native`: in the C kernel.
+
+    The queries are those of the last L of the T positions.
+    """
     if native and q.dtype == torch.float32:
         return attention_kernel.attention(q, k, v, view.first)[0]
+    queries, length = q.shape[1], k.shape[1]
     if view.window:
-        return attend_banded(q, k, v, view.window)
+        padded = F.pad(q, (0, 0, 0, 0, length - queries, 0))  # (B, T, H, D)
+        return attend_banded(padded, k, v, view.window)[:, length - queries :]
     grouped = q.shape[2] != k.shape[2]
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    seen = None if view.first is None else mask(view.first)
+    seen = None if view.first is None else mask(view.first)[:, :, length - queries :]
+    if seen is None and queries < length:
+        seen = torch.ones(queries, length, dtype=torch.bool, device=q.device).tril(length - queries)
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None, enable_gqa=grouped)
     return y.transpose(1, 2)
 

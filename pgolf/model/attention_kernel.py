@@ -3,7 +3,8 @@
 Torch's CPU flash kernel runs a matrix product per tile and at head widths of 16 to 64 spends its time around them.
 Here 32 queries lie across vector lanes and every product stays in registers, as FlashAttention (arXiv 2307.08691)
 tiles it: 8,192 tokens of 4 heads of 16 take a quarter of torch's time (`benchmarks/RESULTS.md`). Query i sees the
-keys first[i] <= j <= i, so documents and sliding windows cost only the keys that are seen.
+keys first[i] <= j <= i, so documents and sliding windows cost only the keys that are seen. There may be fewer queries
+than keys; they stand at the end.
 """
 
 import ctypes
@@ -108,8 +109,8 @@ static void edges(ivec *query, ivec *low, const int32_t *first, int start, int l
 }
 
 void attention_forward(const float *q, const float *k, const float *v, const int32_t *first, float *out, float *lse,
-                       int batch, int length, int heads, int kv_heads, int threads) {
-  const int padded = (length + K - 1) / K * K, groups = heads / kv_heads;
+                       int batch, int length, int queries, int heads, int kv_heads, int threads) {
+  const int padded = (length + K - 1) / K * K, groups = heads / kv_heads, shift = length - queries;
   const float scale = LOG2E / sqrtf(D);
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
   for (int unit = 0; unit < batch * kv_heads; unit++) {
@@ -119,22 +120,22 @@ void attention_forward(const float *q, const float *k, const float *v, const int
     pack(values, v + ((int64_t)b * length * kv_heads + kv) * D, length, padded, kv_heads * D);
     const int32_t *low_of = first ? first + (int64_t)b * length : 0;
     for (int g = 0; g < groups; g++)
-      for (int start = 0; start < length; start += Q) {
-        const int h = kv * groups + g, count = length - start < Q ? length - start : Q;
-        const int64_t at = ((int64_t)b * length + start) * heads + h;
+      for (int start = 0; start < queries; start += Q) {
+        const int h = kv * groups + g, count = queries - start < Q ? queries - start : Q, place = shift + start;
+        const int64_t at = ((int64_t)b * queries + start) * heads + h;
         float rows[Q * D] __attribute__((aligned(64)));
         pair columns[D], sums[D], score[K];
         ivec query[2], low[2];
         pack(rows, q + at * D, count, Q, heads * D);
         transpose(columns, rows, scale);
         memset(sums, 0, sizeof sums);
-        edges(query, low, low_of, start, length);
+        edges(query, low, low_of, place, length);
         vec top[2] = {splat(-1e30f), splat(-1e30f)}, total[2] = {};
-        const int begin = low_of ? low_of[start] / K * K : 0;
-        const int clear = low_of ? low_of[start + count - 1] : 0;
-        for (int block = begin; block < start + Q; block += K) {
+        const int begin = low_of ? low_of[place] / K * K : 0;
+        const int clear = low_of ? low_of[place + count - 1] : 0;
+        for (int block = begin; block < place + count; block += K) {
           products(score, keys + block * D, columns);
-          const int edge = block + K > start || block < clear;
+          const int edge = block + K > place || block < clear;
           for (int half = 0; half < 2; half++) {
             vec high = top[half];
             if (edge)
@@ -156,7 +157,7 @@ void attention_forward(const float *q, const float *k, const float *v, const int
         for (int i = 0; i < count; i++) {
           const float sum = ((float *)total)[i];
           for (int d = 0; d < D; d++) out[(at + (int64_t)i * heads) * D + d] = ((float *)&sums[d])[i] / sum;
-          lse[((int64_t)b * heads + h) * length + start + i] = ((float *)top)[i] + log2f(sum);
+          lse[((int64_t)b * heads + h) * queries + start + i] = ((float *)top)[i] + log2f(sum);
         }
       }
     free(keys);
@@ -165,8 +166,8 @@ void attention_forward(const float *q, const float *k, const float *v, const int
 
 void attention_backward(const float *grad, const float *q, const float *k, const float *v, const int32_t *first,
                         const float *out, const float *lse, float *dq, float *dk, float *dv, int batch, int length,
-                        int heads, int kv_heads, int threads) {
-  const int padded = (length + K - 1) / K * K, groups = heads / kv_heads;
+                        int queries, int heads, int kv_heads, int threads) {
+  const int padded = (length + K - 1) / K * K, groups = heads / kv_heads, shift = length - queries;
   const float scale = 1.f / sqrtf(D);
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
   for (int unit = 0; unit < batch * kv_heads; unit++) {
@@ -178,9 +179,9 @@ void attention_backward(const float *grad, const float *q, const float *k, const
     memset(dkeys, 0, size * 8);
     const int32_t *low_of = first ? first + (int64_t)b * length : 0;
     for (int g = 0; g < groups; g++)
-      for (int start = 0; start < length; start += Q) {
-        const int h = kv * groups + g, count = length - start < Q ? length - start : Q;
-        const int64_t at = ((int64_t)b * length + start) * heads + h;
+      for (int start = 0; start < queries; start += Q) {
+        const int h = kv * groups + g, count = queries - start < Q ? queries - start : Q, place = shift + start;
+        const int64_t at = ((int64_t)b * queries + start) * heads + h;
         float rows[Q * D] __attribute__((aligned(64))), drows[Q * D] __attribute__((aligned(64)));
         pair columns[D], dcolumns[D], sums[D], p[K], ds[K];
         vec norm[2] = {}, delta[2] = {};
@@ -190,19 +191,19 @@ void attention_backward(const float *grad, const float *q, const float *k, const
         transpose(columns, rows, scale * LOG2E);
         transpose(dcolumns, drows, 1.f);
         memset(sums, 0, sizeof sums);
-        edges(query, low, low_of, start, length);
+        edges(query, low, low_of, place, length);
         for (int i = 0; i < count; i++) {
           float dot = 0.f;
           for (int d = 0; d < D; d++) dot += drows[i * D + d] * out[(at + (int64_t)i * heads) * D + d];
           ((float *)delta)[i] = dot;
-          ((float *)norm)[i] = lse[((int64_t)b * heads + h) * length + start + i];
+          ((float *)norm)[i] = lse[((int64_t)b * heads + h) * queries + start + i];
         }
-        const int begin = low_of ? low_of[start] / K * K : 0;
-        const int clear = low_of ? low_of[start + count - 1] : 0;
-        for (int block = begin; block < start + Q; block += K) {
+        const int begin = low_of ? low_of[place] / K * K : 0;
+        const int clear = low_of ? low_of[place + count - 1] : 0;
+        for (int block = begin; block < place + count; block += K) {
           products(p, keys + block * D, columns);
           products(ds, values + block * D, dcolumns);
-          const int edge = block + K > start || block < clear;
+          const int edge = block + K > place || block < clear;
           for (int j = 0; j < K; j++)
             for (int half = 0; half < 2; half++) {
               vec e = exp2v(p[j].at[half] - norm[half]);
@@ -239,16 +240,17 @@ def load(head_dim: int) -> ctypes.CDLL:
 
 @torch.library.custom_op("pgolf::attention", mutates_args=())
 def attention(q: Tensor, k: Tensor, v: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Causal attention; q (B, T, H, D), k and v (B, T, H_kv, D) float32, first (B, T) int32 or None for zeros.
+    """Causal attention; q (B, L, H, D), k and v (B, T, H_kv, D) float32, first (B, T) int32 or None for zeros.
 
-    Returns y (B, T, H, D) and the base-2 logarithm of each softmax's denominator (B, H, T).
+    The queries are those of the last L of the T positions. Returns y (B, L, H, D) and the base-2 logarithm of each
+    softmax's denominator (B, H, L).
     """
-    batch, length, heads, head_dim = q.shape
+    (batch, queries, heads, head_dim), (_, length, kv_heads, _) = q.shape, k.shape
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     first = None if first is None else first.contiguous()
-    y, lse = torch.empty_like(q), q.new_empty(batch, heads, length)
+    y, lse = torch.empty_like(q), q.new_empty(batch, heads, queries)
     tensors = map(native.pointer, (q, k, v, first, y, lse))
-    load(head_dim).attention_forward(*tensors, batch, length, heads, k.shape[2], torch.get_num_threads())
+    load(head_dim).attention_forward(*tensors, batch, length, queries, heads, kv_heads, torch.get_num_threads())
     return y, lse
 
 
@@ -257,12 +259,13 @@ def attention_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, first: Tensor | None, y: Tensor, lse: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients by q, k and v, shaped like them; the arguments are as in `attention`."""
-    batch, length, heads, head_dim = q.shape
+    (batch, queries, heads, head_dim), (_, length, kv_heads, _) = q.shape, k.shape
     grad, q, k, v = grad.contiguous(), q.contiguous(), k.contiguous(), v.contiguous()
     first = None if first is None else first.contiguous()
     gradients = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     tensors = map(native.pointer, (grad, q, k, v, first, y, lse, *gradients))
-    load(head_dim).attention_backward(*tensors, batch, length, heads, k.shape[2], torch.get_num_threads())
+    sizes = batch, length, queries, heads, kv_heads, torch.get_num_threads()
+    load(head_dim).attention_backward(*tensors, *sizes)
     return gradients
 
 

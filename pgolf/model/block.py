@@ -32,11 +32,13 @@ class Block(nn.Module):
         factor = torch.tensor((layer + 1) ** -0.5) if config.norm_scale else None
         self.register_buffer("norm_factor", factor, persistent=False)
 
-    def forward(self, x: Tensor, step: Step, view: View, values: Tensor | None = None) -> Tensor:
-        """x (B, T, dim), the stream; the rest as in `Attention` -> the stream after this block."""
+    def forward(self, x: Tensor, step: Step, view: View, values: Tensor | None = None, last: int = 0) -> Tensor:
+        """x (B, T, dim), the stream; the rest as in `Attention` -> the stream after this block, (B, last or T, dim)."""
         x = self.mixed(x, step)
         h = self.normed(x)
-        attended = self.attended(h, step, view, values)
+        attended = self.attended(h, step, view, values, last)
+        if last:
+            x, h = x[:, -last:], h[:, -last:]  # (B, last, dim)
         if self.parallel:
             return x + attended + self.expanded(h)
         x = x + attended
@@ -53,9 +55,9 @@ class Block(nn.Module):
         h = rms_norm(x)
         return h if self.norm_factor is None else h * self.norm_factor.to(h.dtype)
 
-    def attended(self, h: Tensor, step: Step, view: View, values: Tensor | None = None) -> Tensor:
+    def attended(self, h: Tensor, step: Step, view: View, values: Tensor | None = None, last: int = 0) -> Tensor:
         """What attention adds to the stream."""
-        return self.attn_scale.to(h.dtype) * self.attn(h, step, view, values)
+        return self.attn_scale.to(h.dtype) * self.attn(h, step, view, values, last)
 
     def expanded(self, h: Tensor) -> Tensor:
         """What the MLP adds to the stream."""

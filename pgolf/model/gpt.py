@@ -169,8 +169,10 @@ class GPT(nn.Module):
             if position == half:
                 middle = x
         x = x if second is None else (x + second) / 2
-        middle = middle[:, -x.shape[1] :]  # the same positions, when the last block gave only some
-        return x if self.backout is None else x - self.backout.to(x.dtype) * middle
+        if self.backout is None:
+            return x
+        middle = middle[:, -last:] if last else middle
+        return x - self.backout.to(x.dtype) * middle
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., dim) -> (..., vocab_size) float32, softcapped."""

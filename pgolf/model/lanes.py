@@ -23,10 +23,20 @@ class Lanes(nn.Module):
         self.write = nn.Parameter(torch.ones(layers, 2, 2))  # (layer, attention or MLP, lane)
 
     def step(
-        self, index: int, block: Block, a: Tensor, b: Tensor, shared: Step, view: View, values: Tensor | None
+        self,
+        index: int,
+        block: Block,
+        a: Tensor,
+        b: Tensor,
+        shared: Step,
+        view: View,
+        values: Tensor | None,
+        last: int = 0,
     ) -> tuple[Tensor, Tensor]:
-        """Lanes a and b (B, T, dim) through one block."""
-        attended = block.attended(block.normed(block.mixed(a, shared)), shared, view, values)
+        """Lanes a and b (B, T, dim) through one block; (B, last, dim) with `last`."""
+        attended = block.attended(block.normed(block.mixed(a, shared)), shared, view, values, last)
+        if last:
+            a, b = a[:, -last:], b[:, -last:]  # (B, last, dim)
         expanded = block.expanded(block.normed(b))
         keep, write = self.keep[index].to(a.dtype), self.write[index].to(a.dtype)
         return (
