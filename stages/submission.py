@@ -18,7 +18,7 @@ from pgolf.config import Config
 from pgolf.errors import PgolfError
 from pgolf.package.ledger import SCRIPT, TOKENIZER
 from pgolf.store import Stage
-from stages import claims, submission_text
+from stages import claims, runs, submission_text
 from stages.compare import Comparison
 from stages.verify import REQUIREMENTS
 
@@ -207,16 +207,38 @@ def log(seed: Seed) -> str:
 
 
 def _compliance(seeds: Sequence[Seed], results: Mapping[str, Mapping[str, Any]]) -> dict[str, bool]:
+    """What the manifests say of the challenge's conditions; what they do not say is left out."""
     found = {
         "artifact_under_16mb": all(result["artifact_bytes"] <= SIZE_LIMIT for result in results.values()),
         "eval_under_600s": all(result["eval_time_s"] <= TIME_LIMIT for result in results.values()),
-        "score_first_ttt": all("eval-ttt" in seed.scores for seed in seeds),
-        "no_pre_quant_ttt": True,  # there is no such stage
         "three_seeds": len(seeds) >= 3,
     }
+    if all(seed.train is not None for seed in seeds):
+        # The weights that were quantized came out of training on train shards; no evaluation is in their lineage.
+        lineages = [claims.ancestors(seed.quantized) for seed in seeds]
+        kinds = {stage.manifest.stage for lineage in lineages for stage in lineage}
+        found["no_pre_quant_ttt"] = not kinds & set(claims.SCORES)
+    audits = [passed for seed in seeds if (passed := _audit_passed(seed)) is not None]
+    if len(audits) == len(seeds):
+        # What the audit tests: causal, normalized, one pass, and scored before learned from.
+        found["score_first_ttt" if "eval-ttt" in seeds[0].scores else "causal_and_normalized"] = all(audits)
     if all("train_time_s" in result for result in results.values()):
         found["train_under_600s"] = all(result["train_time_s"] <= TIME_LIMIT for result in results.values())
     return found
+
+
+def _audit_passed(seed: Seed) -> bool | None:
+    """Whether the audits of the submitted score's evaluator in the run passed; None when there was none."""
+    models = {seed.package.manifest_sha256, seed.quantized.manifest_sha256}
+    evaluator = claims.SCORES[seed.best.manifest.stage]
+    found = [
+        not stage.manifest.details["failed"]
+        for stage in runs.stages_of(seed.run)
+        if stage.manifest.stage == "audit"
+        and stage.manifest.inputs["model"].sha256 in models
+        and stage.manifest.config["options"]["evaluator"] == evaluator
+    ]
+    return all(found) if found else None
 
 
 def _same_but_seed(seeds: Sequence[Seed]) -> None:

@@ -35,8 +35,8 @@ def readme(
         "\n".join(comparison.verdict) if comparison is not None else "No comparison was made (`--against RUN...`).",
         "## Compliance",
         _table(("condition", ""), [(name, "yes" if value else "no") for name, value in entry["compliance"].items()]),
-        "Scores: every token but the first exactly once, in one pass. Test-time training scores a chunk before it "
-        "learns from it.",
+        "From the manifests; conditions that the manifests do not answer are left out. Whether a score was causal, "
+        "normalized and made before its tokens were learned from is listed when `pgolf audit` tested it.",
         "## How to run",
         "```\npip install -r requirements.txt\npython train_gpt.py train --data FOLDER_OF_SHARDS --out model.pgz\n"
         "python train_gpt.py eval --val FOLDER_OF_SHARDS [--ttt]\npython train_gpt.py source FOLDER\n```",
