@@ -4,7 +4,7 @@ Small models count every byte; this saves some 500 of a directory's 800. It is p
 new version of the container. It stands in docs/FORMAT.md too.
 """
 
-DICTIONARY = '''
+DICTIONARY = """
 "shape":[[96],[64],[128],[2,96],[512],[2,512],[4],[8],[3],[]],"type":["f32","f16","bf16"]{"all":0,"count":"tied_
 head":false,"skips":true,"blocks.9.attn.c_q.weight","blocks.9.attn.c_k.weight","blocks.9.attn.c_v.weight","block
 s.9.attn.proj.weight","blocks.9.mlp.fc.weight","blocks.9.mlp.proj.weight","blocks.0.attn_scale","blocks.0.mlp_sc
@@ -26,4 +26,4 @@ in":5.25,"rope_base":10000.0,"rope_dims":0,"logit_softcap":30.0,"x0_mix":true,"p
 _windows":[],"document_attention":false,"xsa_from":-1,"head_gate":"none","key_offset":false,"value_x0":false,"va
 lue_embed_layers":[],"value_embed_dim":128,"skips":false,"smear_gate":false,"bigram_rows":0,"bigram_dim":64,"emb
 ed_dim":0,"tied_head":true,"logit_bias":false,"backout":false,"future_weights":[],"future_until":0.5}}}
-'''.replace("\n", "").encode()
+""".replace("\n", "").encode()

@@ -5,8 +5,9 @@ stream with every layer's attention limited to the last `seq_len` tokens, so not
 layers see further back.
 
 Unlike the plain evaluator (one window after another, all logits, kept in the tests as the reference) it computes
-windows in batches, the last block and the logits of the scored positions alone, and shares the batches between ranks. Windows are cut
-into the same batches whatever the number of ranks, so two ranks add nothing but the order of a sum of zeros.
+windows in batches, the last block and the logits of the scored positions alone, and shares the batches between ranks.
+Windows are cut into the same batches whatever the number of ranks, so two ranks add nothing but the order of a sum of
+zeros.
 """
 
 from collections.abc import Callable, Iterator, Sequence

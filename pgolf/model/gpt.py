@@ -141,9 +141,7 @@ class GPT(nn.Module):
         values = {} if self.value_emb is None else self.value_emb(tokens, dtype)
         return rms_norm(self._run(x, step, self._views(tokens), values, last))
 
-    def _run(
-        self, x: Tensor, step: Step, views: list[visible.View], values: dict[int, Tensor], last: int
-    ) -> Tensor:
+    def _run(self, x: Tensor, step: Step, views: list[visible.View], values: dict[int, Tensor], last: int) -> Tensor:
         """The stream (B, T, dim) through all blocks executed now; (B, last, dim) with `last`."""
         order = self.layer_order()
         half = len(order) // 2

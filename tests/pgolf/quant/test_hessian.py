@@ -60,7 +60,9 @@ def test_the_fisher_form_predicts_the_divergence_of_noise(changes: dict[str, obj
     ratios = []
     for name, found in statistics.items():
         weight = model.get_parameter(name)
-        error = 0.02 * float(weight.detach().std()) * torch.randn(weight.shape, generator=torch.Generator().manual_seed(2))
+        error = (
+            0.02 * float(weight.detach().std()) * torch.randn(weight.shape, generator=torch.Generator().manual_seed(2))
+        )
         e = error.double().numpy()
         output = np.diag(found.output) if found.output.ndim == 1 else found.output
         assert found.fisher is not None
