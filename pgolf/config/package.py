@@ -12,7 +12,7 @@ class PackageConfig:
     cap_bytes: int = 16_000_000
     """The byte budget, decimal (the challenge's cap)."""
     count_code: bool = True
-    """Whether the script counts against the cap; the `mini` track caps `model.pgz` alone and shows the code beside it."""
+    """Whether the script counts against the cap; the `mini` track caps `model.pgz` alone and shows the code apart."""
     count_tokenizer: bool = False
     """Whether the tokenizer counts against the cap; the challenge leaves it out."""
     coder: str = "range"
