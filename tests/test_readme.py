@@ -1,0 +1,73 @@
+"""The README's commands, run in order as a new user would, on a text and a model small enough for a test.
+
+Only what takes minutes is made small: a command that trains gets `--set` assignments appended. The two make targets are
+looked up instead of run (this very test is part of one of them).
+"""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = (
+    *("tokenizer.vocab_size=400", "model.vocab_size=400", "model.dim=32", "model.num_layers=2", "model.num_heads=2"),
+    *("model.num_kv_heads=1", "train.iterations=12", "train.seconds=0", "train.batch_tokens=512", "train.seq_len=64"),
+    *("train.holdout_tokens=1000", "ttt.chunk_tokens=512", "quantize.calibration_tokens=2048"),
+)
+
+
+def commands() -> list[str]:
+    text = (ROOT / "README.md").read_text("utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def documents(count: int, start: int) -> str:
+    from pydoc_data.topics import topics
+
+    text = " ".join(topics[name] for name in sorted(topics))
+    pieces = [text[(start + i) * 700 : (start + i + 1) * 700] for i in range(count)]
+    return "".join(json.dumps({"text": piece}) + "\n" for piece in pieces)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("readme")
+    (path / "train.jsonl").write_text(documents(120, 0), "utf-8")
+    (path / "val.jsonl").write_text(documents(4, 200), "utf-8")
+    return path
+
+
+def test_make_targets_exist():
+    targets = {command.removeprefix("make ") for command in commands() if command.startswith("make ")}
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    assert targets == {"demo", "test"}
+    assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
+
+
+def test_commands_run_in_order(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    ours = [command for command in commands() if command.startswith("pgolf ")]
+    assert len(ours) > 8
+    for command in ours:
+        words = shlex.split(command)[1:]
+        if words[0] not in ("verify", "report"):
+            words += ["--threads", "1"]
+        if words[0] in ("run", "train"):
+            words += [word for assignment in SMALL for word in ("--set", assignment)]
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 0, f"{command}\n{result.output}"
+    assert (folder / "artifacts" / "default" / "package" / "model.pgz").is_file()
+    assert (folder / "artifacts" / "default" / "quantize@again").is_dir()
+
+
+def test_links_lead_somewhere():
+    text = (ROOT / "README.md").read_text("utf-8")
+    missing = [link for link in re.findall(r"\]\(([^)#:]+)\)", text) if not (ROOT / link).exists()]
+    assert not missing
