@@ -1,0 +1,95 @@
+"""The records folder: its fields and figures are those of the manifests."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+
+from pgolf.errors import PgolfError
+from stages import submission
+
+AUTHOR = submission.Author("Ada", "ada", "tiny run", "Small.")
+
+
+@pytest.fixture
+def seed(chain):
+    return submission.read_seed(chain.packaged.path.parent)
+
+
+def another(seed: submission.Seed) -> submission.Seed:
+    """The same run as if it had another seed and a score 0.01 lower."""
+    manifest = dataclasses.replace(seed.train.manifest, seed=seed.number + 1)
+    best = seed.best.manifest
+    lower = best.metrics | {"bits_per_byte": best.metrics["bits_per_byte"] - 0.01}
+    scored = dataclasses.replace(seed.best, manifest=dataclasses.replace(best, metrics=lower))
+    return dataclasses.replace(
+        seed,
+        train=dataclasses.replace(seed.train, manifest=manifest),
+        scores={**seed.scores, "eval-ttt": scored},
+    )
+
+
+def test_figures_come_from_the_manifests(chain, seed, tmp_path):
+    folder = submission.submission(tmp_path, [seed, another(seed)], AUTHOR, "non_record_16mb")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_TinyRun", folder.name)
+    entry = json.loads((folder / "submission.json").read_text())
+    score, packaged = chain.ttt_score.manifest.metrics, chain.packaged.manifest.metrics
+    assert entry["val_bpb"] == pytest.approx(score["bits_per_byte"] - 0.005)
+    assert entry["val_bpb_std"] == pytest.approx(0.01 / 2**0.5)
+    result = entry["seed_results"][str(seed.number)]
+    assert result["val_bpb"] == score["bits_per_byte"]
+    assert result["pre_ttt_val_bpb"] == chain.sliding_score.manifest.metrics["bits_per_byte"]
+    assert result["pre_quant_val_bpb"] == chain.float_score.manifest.metrics["bits_per_byte"]
+    assert result["steps"] == 6
+    assert entry["bytes_total"] == packaged["total_bytes"] == result["artifact_bytes"]
+    assert entry["seeds"] == [seed.number, seed.number + 1]
+    # Nothing was audited, so nothing is said of what an audit tests.
+    assert entry["compliance"] == {
+        "artifact_under_16mb": True, "eval_under_600s": True, "train_under_600s": True,
+        "three_seeds": False, "no_pre_quant_ttt": True,
+    }  # fmt: skip
+    readme = (folder / "README.md").read_text()
+    assert f"**val_bpb {entry['val_bpb']:.8f}** ± {entry['val_bpb_std']:.5f}" in readme
+    assert f"{packaged['total_bytes']:,}" in readme
+    log = (folder / f"train_seed{seed.number}.log").read_text()
+    assert f"Total submission size quantized+range: {packaged['total_bytes']} bytes" in log
+    assert f"val_bpb:{score['bits_per_byte']:.8f}" in log
+    assert (folder / "train_gpt.py").read_bytes() == chain.packaged.file("train_gpt.py").read_bytes()
+    with pytest.raises(PgolfError, match="exists"):
+        submission.submission(tmp_path, [seed], AUTHOR, "non_record_16mb")
+
+
+def test_no_claims_of_a_failed_or_missing_audit(seed, monkeypatch):
+    audited = dataclasses.replace(
+        seed.package,
+        manifest=dataclasses.replace(
+            seed.package.manifest,
+            stage="audit",
+            inputs={"model": seed.package.manifest.inputs["model"]},
+            config={"options": {"evaluator": "ttt"}},
+            details={"failed": []},
+        ),
+    )
+    monkeypatch.setattr(submission.runs, "stages_of", lambda run: [audited])
+    assert submission.describe([seed], AUTHOR, "t", "d", None)["compliance"]["score_first_ttt"] is True
+    audited.manifest.details["failed"].append("causality")
+    assert submission.describe([seed], AUTHOR, "t", "d", None)["compliance"]["score_first_ttt"] is False
+
+
+def test_what_is_no_set_of_seeds_is_refused(chain, seed, tmp_path):
+    for seeds, match in (([seed, seed], "same seed"), ([], "at least one")):
+        with pytest.raises(PgolfError, match=match):
+            submission.submission(tmp_path, seeds, AUTHOR, "non_record_16mb")
+    with pytest.raises(PgolfError, match="--track"):
+        submission.submission(tmp_path, [seed], AUTHOR, "fast")
+    other = another(seed)
+    config = json.loads(json.dumps(other.quantized.manifest.config))
+    config["model"]["qk_gain"] = 2.0
+    manifest = dataclasses.replace(other.quantized.manifest, config=config)
+    other = dataclasses.replace(other, quantized=dataclasses.replace(other.quantized, manifest=manifest))
+    with pytest.raises(PgolfError, match=r"differs .* in \[model\]"):
+        submission.submission(tmp_path, [seed, other], AUTHOR, "non_record_16mb")
+    with pytest.raises(PgolfError):
+        submission.read_seed(tmp_path)
+    assert not list(tmp_path.iterdir())
