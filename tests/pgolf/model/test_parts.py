@@ -100,6 +100,33 @@ def test_a_part_trains_changes_the_loss_and_brings_only_its_own_parameters(part:
 
 
 @pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("native", [False, True])
+def test_the_last_positions_alone_are_the_same(part: str, native: bool, kernels: Runtime) -> None:
+    model, tokens = build(**PARTS[part][0]).eval(), batch(length=40)
+    with torch.no_grad():  # the kernels' own check of their gradients works here too
+        if native:
+            compile_model(model, kernels, graph=False)
+        whole = model.hidden(tokens)
+        for last in (1, 7, 40, 41):
+            torch.testing.assert_close(model.hidden(tokens, last), whole[:, -last:], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("window", [0, 6])
+def test_the_last_positions_alone_teach_the_same(window: int, kernels: Runtime) -> None:
+    found = []
+    for native, last in ((False, 0), (False, 7), (True, 7)):
+        model, tokens = build(**PARTS["all"][0]).eval(), batch(length=40)
+        model.set_window(window)
+        if native:
+            compile_model(model, kernels, graph=False)
+        model.hidden(tokens, last)[:, -7:].square().sum().backward()
+        found.append([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+    for other in found[1:]:
+        for mine, theirs in zip(found[0], other, strict=True):
+            torch.testing.assert_close(mine, theirs, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_no_part_looks_ahead(part: str) -> None:
     model, tokens = build(**PARTS[part][0]).eval(), batch()
     changed = tokens.clone()
