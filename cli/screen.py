@@ -42,7 +42,8 @@ class Screen:
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table = Table(title=title, title_justify="left", title_style="bold")
         for index, column in enumerate(columns):
-            table.add_column(column, justify="left" if index == 0 else "right")
+            # Folded, never cut: a number without its last digits is worse than one on two lines.
+            table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
         for row in rows:
             table.add_row(*(escape(cell) for cell in row))
         console.print(table)
