@@ -42,4 +42,7 @@ def add_to(app: typer.Typer) -> None:
         from stages.eval_sliding import eval_sliding as run
 
         stages = common.context(*assignments(context, reset, mixture))
-        common.finish(run(stages, stages.input(common.source, *scoring.MODEL_STAGES), documents))
+        scored = run(stages, stages.input(common.source, *scoring.MODEL_STAGES), documents)
+        if stages.runtime.is_main:
+            common.finish(scored)
+        stages.runtime.leave()

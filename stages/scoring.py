@@ -99,7 +99,7 @@ def write_scores(
     }
     build.details |= {"text": text.source, "lossless": text.lossless, **trace.facts}
     payload = {"nll": trace.nll.astype(np.float32), "token_bytes": text.token_bytes[1:].astype(np.int32)}
-    if context.config.evaluate.mixture:
+    if context.config.evaluate.mixture and context.runtime.is_main:
         clock = time.monotonic()
         mixed = MixtureEvaluator(None, model.config.vocab_size, model.config.bos_id).mix(text.tokens, trace)
         found = Score.from_nll(mixed.nll, text.token_bytes[1:])

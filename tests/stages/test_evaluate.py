@@ -1,5 +1,6 @@
 """The evaluation stages on a tiny model: scores add up, other documents are scored, options reach the manifest."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
@@ -95,6 +98,28 @@ def test_sliding_scores_every_byte_of_val(context: StageContext, trained: Stage)
     assert metrics["seconds"] > 0
     assert metrics["tokens_per_second"] > 0
     assert eval_sliding(context, trained).manifest_sha256 == stage.manifest_sha256
+
+
+def score_as_rank(rank: int, context: StageContext, trained: Stage) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{context.run.parent}/group", rank=rank, world_size=2)
+    runtime = dataclasses.replace(context.runtime, world_rank=rank, world_size=2)
+    stage = eval_sliding(context.replace(runtime=runtime), trained)
+    (context.run.parent / f"rank-{rank}").write_text(stage.manifest_sha256)
+    runtime.leave()
+
+
+def test_two_ranks_make_one_stage_with_the_score_of_one(context: StageContext, trained: Stage) -> None:
+    alone = eval_sliding(context, trained)
+    shared = named(context, "ranks", "evaluate.mixture=true")
+    mp.spawn(score_as_rank, (shared, trained), nprocs=2)
+    together = eval_sliding(shared, trained)  # up to date: read, not made again
+    for rank in (0, 1):
+        assert (context.run.parent / f"rank-{rank}").read_text() == together.manifest_sha256
+    assert together.manifest.environment["world_size"] == 2
+    wanted, found = alone.manifest.metrics["bits_per_byte"], together.manifest.metrics["bits_per_byte"]
+    assert found == pytest.approx(wanted, abs=1e-6)
+    scores = [load_file(stage.file("scores.safetensors"))["nll"] for stage in (alone, together)]
+    np.testing.assert_allclose(scores[1], scores[0], atol=1e-6)
 
 
 def test_other_documents_are_scored_with_the_runs_tokenizer(context: StageContext, trained: Stage) -> None:
