@@ -18,6 +18,7 @@ from pgolf.package.ledger import MODEL, SCRIPT, TOKENIZER, File, Ledger, code_li
 from pgolf.package.minify import minify
 from pgolf.package.shake import shake
 from pgolf.package.specialize import specialize
+from pgolf.package.terse import terse
 from pgolf.store import Stage
 from stages import claims
 from stages.context import StageContext
@@ -44,7 +45,8 @@ def package(context: StageContext, source: Stage) -> Stage:
                 bar.update(1, note="the weights are coded")
                 recorded = {"config": claims.recorded_config(source, scores, context.config)}
                 sources = imports.follow([ENTRY], PACKAGES)
-                used = shake(specialize(sources, _everything(recorded), _absent(source)), ENTRY, ["main"])
+                special = specialize(sources, _everything(recorded), _absent(source))
+                used = shake({name: terse(name, text) for name, text in special.items()}, ENTRY, ["main"])
                 sources = {name: sources[name] for name in used}
                 small = {name: minify(text) for name, text in used.items()}
                 bar.update(2, note="the script is minified")

@@ -5,6 +5,7 @@ be chosen is where the files are and how long to train.
 """
 
 import argparse
+import ast
 import dataclasses
 import json
 import sys
@@ -51,6 +52,8 @@ def main(sources: Mapping[str, str]) -> None:
                 config = dataclasses.replace(config, train=train)
             train_again(given.data, given.out, config, runtimes.choose(given.device, given.threads))
     except (PgolfError, OSError) as error:
+        if not error.args:  # packed errors have lost their texts: the traceback shows the condition
+            raise
         sys.exit(f"{error}")
 
 
@@ -76,14 +79,12 @@ def _documents(path: Path) -> Iterator[bytes]:
 
 
 def write_out(sources: Mapping[str, str], folder: Path) -> None:
-    """Write modules as files below `folder`, with the indentation of a reader."""
+    """Write modules as files below `folder`, laid out as tracebacks show them."""
     packages = {name.rpartition(".")[0] for name in sources}
     for name, text in sources.items():
         path = folder / (name.replace(".", "/") + ("/__init__.py" if name in packages else ".py"))
         if name == SETTINGS:
             path = folder / name
-        # One space of indentation in the script, four for a reader; no line of it is inside a string.
-        lines = [" " * 3 * (len(line) - len(line.lstrip(" "))) + line for line in text.split("\n")]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(lines), "utf-8")
+        path.write_text(text if name == SETTINGS else ast.unparse(ast.parse(text)) + "\n", "utf-8")
     print(f"{len(sources)} files in {folder}")

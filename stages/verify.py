@@ -9,7 +9,7 @@ import json
 import shutil
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def verify(
         raise PgolfError(f"no such folder: {folder}")
     val = _text(folder, val)
     done: list[Check] = []
-    steps = (
+    steps: tuple[tuple[str, Callable[[], str]], ...] = (
         ("files", lambda: _files(folder)),
         ("hashes", lambda: _hashes(folder)),
         ("claims", lambda: _claims(folder)),
@@ -81,7 +81,7 @@ def verify(
         ("scores", lambda: _scores(folder, val, device, threads, seconds, text_field, tolerance)),
     )
     if run_code:
-        steps += (("script", lambda: _script(folder, val, device, threads, seconds, tolerance)),)
+        steps = (*steps, ("script", lambda: _script(folder, val, device, threads, seconds, tolerance)))
     for what, step in steps:
         with reporter.progress(what):
             try:

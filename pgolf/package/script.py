@@ -26,7 +26,7 @@ _ESCAPES = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r", "\0": "\\0"}
 _HEAD = """\
 # coding: latin-1
 # Made by pgolf package. python train_gpt.py --help; python train_gpt.py source DIR writes the code out.
-import linecache,{module},sys,traceback
+import linecache,{module},ast,sys,traceback
 from importlib import util
 P='"""
 _TAIL = """'
@@ -39,7 +39,7 @@ class Packed:
  def create_module(_):pass
  def exec_module(m):
   f=m.__file__=m.__spec__.origin
-  s=S[m.__name__]
+  s=ast.unparse(ast.parse(S[m.__name__]))
   linecache.cache[f]=len(s),None,s.splitlines(1),f
   exec(compile(s,f,'exec'),m.__dict__)
 sys.meta_path.insert(0,Packed)

@@ -156,7 +156,7 @@ def shake(sources: Mapping[str, str], entry: str, names: Collection[str]) -> dic
 
 
 def _aliases(tree: ast.Module) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {_bound(alias): alias.name if alias.asname else _bound(alias) for alias in node.names}

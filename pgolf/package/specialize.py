@@ -168,12 +168,12 @@ class _Nones(ast.NodeTransformer):
     def __init__(self, owner: ast.ClassDef) -> None:
         assigned: dict[str, list[ast.expr | None]] = {}
         for node in ast.walk(owner):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target] if _targets(node) else []
+            targets = _targets(node)
             for target in targets:
                 for part in ast.walk(target):
                     if isinstance(part, ast.Attribute) and _is_self(part):
                         plain = part is target and isinstance(node, ast.Assign | ast.AnnAssign)
-                        assigned.setdefault(part.attr, []).append(node.value if plain else None)
+                        assigned.setdefault(part.attr, []).append(getattr(node, "value", None) if plain else None)
         self.names = {
             name
             for name, values in assigned.items()
@@ -259,8 +259,10 @@ def _is_number(node: ast.expr) -> bool:
     return isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant)
 
 
-def _targets(node: ast.AST) -> bool:
-    return isinstance(node, ast.AnnAssign | ast.AugAssign | ast.For)
+def _targets(node: ast.AST) -> list[ast.expr]:
+    if isinstance(node, ast.Assign):
+        return node.targets
+    return [node.target] if isinstance(node, ast.AnnAssign | ast.AugAssign | ast.For) else []
 
 
 def _is_self(node: ast.Attribute) -> bool:

@@ -7,7 +7,8 @@ import pytest
 
 from pgolf.errors import PgolfError
 from pgolf.package import imports, script, shake
-from pgolf.package.minify import layout, minify
+from pgolf.package.minify import minify
+from pgolf.package.terse import terse
 
 SOURCES = {
     "app": "",
@@ -102,10 +103,24 @@ def test_other_files_are_no_script(data):
         script.unpack(data)
 
 
-def test_minify_keeps_names_and_lines():
+def test_minify_keeps_names():
     small = minify('def f(a):\n    """Doc."""\n    # why\n    value = a + 1\n    return value\n')
-    assert small == "def f(a):\n value = a + 1\n return value\n"
-    assert layout(small, 4) == "def f(a):\n    value = a + 1\n    return value\n"
+    assert small == "def f(a):value=a+1;return value"
+
+
+def test_errors_keep_their_class_and_lose_their_text():
+    source = "def f(x):\n    if x:\n        raise PgolfError(f'bad {x}') from x\n    raise KeyError(x)\n"
+    assert "raise PgolfError from x" in terse("app", source)
+    assert "raise KeyError(x)" in terse("app", source)
+    assert "bad" in terse("stages.script", source)
+
+
+def test_c_keeps_its_lines_without_their_indentation():
+    source = 'S = """\n#define A \\\\\n    1\n/* why */\n    int x;\n"""\ny = cast(int, 2)\n'
+    found = {}
+    exec(terse("pgolf.model.kernel", source), found)
+    assert found["S"] == "\n#define A \\\n1\nint x;\n"
+    assert found["y"] == 2
 
 
 def test_follow_and_third_party_leave_out_what_is_optional():
