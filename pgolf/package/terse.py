@@ -24,9 +24,9 @@ class _Terse(ast.NodeTransformer):
     def visit_Raise(self, node: ast.Raise) -> ast.Raise:
         self.generic_visit(node)
         call = node.exc
-        if not self._spoken and isinstance(call, ast.Call) and isinstance(call.func, ast.Name):
-            if call.func.id in _ERRORS and not call.keywords:
-                node.exc = call.func
+        named = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.keywords
+        if named and not self._spoken and call.func.id in _ERRORS:  # type: ignore[union-attr]
+            node.exc = call.func  # type: ignore[union-attr]
         return node
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
