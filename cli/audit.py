@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from cli.common import Common, command
+from cli.eval_sliding import Mixture, assignments
 
 
 def add_to(app: typer.Typer) -> None:
@@ -16,6 +17,7 @@ def add_to(app: typer.Typer) -> None:
         probes: Annotated[int, typer.Option(help="Changes of the text, one evaluation each.")] = 64,
         seconds: Annotated[float, typer.Option(help="Stop probing after so long (8 at least); 0: never.")] = 300.0,
         limit_seconds: Annotated[float, typer.Option(help="What training and evaluation may take.")] = 600.0,
+        mixture: Mixture = False,
     ) -> None:
         """Test whether a score counts: causal, normalized, scored before learned from, in one pass, exact bytes.
 
@@ -26,6 +28,6 @@ def add_to(app: typer.Typer) -> None:
         from stages.audit import AuditOptions
         from stages.audit import audit as run
 
-        context = common.context()
+        context = common.context(*assignments(None, False, mixture))
         options = AuditOptions(evaluator, tokens, probes, seconds, limit_seconds)
         common.finish(run(context, context.input(common.source, *scoring.MODEL_STAGES), options))

@@ -151,7 +151,7 @@ def _run(case: _Case) -> dict[str, Any]:
         "settings": {section: configs.to_dict(config)[section] for section in SECTIONS},
         "text": f"val, the first {len(case.tokens):,} tokens",
         "findings": [finding.to_dict() for finding in named],
-        "disputes": record.disputes(options.evaluator, adapts, False, crosses, in_order),
+        "disputes": record.disputes(options.evaluator, adapts, config.evaluate.mixture, crosses, in_order),
         "metrics": score.metrics()
         | {
             "checks_passed": sum(finding.outcome == audits.PASSED for finding in findings),
@@ -216,11 +216,12 @@ def _of_the_record(case: _Case, nll: np.ndarray, noise: float) -> list[Finding]:
         alike = fixed and reported.manifest.environment["device"] == case.context.runtime.device.type
         base = nll[: max(1, len(nll) - config.evaluate.seq_len)] if alike else None
         expected = case.token_bytes[1:]
-        metrics = reported.manifest.metrics
+        metrics, theirs = reported.manifest.metrics, payload["nll"]
+        if config.evaluate.mixture:
+            metrics = metrics | {"bits_per_byte": metrics["mixture_bits_per_byte"]}
+            theirs = payload["nll_mixture"]
         findings.append(
-            record.reported_score(
-                reported.label, metrics, payload["nll"], payload["token_bytes"], expected, base, noise
-            )
+            record.reported_score(reported.label, metrics, theirs, payload["token_bytes"], expected, base, noise)
         )
     else:
         text = f"the run holds no eval-{case.options.evaluator} of {source.label} with these settings"
@@ -346,7 +347,7 @@ def _script_alone(case: _Case, nll: np.ndarray, folder: Path, inputs: Path) -> F
     finding = watch.isolation(watched, [inputs, *inputs.iterdir()])
     if finding.failed:
         return finding
-    if _reported(case) is None:
+    if case.config.evaluate.mixture or _reported(case) is None:
         text = f"{finding.summary}; its score there is not compared, it was packaged with other settings"
         return Finding("isolation", "A17", audits.PASSED, text, finding.numbers)
     printed = json.loads(watched.stdout.strip().splitlines()[-1])

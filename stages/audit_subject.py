@@ -66,10 +66,12 @@ def claims(name: str, config: Config) -> Claims:
     """What its settings say of an evaluator."""
     resets = config.evaluate.reset_at_documents
     periods = (config.evaluate.stride, config.evaluate.seq_len)
+    mixture = config.evaluate.mixture  # its statistics go on from document to document
     if name == SLIDING:
-        return Claims(documents=ISOLATES_CONTEXT if resets else ISOLATES_NOTHING, periods=periods)
+        documents = ISOLATES_CONTEXT if resets else ISOLATES_NOTHING
+        return Claims(documents=documents, periods=periods, adapts=mixture)
     method = config.ttt.method
-    forgets = method == LORA or (method == IN_PLACE and resets)  # adaptation begins anew with every document
+    forgets = not mixture and (method == LORA or (method == IN_PLACE and resets))  # begins anew with every document
     documents = ISOLATES_ALL if forgets else ISOLATES_CONTEXT if resets or method in PER_DOCUMENT else ISOLATES_NOTHING
     return Claims(documents=documents, periods=(*periods, config.ttt.chunk_tokens), adapts=True)
 
