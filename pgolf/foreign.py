@@ -96,10 +96,11 @@ def _floats(found: Any, path: Path) -> dict[str, Tensor]:
         raise PgolfError(f"{path} holds no state dict: tensors by name are wanted")
     weights: dict[str, Tensor] = {}
     for name, tensor in found.items():
+        plain = str(name)
         for prefix in _PREFIXES:
-            name = str(name).removeprefix(prefix)
+            plain = plain.removeprefix(prefix)
         if tensor.is_floating_point():
-            weights[_NAMES.get(name, name)] = tensor.detach().float().contiguous()
+            weights[_NAMES.get(plain) or plain] = tensor.detach().float().contiguous()
     return weights
 
 

@@ -142,6 +142,21 @@ def test_every_way_to_learn_passes(run, monkeypatch, method):
         assert outcomes[check] == "passed", check
 
 
+def test_the_mixture_passes_as_what_learns_and_is_named_in_the_disputes(run, monkeypatch):
+    watch_off(monkeypatch)
+    context, trained = run
+    config = configs.load(None, None, ("evaluate.mixture=true",), base=context.config)
+    context = context.replace(config=config, name="mixture")
+    scored = eval_sliding(context, trained).manifest.metrics
+    report = report_of(audit(context, trained, OPTIONS))
+    outcomes = {row["check"]: row["outcome"] for row in report["findings"]}
+    for check in ("causality", "own target", "normalization", "score first", "single pass"):
+        assert outcomes[check] == "passed", check
+    assert "failed" not in outcomes.values()
+    assert "statistics built at evaluation" in {row["question"] for row in report["disputes"]}
+    assert report["metrics"]["bits_per_byte"] != pytest.approx(scored["bits_per_byte"], abs=1e-4)
+
+
 class Peek:
     def __init__(self, inner):
         self.inner = inner
