@@ -5,14 +5,17 @@
 
 Each row flips one part against the preset: a part that the preset has is taken out, one that it lacks is put in. The
 score is the lowest held-out loss of the last weights and the averages, in nats per token and relative to the preset's
-own row (negative: the flipped model is better). `--iterations` compares equal steps instead of equal seconds. Rows go
-to `ablation.json` beside this file as they come, and rows already there are not run again.
+own row (negative: the flipped model is better). `--iterations` compares equal steps instead of equal seconds;
+`--cpu-time` counts the seconds in processor time, for a machine that others use too (with `--threads 1`: the time is
+summed over threads). Rows go to `ablation.json` beside this file as they come, and rows already there are not run
+again.
 """
 
 import argparse
 import dataclasses
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +86,8 @@ def flipped(model: ModelConfig, on: dict[str, Any], off: dict[str, Any]) -> tupl
     return dataclasses.replace(model, **(off if has else on)), "off" if has else "on"
 
 
-def run(config: Config, tokens: store.Stage, runtime: runtimes.Runtime) -> dict[str, float]:
-    """Train under `config` and score what came out."""
+def run(config: Config, tokens: store.Stage, runtime: runtimes.Runtime, clock: Callable[[], float]) -> dict[str, Any]:
+    """Train under `config`, its seconds by `clock`, and score what came out."""
     stream = open_split(tokens, "train")
     loader = Loader(stream, config.seed, holdout_tokens=holdout_tokens(config, stream), bos_id=config.model.bos_id)
     torch.manual_seed(config.seed)
@@ -92,17 +95,17 @@ def run(config: Config, tokens: store.Stage, runtime: runtimes.Runtime) -> dict[
     model.compute_dtype = runtime.dtype
     trainer = Trainer(model, loader, config, runtime)
     compile_model(model, runtime, graph=config.train.compile)
-    trainer.warm_up(sorted({*config.train.breakpoints(), config.model.loop_from}))
-    start = time.perf_counter()
+    trainer.warm_up(sorted({*config.train.breakpoints(), *config.model.breakpoints()}))
+    start = clock()
     while trainer.iteration < config.train.iterations:
         done = trainer.iteration / config.train.iterations
         if config.train.seconds:
-            done = max(done, (time.perf_counter() - start) / config.train.seconds)
+            done = max(done, (clock() - start) / config.train.seconds)
         if done >= 1.0:
             break
         trainer.step(done)
     trainer.drain()
-    seconds = time.perf_counter() - start
+    seconds = clock() - start
     candidates = {"last": trainer.flat.data.clone(), **trainer.averages.finished()}
     losses = {}
     for name, weights in candidates.items():
@@ -127,6 +130,7 @@ def main() -> None:
     parser.add_argument("--set", dest="assignments", action="append", default=[], help="section.key=value")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--iterations", type=int, default=0, help="equal steps instead of equal seconds")
+    parser.add_argument("--cpu-time", action="store_true", help="seconds of processor time, not of the wall clock")
     parser.add_argument("--parts", nargs="*", help="names of rows; all when left out")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--threads", type=int, default=0)
@@ -154,13 +158,15 @@ def main() -> None:
             print(f"{name:20} does not fit this preset: {error}")
     rows: dict[str, dict[str, Any]] = json.loads(options.out.read_text()) if options.out.exists() else {}
     amount = f"{options.iterations} steps" if options.iterations else f"{options.seconds:g} s"
+    amount += " of processor time" if options.cpu_time else ""
+    clock = time.process_time if options.cpu_time else time.perf_counter
     for seed in options.seeds:
         title = f"{options.preset} {' '.join(options.assignments)} {amount} seed {seed}".replace("  ", " ")
         table = rows.setdefault(title, {})
         for name, (model, way) in models.items():
             if name not in table:
                 config = dataclasses.replace(base, model=model, seed=seed)
-                table[name] = run(config, tokens, runtime) | {"way": way}
+                table[name] = run(config, tokens, runtime, clock) | {"way": way}
                 options.out.write_text(json.dumps(rows, indent=1) + "\n")
             row, own = table[name], table["preset"]["nats_per_token"]
             print(

@@ -37,7 +37,7 @@ class Runtime:
     def wait(self) -> None:
         """Wait until every process has come here."""
         if self.world_size > 1:
-            dist.barrier()
+            dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
 
     def describe(self) -> dict[str, Any]:
         """The `environment` of a manifest."""

@@ -191,7 +191,7 @@ def save_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 def prepare(context: StageContext, trainer: Trainer) -> str:
     """Choose the fastest paths that work here and warm up, outside the training clock. Returns what runs."""
     config, runtime, reporter = context.config, context.runtime, context.reporter
-    fractions = sorted({*config.train.breakpoints(), config.model.loop_from})
+    fractions = sorted({*config.train.breakpoints(), *config.model.breakpoints()})
     fast = compile_model(trainer.model, runtime, graph=config.train.compile)
     for note in fast.notes:
         reporter.message(f"slower here: {note}")

@@ -145,3 +145,7 @@ class ModelConfig:
             and (self.loop_passes > 1 or self.eval_loop_passes > 1)
         ):
             raise PgolfError("model.parallel_lanes = 2 wants model.parallel_from behind the looped layers")
+
+    def breakpoints(self) -> list[float]:
+        """The fractions of training at which other code or other shapes begin to run."""
+        return [self.loop_from, *([self.future_until] if self.future_weights else [])]

@@ -80,6 +80,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, view: View, native: bool = False) ->
     seen = None if view.first is None else mask(view.first)[:, :, length - queries :]
     if seen is None and queries < length:
         seen = torch.ones(queries, length, dtype=torch.bool, device=q.device).tril(length - queries)
+    if grouped and seen is not None:  # on a GPU masks with grouped heads fall back to holding all T x T scores
+        k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for part in (k, v))
+        grouped = False
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None, enable_gqa=grouped)
     return y.transpose(1, 2)
 

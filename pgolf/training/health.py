@@ -6,11 +6,13 @@ which it began can be gone over again.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from pgolf.model.gpt import GPT
 
 _DELAY = 2  # steps between launching one and looking at its loss, on a GPU
 
@@ -68,14 +70,20 @@ class Watch:
         return StepResult(iteration, loss, grad_norm)
 
 
-def find_origin(model: nn.Module, loss: Callable[[], Tensor]) -> str:
+def find_origin(model: GPT, passes: Iterable[tuple[Tensor, Tensor]]) -> str:
     """Name the first tensor that is not finite: a weight, the output of a module, the loss, or a gradient.
 
-    loss: runs the (uncompiled) forward pass of the step again. Gradients are overwritten.
+    passes: tokens and targets of the step, in the portions it was computed in. The model must not be compiled.
+    Gradients are overwritten.
     """
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             return f"the weight {name}"
+    origins = (_origin_of_pass(model, tokens, targets) for tokens, targets in passes)
+    return next(filter(None, origins), "none in this process's share of the batch: it began in another's")
+
+
+def _origin_of_pass(model: GPT, tokens: Tensor, targets: Tensor) -> str | None:
     first: list[str] = []
 
     def look(name: str) -> Callable[[nn.Module, object, object], None]:
@@ -87,7 +95,7 @@ def find_origin(model: nn.Module, loss: Callable[[], Tensor]) -> str:
 
     handles = [module.register_forward_hook(look(name)) for name, module in model.named_modules() if name]
     try:
-        value = loss()
+        value = model.loss(tokens, targets)
     finally:
         for handle in handles:
             handle.remove()
@@ -102,4 +110,4 @@ def find_origin(model: nn.Module, loss: Callable[[], Tensor]) -> str:
     for name, parameter in reversed(list(model.named_parameters())):  # the backward pass comes from the end
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
             return f"the gradient of {name}"
-    return "none in this process's share of the batch: it began in another's"
+    return None

@@ -9,6 +9,7 @@ from torch import Tensor
 from pgolf.config import Config
 from pgolf.errors import PgolfError
 from pgolf.loader import Loader
+from pgolf.model.compile import plain_model
 from pgolf.model.flops import training_flops_per_token
 from pgolf.model.gpt import GPT
 from pgolf.optim.average import Averages
@@ -131,15 +132,20 @@ class Trainer:
         """Fill the flat gradient and loss with the mean over the global batch. tokens: (rows, seq_len)."""
         self.model.set_progress(fraction)
         self.flat.zero_grad()
-        rows, seq_len = tokens.shape
-        per_pass = max(1, self._config.train.micro_tokens // seq_len) if self._config.train.micro_tokens else rows
-        for start in range(0, rows, per_pass):
-            part, wanted = tokens[start : start + per_pass], targets[start : start + per_pass]
+        rows = len(tokens)
+        for part, wanted in self._passes(tokens, targets):
             loss = self.model.loss(part, wanted) * (len(part) / (rows * self._runtime.world_size))
             loss.backward()
             self.flat.loss.add_(loss.detach())
         if self._runtime.world_size > 1:
             dist.all_reduce(self.flat.grad_and_loss)
+
+    def _passes(self, tokens: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The rows of a batch as they go through the model, `train.micro_tokens` at a time."""
+        rows, seq_len = tokens.shape
+        micro_tokens = self._config.train.micro_tokens
+        at_once = max(1, micro_tokens // seq_len) if micro_tokens else rows
+        return list(zip(tokens.split(at_once), targets.split(at_once), strict=True))
 
     def _update(self, fraction: float, batch_tokens: int) -> None:
         relative = batch_tokens / self._config.train.batch_tokens
@@ -159,8 +165,9 @@ class Trainer:
     def _explain(self, error: NotFinite) -> PgolfError:
         tokens, targets, fraction = self._batches[error.iteration]
         self.flat.data.copy_(error.weights)
+        plain_model(self.model)  # inside compiled blocks no module can be looked at
         self.model.set_progress(fraction)
-        origin = find_origin(self.model, lambda: self.model.loss(tokens, targets))
+        origin = find_origin(self.model, self._passes(tokens, targets))
         return PgolfError(
             f"the loss is not finite at step {error.iteration}; it began in {origin}; the last checkpoint is kept: "
             "lower optim.matrix_lr or set optim.grad_clip, and start over with --force"
