@@ -31,7 +31,7 @@ class MetricsLog:
             self.last_loss = kept[-1]["loss"]
         path.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
         if config.tensorboard:
-            self._board = _tensorboard(path.parent / "tensorboard")
+            self._board = _tensorboard(path.parent / "tensorboard", iteration)
 
     def __enter__(self) -> "MetricsLog":
         if self._is_main:
@@ -74,6 +74,7 @@ class MetricsLog:
         if self._board is not None:
             for name in ("loss", "grad_norm", "tokens_per_second"):
                 self._board.add_scalar(name, line[name], line["iteration"])
+            self._board.flush()  # as the line: a kill loses nothing from before the last checkpoint
         return True
 
 
@@ -88,11 +89,12 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _tensorboard(folder: Path) -> Any:
+def _tensorboard(folder: Path, iteration: int) -> Any:
+    """A writer of event files; in a resumed run TensorBoard forgets what the killed one wrote after `iteration`."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise PgolfError(
             "train.tensorboard needs the package tensorboard: pip install 'pgolf[tensorboard]', or set it to false"
         ) from error
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=iteration + 1 if iteration else None)
