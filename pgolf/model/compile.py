@@ -117,8 +117,8 @@ def _check_products() -> None:
     numbers = torch.Generator().manual_seed(0)
     x, w, g = (torch.randn(shape, generator=numbers) for shape in ((70, 40), (56, 40), (70, 56)))
     pairs = [
-        (linear_kernel.product(x, w, torch.empty(70, 56), True), x @ w.T),
-        (linear_kernel.product(g, w, torch.empty(70, 40), False), g @ w),
+        (linear_kernel.product(x, w, torch.empty(70, 56), turned=True), x @ w.T),
+        (linear_kernel.product(g, w, torch.empty(70, 40)), g @ w),
         (linear_kernel.outer(g, x, torch.ones(56, 40), True), g.T @ x + 1),
     ]
     _agree("matrix product", pairs)

@@ -130,7 +130,7 @@ def load() -> ctypes.CDLL:
     return library
 
 
-def product(x: Tensor, w: Tensor, out: Tensor, turned: bool) -> Tensor:
+def product(x: Tensor, w: Tensor, out: Tensor, turned: bool = False) -> Tensor:
     """out (n, m) = x (n, k) @ w, with w (k, m), or (m, k) when `turned`; all contiguous float32. Returns out."""
     (rows, inner), columns = x.shape, out.shape[1]
     tensors = map(native.pointer, (x, w, out))

@@ -35,9 +35,9 @@ def plain_softmax(z: Tensor, targets: Tensor, weights: Tensor | None, cap: float
     return (losses * weights).sum(1)
 
 
-def plain_product(x: Tensor, w: Tensor, out: Tensor, turned: bool) -> Tensor:
-    """out (n, m) = x (n, k) @ w, with w (k, m), or (m, k) when `turned`. Returns out."""
-    return torch.mm(x, w.T if turned else w, out=out)
+def plain_product(x: Tensor, w: Tensor, out: Tensor) -> Tensor:
+    """out (n, m) = x (n, k) @ w (k, m). Returns out."""
+    return torch.mm(x, w, out=out)
 
 
 def plain_outer(g: Tensor, x: Tensor, out: Tensor, add: bool) -> Tensor:
@@ -51,7 +51,7 @@ class Arithmetic(NamedTuple):
     """The three steps of the loss that a machine may do in its own way."""
 
     softmax: Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
-    product: Callable[[Tensor, Tensor, Tensor, bool], Tensor]
+    product: Callable[[Tensor, Tensor, Tensor], Tensor]
     outer: Callable[[Tensor, Tensor, Tensor, bool], Tensor]
 
 
@@ -137,10 +137,10 @@ def _chunks(
     """The uncapped logits (chunk, V) of each chunk of tokens; the tensor is only good until the next one."""
     size = max(CHUNK_TOKENS, GPU_CHUNK_ELEMENTS // len(head)) if hidden.is_cuda else CHUNK_TOKENS
     buffer = hidden.new_empty(min(size, len(hidden)), len(head))
-    rows = head.to(hidden.dtype)  # (V, d)
+    columns = head.to(hidden.dtype).T.contiguous()  # (d, V): turned once, not for every chunk
     for start in range(0, len(hidden), size):
         part = slice(start, min(start + size, len(hidden)))
-        z = arithmetic.product(hidden[part], rows, buffer[: part.stop - start], True)
+        z = arithmetic.product(hidden[part], columns, buffer[: part.stop - start])
         yield part, z if bias is None else z.add_(bias.to(z.dtype))
 
 
@@ -163,7 +163,7 @@ def _gradients(
     for part, z in _chunks(hidden, head, bias, arithmetic):
         losses[part] = arithmetic.softmax(z, targets[part], weights[part], cap)
         if d_hidden is not None:
-            arithmetic.product(z, rows, d_hidden[part], False)
+            arithmetic.product(z, rows, d_hidden[part])
         if d_head is not None:
             arithmetic.outer(z, hidden[part], d_head, True)
         if d_bias is not None:

@@ -44,13 +44,13 @@ void softmax(float *z, const int64_t *targets, const float *weights, float *loss
 #pragma omp for schedule(static)
     for (int n = 0; n < rows; n++) {
       float *row = z + (int64_t)n * width;
-      const float scale = cap > 0.f ? cap : 1.f;
+      const float scale = cap > 0.f ? cap : 1.f, inverse = 1.f / scale;
       vec high = splat(-INFINITY), sum = {};
       for (int i = width; i < padded; i++) squashed[i] = -INFINITY;
       memcpy(squashed, row, (size_t)width * 4);
       for (int i = 0; i < padded; i += 16) {
         vec x = *(vec *)(squashed + i);
-        if (cap > 0.f) x = tanhv(x / splat(cap));
+        if (cap > 0.f) x = tanhv(x * splat(inverse));
         if (i + 16 > width)
           for (int lane = width - i; lane < 16; lane++) x[lane] = -INFINITY;
         *(vec *)(squashed + i) = x;
