@@ -197,10 +197,12 @@ def test_the_clock_ends_a_run_and_adds_up_over_restarts(tmp_path: Path) -> None:
     assert finished.manifest.metrics["seconds"] < 0.6 + 5  # a step that has begun is finished, on a busy machine late
 
 
-def test_a_loss_that_is_not_finite_names_step_and_tensor(tmp_path: Path) -> None:
+@pytest.mark.parametrize("micro_tokens", [0, 32])
+def test_a_loss_that_is_not_finite_names_step_and_tensor(tmp_path: Path, micro_tokens: int) -> None:
     tokens = make_tokens(tmp_path)
+    settings = ("optim.scalar_lr=1e38", "optim.warmdown=0.0", f"train.micro_tokens={micro_tokens}")
     with pytest.raises(PgolfError, match=r"not finite at step \d+; it began in the (output of|weight|loss)") as caught:
-        train(context_at(tmp_path, "optim.scalar_lr=1e38", "optim.warmdown=0.0"), tokens)
+        train(context_at(tmp_path, *settings), tokens)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "train").exists()
 
