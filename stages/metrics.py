@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from pgolf.config import TrainConfig
-from pgolf.errors import PgolfError
 from pgolf.training.health import StepResult
 
 
@@ -91,10 +90,6 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 def _tensorboard(folder: Path, iteration: int) -> Any:
     """A writer of event files; in a resumed run TensorBoard forgets what the killed one wrote after `iteration`."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise PgolfError(
-            "train.tensorboard needs the package tensorboard: pip install 'pgolf[tensorboard]', or set it to false"
-        ) from error
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(folder), purge_step=iteration + 1 if iteration else None)

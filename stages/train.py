@@ -4,6 +4,7 @@ Everything that happens before the first step or after the last (reading, compil
 slice) is outside the training clock. Under torchrun all ranks compute, rank 0 alone decides, writes and speaks.
 """
 
+import importlib.util
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -209,6 +210,10 @@ def prepare(context: StageContext, trainer: Trainer) -> str:
 
 
 def _check(config: Config, tokens: Stage) -> None:
+    if config.train.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise PgolfError(
+            "train.tensorboard needs the package tensorboard: pip install 'pgolf[tensorboard]', or set it to false"
+        )
     if tokens.manifest.stage != "tokenize":
         raise PgolfError(f"{tokens.path} holds a {tokens.manifest.stage} stage; train needs tokenize")
     pieces = tokens.manifest.details.get("vocab_size")

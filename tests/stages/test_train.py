@@ -207,11 +207,13 @@ def test_a_loss_that_is_not_finite_names_step_and_tensor(tmp_path: Path, micro_t
     assert not (tmp_path / "train").exists()
 
 
-def test_bad_input_writes_nothing(tmp_path: Path) -> None:
+def test_bad_input_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # as if it were not installed
     tokens = make_tokens(tmp_path)
     for assignment, message in (
         ("train.seq_len=20000", "longer than the train shards"),
         ("train.batch_tokens=100", "no multiple of train.seq_len"),
+        ("train.tensorboard=true", "needs the package tensorboard"),
         ("model.vocab_size=32", "smaller than the tokenizer's 64 pieces"),
     ):
         with pytest.raises(PgolfError, match=message):
