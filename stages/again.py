@@ -98,7 +98,8 @@ def train_again(data: Path, out: Path, config: Config, runtime: Runtime) -> None
     choice = choose(last, averages, config.average.interpolate, loss_of, lambda count, note: context.message(note))
     model.load_state_dict(choice.weights)
     build: Any = SimpleNamespace(details={}, metrics={})
-    quantized, _, _ = quantize_model(context, build, model.eval(), paths, config.quantize.sequence or settings.seq_len)
+    length = config.quantize.sequence or settings.seq_len
+    quantized, _, _ = quantize_model(context, build, model.eval(), loader.stream, length)
     coded = container.encode(quantized, config.package.coder)
     out.write_bytes(coded)
     context.message(f"{out}: {len(coded)} bytes")

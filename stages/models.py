@@ -42,6 +42,14 @@ def training_length(stage: Stage) -> int:
     return int(trained.manifest.config["train"]["seq_len"])
 
 
+def held_out(stage: Stage) -> int:
+    """Tokens at the end of the train stream that training left alone, for choices to be made on; 0 for an import."""
+    try:
+        return int(stage.ancestor("train").manifest.details["holdout_tokens"])
+    except (PgolfError, KeyError):
+        return 0
+
+
 def inherit_model(context: StageContext, stage: Stage) -> StageContext:
     """The context with the model's configuration taken from `stage`: what is made from a model describes that model,
     whatever preset the command was given."""

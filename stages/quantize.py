@@ -12,6 +12,7 @@ from pgolf import store
 from pgolf.codec import container
 from pgolf.config.quantize import CHOOSES_STEPS, NEEDS_HESSIANS
 from pgolf.errors import PgolfError
+from pgolf.model.compile import compile_model
 from pgolf.model.gpt import GPT
 from pgolf.quant import file, hessian, methods, sample
 from pgolf.quant.hessian import Calibration
@@ -21,7 +22,7 @@ from pgolf.shards import TokenStream
 from pgolf.store import Stage
 from stages import models, steps
 from stages.context import StageBuild, StageContext
-from stages.steps import Material
+from stages.steps import Material, Samples
 
 INPUT_KINDS = ("ema-finalize", "train")
 
@@ -39,7 +40,10 @@ def quantize(context: StageContext, source: Stage, calibration: Path | None = No
         if build.existing is None:
             model = models.load_model(source, context.runtime)
             length = settings.sequence or (models.training_length(source) if paths else 0)
-            quantized, rows, calibrated = quantize_model(context, build, model, paths, length)
+            stream = TokenStream.open(paths) if paths else None
+            if stream is not None and calibration is None:
+                stream = stream.view(0, len(stream) - models.held_out(source))
+            quantized, rows, calibrated = quantize_model(context, build, model, stream, length)
             file.save(build.writer.path(models.QUANTIZED), quantized)
             build.details["tensors"] = [dataclasses.asdict(row) for row in rows]
             build.details["calibration_tokens"] = calibrated
@@ -51,21 +55,23 @@ def quantize(context: StageContext, source: Stage, calibration: Path | None = No
 
 
 def quantize_model(
-    context: StageContext, build: StageBuild, model: GPT, paths: Sequence[Path], length: int
+    context: StageContext, build: StageBuild, model: GPT, stream: TokenStream | None, length: int
 ) -> tuple[QuantizedModel, list[TensorReport], int]:
     """Integers for a float model, what each matrix lost, and the number of calibration tokens.
 
-    paths: train shards to calibrate on, cut into sequences of `length` tokens; none: without calibration.
+    stream: the train tokens that were trained on, cut into sequences of `length` tokens; None: without calibration.
     """
     settings = context.config.quantize
+    compile_model(model, context.runtime, graph=False)
     weights = {name: tensor.detach().float().cpu() for name, tensor in model.state_dict().items()}
     methods.check_finite(weights)
     roles = model.matrix_roles()
-    calibrating, choosing = _batches(context, paths, length, sum(map(torch.numel, weights.values())))
+    samples = _samples(context, stream, length, sum(map(torch.numel, weights.values())))
+    calibrating = samples.calibrating
     statistics = _calibrate(context, model, calibrating)
     header = {"model": configs.to_dict(context.config)["model"]}
     if settings.method in CHOOSES_STEPS:
-        material = Material(model, weights, statistics, calibrating, choosing, header)
+        material = Material(model, weights, statistics, samples, header)
         quantized = steps.choose(context, build, material)
     else:
         matrices = {}
@@ -78,21 +84,24 @@ def quantize_model(
     return quantized, methods.report(weights, quantized, statistics), sum(map(torch.numel, calibrating))
 
 
-def _batches(
-    context: StageContext, paths: Sequence[Path], length: int, parameters: int
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Train tokens to calibrate on and, where steps are chosen, disjoint ones to choose by; none without shards."""
+def _samples(context: StageContext, stream: TokenStream | None, length: int, parameters: int) -> Samples:
+    """Train tokens for everything that looks at them."""
     settings, seed = context.config.quantize, context.config.seed
-    if not paths:
+    if stream is None:
         context.reporter.message("no calibration tokens in reach: output errors are not measured")
-        return [], []
-    stream, device = TokenStream.open(paths), context.runtime.device
-    calibrating = sample.batches(stream, settings.calibration_tokens, length, choosing=False, seed=seed)
-    choosing = []
-    if settings.target_bytes and settings.sensitivity_tokens:
-        wanted = steps.choosing_tokens(settings.sensitivity_tokens, parameters)
-        choosing = sample.batches(stream, wanted, length, choosing=True, seed=seed)
-    return [batch.to(device) for batch in calibrating], [batch.to(device) for batch in choosing]
+        return Samples()
+
+    def draw(tokens: int, choosing: bool = False) -> list[Tensor]:
+        batches = sample.batches(stream, tokens, length, choosing=choosing, seed=seed)
+        return [batch.to(context.runtime.device) for batch in batches]
+
+    choosing = settings.target_bytes and settings.sensitivity_tokens
+    wanted = settings.distill_steps * max(settings.distill_tokens, length)
+    return Samples(
+        calibrating=draw(settings.calibration_tokens),
+        choosing=draw(steps.choosing_tokens(settings.sensitivity_tokens, parameters), True) if choosing else (),
+        teaching=steps.cut(draw(wanted), settings.distill_steps) if wanted else (),
+    )
 
 
 def _calibrate(context: StageContext, model: GPT, batches: Sequence[Tensor]) -> dict[str, Calibration]:

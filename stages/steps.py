@@ -1,17 +1,20 @@
 """The part of `quantize` that chooses steps: by bits per role, or by what every matrix costs under a byte target."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pgolf.codec import container
 from pgolf.model.gpt import GPT
-from pgolf.quant import allocate, distill, methods, waterfill
-from pgolf.quant.allocate import Matrices, Plan, Share
+from pgolf.quant import allocate, methods, waterfill
+from pgolf.quant.allocate import Matrices, Plan, Rounds, Share
 from pgolf.quant.divergence import Divergence
+from pgolf.quant.gradual import Gradual
 from pgolf.quant.hessian import Calibration
 from pgolf.quant.tensors import QuantizedModel
 from stages.context import StageBuild, StageContext
@@ -19,7 +22,17 @@ from stages.context import StageBuild, StageContext
 CHOOSING_WORK = 3e10
 """Weights times tokens of one divergence measurement at most: a model of 36M weights is measured on 800 tokens, not
 16,384. Divergence is a low-noise measure, and there is one measurement per matrix."""
-DISTILL_TOKENS = 2048  # of one step: many small steps go further in the same time than few large ones
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Train tokens, batches of token ids (B, T), for each use."""
+
+    calibrating: Sequence[Tensor] = ()
+    choosing: Sequence[Tensor] = ()
+    """To measure sensitivity on: none of those that calibration saw."""
+    teaching: Sequence[Tensor] = ()
+    """One batch for each step of distillation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +42,7 @@ class Material:
     model: GPT
     weights: Mapping[str, Tensor]  # float32 on the CPU, by parameter name
     calibration: Mapping[str, Calibration]
-    calibrating: Sequence[Tensor]  # batches of token ids (B, T)
-    choosing: Sequence[Tensor]  # the same, tokens that calibration did not see
+    samples: Samples
     header: Mapping[str, Any]
 
 
@@ -59,10 +71,8 @@ def choose(context: StageContext, build: StageBuild, material: Material) -> Quan
         matrices = _by_target(context, build, material, plan, controls)
     else:
         matrices = _by_role(context, plan)
-    if settings.distill_steps:
-        controls = _distill(context, material, matrices, controls)
-        if settings.target_bytes:
-            matrices = _land(context, plan, controls, material.header, plan.last_log2_c)
+    if material.samples.teaching:
+        matrices, controls = _distill(context, material, plan)
     return QuantizedModel(matrices, controls, material.header)
 
 
@@ -94,44 +104,54 @@ def _by_target(
     shares: list[Share] = []
     if settings.sensitivity_tokens:
         with context.reporter.progress("sensitivity", total=len(names)) as bar:
-            shares = allocate.measure(plan, Divergence(material.model, material.choosing), log2_c, bar.update)
+            shares = allocate.measure(plan, Divergence(material.model, material.samples.choosing), log2_c, bar.update)
         log2_c = plan.log2_c_for_bits(start_bits, names)
-    matrices = _land(context, plan, controls, material.header, log2_c)
+    plan.refit(plan.round(log2_c))
+    matrices, plan.last_log2_c = _land(context, plan, controls, material.header, log2_c)
     build.details["allocation"] = [dataclasses.asdict(share) for share in shares]
     _show_shares(context, shares, matrices)
     return matrices
 
 
 def _land(
-    context: StageContext, plan: Plan, controls: Mapping[str, Tensor], header: Mapping[str, Any], log2_c: float
-) -> Matrices:
+    context: StageContext, rounds: Rounds, controls: Mapping[str, Tensor], header: Mapping[str, Any], octaves: float
+) -> tuple[Matrices, float]:
     target, coder = context.config.quantize.target_bytes, context.config.package.coder
 
     def size(matrices: Matrices) -> int:
         return len(container.encode(QuantizedModel(matrices, controls, header), coder))
 
     with context.reporter.progress("byte target", total=target) as bar:
-        return allocate.land(plan, target, size, log2_c, lambda found: bar.update(found, note=f"{found:,} bytes"))
+        return allocate.land(rounds, target, size, octaves, lambda found: bar.update(found, note=f"{found:,} bytes"))
 
 
-def _distill(
-    context: StageContext, material: Material, matrices: Matrices, controls: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    settings = context.config.quantize
-    state = QuantizedModel(matrices, controls).state_dict()
-    rows = max(1, DISTILL_TOKENS // material.calibrating[0].shape[1])
-    batches = [part for batch in material.calibrating for part in batch.split(rows)]
-    with context.reporter.progress("distill", total=settings.distill_steps) as bar:
-        trained = distill.distill(
-            material.model,
-            state,
-            list(matrices),
-            batches,
-            settings.distill_steps,
-            settings.distill_lr,
-            lambda step, divergence: bar.update(step, note=f"{divergence:.5f} nats/token"),
-        )
-    return {name: methods.half_or_float(tensor) for name, tensor in trained.items()}
+def _distill(context: StageContext, material: Material, plan: Plan) -> tuple[Matrices, dict[str, Tensor]]:
+    """Round share by share with training in between; the last share lands on the byte target, if there is one."""
+    settings, batches = context.config.quantize, material.samples.teaching
+    gradual = Gradual(material.model, plan, settings.distill_lr)
+    shares = (*settings.distill_shares, 1.0)
+    ends = [round(len(batches) * (number + 1) / len(shares)) for number in range(len(shares))]
+    steps = itertools.count(1)
+    with context.reporter.progress("distill", total=len(batches)) as bar:
+        for share, start, stop in zip(shares, (0, *ends), ends, strict=False):
+            gradual.round_share(share)
+
+            def on_step(divergence: float, share: float = share) -> None:
+                bar.update(next(steps), note=f"{share:.0%} rounded, {divergence:.5f} nats/token")
+
+            gradual.train(batches[start:stop], start / len(batches), stop / len(batches), on_step)
+    controls = {name: methods.half_or_float(tensor) for name, tensor in gradual.controls().items()}
+    if not settings.target_bytes:
+        return gradual.round(0.0), controls
+    return _land(context, gradual, controls, material.header, 0.0)[0], controls
+
+
+def cut(batches: Sequence[Tensor], count: int) -> list[Tensor]:
+    """`batches` (B, T) of equal T as `count` ones of about equal B, over again where there are too few sequences."""
+    rows = torch.cat(list(batches))
+    each = max(1, len(rows) // count)
+    parts = rows.split(each)
+    return [parts[number % max(1, len(rows) // each)] for number in range(count)]
 
 
 def choosing_tokens(settings_tokens: int, parameters: int) -> int:

@@ -1,5 +1,6 @@
 """Settings of the weight quantizer."""
 
+import itertools
 from dataclasses import dataclass, field
 
 from pgolf.errors import PgolfError
@@ -44,9 +45,14 @@ class QuantizeConfig:
     """Train tokens, apart from those of the calibration, on which every matrix's share of the target is measured; 0:
     trust the Fisher weights."""
     distill_steps: int = 0
-    """Steps of training the gains and norms that stay in floating point toward the unquantized model; 0: off."""
-    distill_lr: float = 0.005
-    """Learning rate of those steps (Adam), falling to 0."""
+    """Steps of training what is still floating point toward the unquantized model (`waterfill`, `trellis`); 0: off."""
+    distill_shares: tuple[float, ...] = (0.5, 0.75, 0.9)
+    """Shares of every matrix's columns that are rounded before one part of those steps each, all being rounded before
+    the last part. None: all columns are rounded at once, and only gains and norms are trained."""
+    distill_tokens: int = 2048
+    """Train tokens of one such step: many small steps go further in the same time than few large ones."""
+    distill_lr: float = 0.002
+    """Learning rate of those steps (Adam; Muon takes twice it), falling to 0."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -59,8 +65,18 @@ class QuantizeConfig:
         for name in ("clip_sigmas", "target_bytes", "sequence", "rate_weight", "sensitivity_tokens", "distill_steps"):
             if getattr(self, name) < 0:
                 raise PgolfError(f"quantize.{name} is {getattr(self, name)}; it must not be negative")
-        if self.calibration_tokens < 1:
-            raise PgolfError(f"quantize.calibration_tokens is {self.calibration_tokens}; it must be at least 1")
+        for name in ("calibration_tokens", "distill_tokens"):
+            if getattr(self, name) < 1:
+                raise PgolfError(f"quantize.{name} is {getattr(self, name)}; it must be at least 1")
+        shares = (0.0, *self.distill_shares, 1.0)
+        if any(later <= earlier for earlier, later in itertools.pairwise(shares)):
+            raise PgolfError(
+                f"quantize.distill_shares is {list(self.distill_shares)}; give rising numbers between 0 and 1"
+            )
+        if self.distill_steps and self.method not in CHOOSES_STEPS:
+            raise PgolfError(
+                f"quantize.distill_steps with method {self.method}: only waterfill and trellis can be trained"
+            )
         if self.damping <= 0:
             raise PgolfError(f"quantize.damping is {self.damping:g}; it must be above 0")
         if not 1 <= self.resolution <= 1024:

@@ -231,6 +231,7 @@ class GPT(nn.Module):
     def _rotary(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         if self._tables is None or len(self._tables[0]) < length or self._tables[0].device != device:
             dims = self.config.rope_dims or self.config.dim // self.config.num_heads
-            self._tables = rotary_tables(length, dims, self.config.rope_base, device)
+            with torch.inference_mode(False):  # they are kept: training may come after scoring
+                self._tables = rotary_tables(length, dims, self.config.rope_base, device)
         cos, sin = self._tables
         return cos[:length], sin[:length]

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -41,6 +42,21 @@ class Share:
     """Nats per token that it alone cost, quantized at the common step."""
 
 
+class Rounds(Protocol):
+    """What a byte target is landed with: all matrices at a coarser or finer step, or at another price of a bit."""
+
+    @property
+    def weights(self) -> int:
+        """Weights that the step moves."""
+
+    @property
+    def rate_weight(self) -> float:
+        """The price of a bit that `round` takes by itself."""
+
+    def round(self, octaves: float, rate_weight: float | None = None) -> Matrices:
+        """Every matrix, steps coarser by so many octaves than at 0."""
+
+
 class Plan:
     """Rounds all matrices at a common log2 c plus one offset each; tables are refitted as symbols change."""
 
@@ -50,11 +66,15 @@ class Plan:
         self.offsets = dict.fromkeys(problems, 0.0)
         self.probabilities: Floats | None = None
         self.last_log2_c = 0.0
-        self._threads = threads
+        self.threads = threads
 
     @property
     def weights(self) -> int:
         return sum(problem.weight.size for problem in self.problems.values())
+
+    @property
+    def rate_weight(self) -> float:
+        return self.rounding.rate_weight
 
     def round(self, log2_c: float, rate_weight: float | None = None) -> Matrices:
         """Every matrix at log2_c + its offset, rounded with the tables at hand; `rate_weight` in place of its own."""
@@ -64,7 +84,7 @@ class Plan:
             problem, log2_own = self.problems[name], log2_c + self.offsets[name]
             return waterfill.quantize(problem, log2_own, how, self.probabilities)
 
-        with ThreadPoolExecutor(self._threads) as pool:
+        with ThreadPoolExecutor(self.threads) as pool:
             return dict(zip(self.problems, pool.map(one, self.problems), strict=True))
 
     def refit(self, matrices: Matrices) -> None:
@@ -115,18 +135,19 @@ def measure(
 
 
 def land(
-    plan: Plan,
+    rounds: Rounds,
     target: int,
     size: Callable[[Matrices], int],
-    log2_c: float,
+    octaves: float,
     on_progress: Callable[[int], None] | None = None,
-) -> Matrices:
-    """All matrices, at the finest steps whose encoded model takes at most `target` bytes and at least 99.9% of it.
+) -> tuple[Matrices, float]:
+    """All matrices, at the finest steps whose encoded model takes at most `target` bytes and at least 99.9% of it, and
+    the octaves at which they stand; the search begins at `octaves`.
 
     size: bytes of the packaged model with these matrices. Raises PgolfError when no step reaches the target.
     """
-    search = _Search(plan, target, size, on_progress)
-    x: float | None = log2_c
+    search = _Search(rounds, target, size, on_progress)
+    x: float | None = octaves
     for _ in range(_ATTEMPTS):
         if x is None or search.landed:
             break
@@ -140,8 +161,7 @@ def land(
             f"--target-bytes {target:,} cannot be reached: everything that is no matrix, and the coarsest steps, "
             f"already take {least:,} bytes; ask for more or train a smaller model"
         )
-    plan.last_log2_c = search.good[0]
-    return search.best
+    return search.best, search.good[0]
 
 
 class _Search:
@@ -149,12 +169,12 @@ class _Search:
 
     def __init__(
         self,
-        plan: Plan,
+        rounds: Rounds,
         target: int,
         size: Callable[[Matrices], int],
         on_progress: Callable[[int], None] | None,
     ) -> None:
-        self.plan, self.target, self.size, self.on_progress = plan, target, size, on_progress
+        self.rounds, self.target, self.size, self.on_progress = rounds, target, size, on_progress
         self.seen: list[tuple[float, int]] = []
         self.good: tuple[float, int] | None = None  # finest step so far that fits
         self.bad: tuple[float, int] | None = None  # coarsest that does not
@@ -165,9 +185,7 @@ class _Search:
         return self.good is not None and self.good[1] >= self.target * (1 - TOLERANCE)
 
     def visit(self, log2_c: float, rate_weight: float | None = None) -> int:
-        if not self.seen:
-            self.plan.refit(self.plan.round(log2_c))
-        matrices = self.plan.round(log2_c, rate_weight)
+        matrices = self.rounds.round(log2_c, rate_weight)
         found = self.size(matrices)
         self.seen.append((log2_c, found))
         if found > self.target:
@@ -182,7 +200,7 @@ class _Search:
     def trim(self) -> None:
         """Where the grid of steps jumps over the target (small models), the price of a bit fills the gap."""
         assert self.good is not None
-        log2_c, own = self.good[0], self.plan.rounding.rate_weight
+        log2_c, own = self.good[0], self.rounds.rate_weight
         low, high = 0.5 * own, own  # cheaper bits: nearer to the weights, more bytes
         for _ in range(_ATTEMPTS):
             if self.landed or high - low < 1e-6:
@@ -196,7 +214,7 @@ class _Search:
         last_x, last = self.seen[-1]
         if self.good is None or self.bad is None:
             # One octave of c is one bit of every weight: at low rates less, so the step is bounded and repeated.
-            octaves = (last - aim) * 8 / self.plan.weights
+            octaves = (last - aim) * 8 / self.rounds.weights
             if self.good is None and (octaves < 1e-4 or last_x > 60.0):
                 return None
             return last_x + max(-3.0, min(3.0, octaves * 1.05))

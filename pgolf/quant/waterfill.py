@@ -77,6 +77,37 @@ def prepare(weight: Floats, role: str, curvature: Floats, output: Floats, dampin
     return Problem(role, weight, lower, row_factor, row_carry, row_sigma, col_sigma)
 
 
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """Where the steps of one matrix should lie, and where the grid puts them: a row's times a column's."""
+
+    rows: Floats  # (rows,) log2, wished for
+    columns: Floats  # (columns,) log2, wished for
+    row_index: grid.Indices
+    col_index: grid.Indices
+    resolution: int
+
+
+def choose_steps(problem: Problem, log2_c: float, resolution: int) -> Steps:
+    """The steps at a given c. The tensor's constant goes to the rows, so that column indices stay small."""
+    columns = -np.log2(np.diag(problem.lower))
+    center = float(np.mean(columns))
+    rows = problem.natural + log2_c + center
+    return _on_grid(rows, columns - center, resolution)
+
+
+def move_columns(steps: Steps, octaves: float, columns: slice) -> Steps:
+    """The same steps, those of some columns coarser by so many octaves; a row's part is all columns' and stays."""
+    moved = steps.columns.copy()
+    moved[columns] += octaves
+    return _on_grid(steps.rows, moved, steps.resolution)
+
+
+def _on_grid(rows: Floats, columns: Floats, resolution: int) -> Steps:
+    row_index, col_index = (grid.index_of(np.exp2(part), resolution) for part in (rows, columns))
+    return Steps(rows, columns, row_index, col_index, resolution)
+
+
 def quantize(
     problem: Problem, log2_c: float, rounding: Rounding, probabilities: Floats | None = None
 ) -> QuantizedTensor:
@@ -84,24 +115,40 @@ def quantize(
 
     probabilities: of |q| by class and quantizer, from `rates.refit`; None: a Gaussian's.
     """
-    resolution, diagonal = rounding.resolution, np.diag(problem.lower)
-    rows, columns = problem.weight.shape
-    col_log2 = -np.log2(diagonal)
-    center = float(np.mean(col_log2))  # the tensor's constant goes to the rows, so that column indices stay small
-    row_index = grid.index_of(np.exp2(problem.natural + log2_c + center), resolution)
-    col_index = grid.index_of(np.exp2(col_log2 - center), resolution)
-    row_step, col_step = grid.step_of(row_index, resolution), grid.step_of(col_index, resolution)
-    omegas = (problem.row_factor * row_step) ** 2 / 4.0**log2_c, (diagonal * col_step) ** 2
+    steps = choose_steps(problem, log2_c, rounding.resolution)
+    everything = slice(0, problem.weight.shape[1])
+    symbols, _ = round_columns(problem, problem.weight, steps, everything, rounding, probabilities)
+    return tensor_of(problem, steps, symbols, rounding)
+
+
+def round_columns(
+    problem: Problem,
+    weight: Floats,
+    steps: Steps,
+    columns: slice,
+    rounding: Rounding,
+    probabilities: Floats | None,
+) -> tuple[np.ndarray, Floats]:
+    """Round some columns of `weight` (rows, columns); those behind them are taken as done, those before as free.
+
+    Returns the symbols (rows, width of `columns`) and the free columns (rows, columns.start) with the error of the
+    rounded ones fed to them. probabilities: as in `quantize`.
+    """
+    row_step, col_step = (
+        grid.step_of(steps.row_index, steps.resolution),
+        grid.step_of(steps.col_index, steps.resolution),
+    )
+    omegas = (row_step / np.exp2(steps.rows)) ** 2, (col_step / np.exp2(steps.columns)) ** 2
     row_class = rates.class_of(np.log2(problem.row_sigma / row_step))
     col_class = np.rint(np.log2(problem.col_sigma / col_step) * rates.PER_OCTAVE).astype(np.int64)
     table = rates.bits(rates.gaussian_tables(rounding.states > 0) if probabilities is None else probabilities)
     lam = rounding.rate_weight * (trellis.TRELLIS_LAMBDA if rounding.states else trellis.SCALAR_LAMBDA)
-    carry = problem.lower / diagonal  # (n, n)
-    weights = np.ascontiguousarray(problem.weight.T)  # (columns, rows)
+    carry = problem.lower / np.diag(problem.lower)  # (n, n)
+    weights = np.ascontiguousarray(weight.T[: columns.stop])  # (columns, rows)
     targets = weights.copy()
-    symbols = np.empty((columns, rows), np.int32)
-    for stop in range(columns, 0, -feedback.BLOCK):
-        start = max(0, stop - feedback.BLOCK)
+    symbols = np.empty(weights.shape, np.int32)
+    for stop in range(columns.stop, columns.start, -feedback.BLOCK):
+        start = max(columns.start, stop - feedback.BLOCK)
         part = slice(start, stop)
         symbols[part], errors = trellis.round_block(
             targets[part],
@@ -117,12 +164,17 @@ def quantize(
             SEGMENT,
         )
         targets[:start] += carry[part, :start].T @ errors
+    return np.ascontiguousarray(symbols[columns].T), np.ascontiguousarray(targets[: columns.start].T)
+
+
+def tensor_of(problem: Problem, steps: Steps, symbols: np.ndarray, rounding: Rounding) -> QuantizedTensor:
+    """The tensor of symbols (rows, columns) that were rounded with these steps."""
     return QuantizedTensor(
         role=problem.role,
-        symbols=np.ascontiguousarray(symbols.T),
-        row_scale=row_index,
-        col_scale=col_index,
-        resolution=resolution,
+        symbols=symbols,
+        row_scale=steps.row_index,
+        col_scale=steps.col_index,
+        resolution=steps.resolution,
         trellis=rounding.states,
         segment=SEGMENT,
     )

@@ -1,0 +1,146 @@
+"""Rounding share by share, training what is still floating point in between.
+
+Every matrix is rounded some of its columns at a time, from the last to the first as error feedback goes; after each
+share all that is left (the other columns, gains, norms, mixes) is trained on the mean KL divergence to the unquantized
+model, over train tokens. Feedback is the linear answer to a rounding error inside one matrix; the training that follows
+is the answer of the whole model, and repairs about half of what the feedback leaves. The order by shares is that of
+incremental network quantization (arXiv 1702.03044), the objective that of distillation (QUANTIZATION 7.2). The number
+of steps is fixed, so that the result depends on nothing but its inputs.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pgolf.config.optim import OptimConfig
+from pgolf.model.gpt import GPT
+from pgolf.optim.flat import FlatParameters, parameter_groups
+from pgolf.optim.optimizer import Optimizer
+from pgolf.quant import waterfill
+from pgolf.quant.allocate import Matrices, Plan
+from pgolf.quant.dequantize import dequantize
+from pgolf.quant.divergence import kl
+from pgolf.quant.grid import Floats
+from pgolf.quant.tensors import QuantizedTensor
+from pgolf.quant.waterfill import Problem, Rounding, Steps
+
+MUON_RATE = 2.0  # Muon's learning rate over Adam's: the first pair tried; both times two lose a third of the gain
+_MOMENTUM = 0.9
+
+
+@dataclass
+class _Part:
+    """One matrix on its way."""
+
+    problem: Problem
+    steps: Steps
+    symbols: np.ndarray  # (rows, columns), zero where not yet rounded
+    columns: slice  # the share rounded last
+    weight: Floats  # (rows, columns) as they were before that
+
+
+class Gradual:
+    """A model on its way from floating point to integers."""
+
+    def __init__(self, model: GPT, plan: Plan, lr: float) -> None:
+        """model: the unquantized one, left as it is; plan: its steps, at `plan.last_log2_c`."""
+        self._model, self._plan = model, plan
+        self._student = copy.deepcopy(model).train()
+        self._student.set_progress(1.0)
+        self._flat = FlatParameters(self._student, parameter_groups(self._student, model.matrix_roles()))
+        settings = OptimConfig(
+            matrix_lr=MUON_RATE * lr,
+            embed_lr=lr,
+            scalar_lr=lr,
+            matrix_decay=0.0,
+            embed_decay=0.0,
+            scalar_decay=0.0,
+            momentum=_MOMENTUM,
+            momentum_warmup=0,
+            warmdown=1.0,
+            lr_floor=0.0,
+        )
+        self._optimizer = Optimizer(self._flat, settings)
+        self._free = torch.ones_like(self._flat.data)  # 0 where a weight is rounded
+        self._fixed = torch.zeros_like(self._flat.data)  # the rounded weights, 0 elsewhere
+        self._parts: dict[str, _Part] = {}
+        for name, problem in plan.problems.items():
+            rows, columns = problem.weight.shape
+            steps = waterfill.choose_steps(problem, plan.last_log2_c + plan.offsets[name], plan.rounding.resolution)
+            symbols = np.zeros((rows, columns), np.int32)
+            self._parts[name] = _Part(problem, steps, symbols, slice(columns, columns), problem.weight)
+
+    def round_share(self, share: float) -> None:
+        """Round columns until `share` of every matrix is done; the error goes to the columns that are left."""
+        for name, part in self._parts.items():
+            stop, columns = part.columns.start, part.problem.weight.shape[1]
+            part.columns = slice(min(stop, columns - round(share * columns)), stop)
+            part.weight = self._flat.view(self._flat.data, name).double().cpu().numpy()
+        with ThreadPoolExecutor(self._plan.threads) as pool:
+            rounded = pool.map(
+                lambda part: _round(part, part.steps, self._plan, self._plan.rounding), self._parts.values()
+            )
+            found = dict(zip(self._parts, rounded, strict=True))
+        for name, (tensor, free) in found.items():
+            part, view = self._parts[name], self._flat.view(self._flat.data, name)
+            part.symbols = tensor.symbols
+            start = part.columns.start
+            view[:, :start] = torch.from_numpy(free).to(view)
+            view[:, start:] = dequantize(tensor)[:, start:].to(view)
+            self._flat.view(self._free, name)[:, start:] = 0.0
+        torch.mul(self._flat.data, 1.0 - self._free, out=self._fixed)
+
+    def train(self, batches: Sequence[Tensor], done: float, until: float, on_step: Callable[[float], None]) -> None:
+        """One step per batch of token ids (B, T), the learning rate falling as from `done` to `until` of all steps.
+
+        on_step is told the divergence in nats per token.
+        """
+        flat = self._flat
+        for number, tokens in enumerate(batches):
+            flat.zero_grad()
+            with torch.no_grad():
+                reference = self._model.logits(self._model.hidden(tokens)).flatten(0, 1)
+            divergence = kl(reference, self._student.logits(self._student.hidden(tokens)).flatten(0, 1)).mean()
+            divergence.backward()
+            flat.grad.mul_(self._free)
+            self._optimizer.step(number, done + (until - done) * number / len(batches))
+            flat.data.mul_(self._free).add_(self._fixed)
+            on_step(float(divergence.detach()))
+
+    def controls(self) -> dict[str, Tensor]:
+        """All that is no matrix, float32 on the CPU, by parameter name."""
+        named = self._flat.named(self._flat.data)
+        return {name: tensor.detach().cpu().clone() for name, tensor in named.items() if name not in self._parts}
+
+    @property
+    def weights(self) -> int:
+        """Weights of the share that was rounded last."""
+        return sum(part.symbols[:, part.columns].size for part in self._parts.values())
+
+    @property
+    def rate_weight(self) -> float:
+        return self._plan.rounding.rate_weight
+
+    def round(self, octaves: float, rate_weight: float | None = None) -> Matrices:
+        """All matrices, the share rounded last with its steps coarser by so many octaves."""
+        rounding = self._plan.rounding if rate_weight is None else replace(self._plan.rounding, rate_weight=rate_weight)
+
+        def again(part: _Part) -> QuantizedTensor:
+            return _round(part, waterfill.move_columns(part.steps, octaves, part.columns), self._plan, rounding)[0]
+
+        with ThreadPoolExecutor(self._plan.threads) as pool:
+            return dict(zip(self._parts, pool.map(again, self._parts.values()), strict=True))
+
+
+def _round(part: _Part, steps: Steps, plan: Plan, rounding: Rounding) -> tuple[QuantizedTensor, Floats]:
+    """The matrix with its last share rounded, and its free columns with the error fed to them."""
+    symbols = part.symbols.copy()
+    symbols[:, part.columns], free = waterfill.round_columns(
+        part.problem, part.weight, steps, part.columns, rounding, plan.probabilities
+    )
+    return waterfill.tensor_of(part.problem, steps, symbols, rounding), free
