@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pgolf.config.optim import OptimConfig
-from pgolf.model.gpt import GPT
+from pgolf.model.gpt import CHUNK_TOKENS, GPT
 from pgolf.optim.flat import FlatParameters, parameter_groups
 from pgolf.optim.optimizer import Optimizer
 from pgolf.quant import waterfill
@@ -103,14 +103,31 @@ class Gradual:
         flat = self._flat
         for number, tokens in enumerate(batches):
             flat.zero_grad()
-            with torch.no_grad():
-                reference = self._model.logits(self._model.hidden(tokens)).flatten(0, 1)
-            divergence = kl(reference, self._student.logits(self._student.hidden(tokens)).flatten(0, 1)).mean()
-            divergence.backward()
+            divergence = self._gradient(tokens)
             flat.grad.mul_(self._free)
             self._optimizer.step(number, done + (until - done) * number / len(batches))
             flat.data.mul_(self._free).add_(self._fixed)
-            on_step(float(divergence.detach()))
+            on_step(divergence)
+
+    def _gradient(self, tokens: Tensor) -> float:
+        """Fill the flat gradient with that of the mean divergence, logits in chunks; returns the divergence."""
+        with torch.no_grad():
+            reference = self._model.hidden(tokens).flatten(0, 1)  # (B T, dim)
+        hidden = self._student.hidden(tokens)
+        upstream = torch.empty_like(reference)
+        total = 0.0
+        for start in range(0, len(reference), CHUNK_TOKENS):
+            part = slice(start, start + CHUNK_TOKENS)
+            leaf = hidden.detach().flatten(0, 1)[part].requires_grad_()
+            with torch.no_grad():
+                wanted = self._model.logits(reference[part])
+            loss = kl(wanted, self._student.logits(leaf)).sum() / len(reference)
+            loss.backward()
+            assert leaf.grad is not None
+            upstream[part] = leaf.grad
+            total += float(loss.detach())
+        hidden.backward(upstream.view_as(hidden))
+        return total
 
     def controls(self) -> dict[str, Tensor]:
         """All that is no matrix, float32 on the CPU, by parameter name."""
