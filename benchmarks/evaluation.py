@@ -79,7 +79,7 @@ def _windows(seq_len: int, threads: int, clock: Clock) -> None:
 
 
 def bench_in_place(threads: int, clock: Clock) -> None:
-    """The seed's way is plain torch, a full forward and all logits for every 64 targets. Its learning is not counted."""
+    """The seed's way is plain torch, a full forward and all logits for every 64 targets; its learning not counted."""
     config = configs.load("seed")
     runtime = runtimes.choose("cpu", threads)
     model = GPT(config.model).eval()

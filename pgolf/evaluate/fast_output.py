@@ -20,7 +20,7 @@ import numpy as np
 from pgolf.config.ttt import TttConfig
 
 FLOOR = 1.0
-"""Added to the squared gradients. This, the scales' rate and the rates in the settings: chosen on held-out train text."""
+"""Added to the squared gradients; this, the scales' rate and the rates were chosen on held-out train text."""
 SCALE_RATE = 0.2
 SCALE_FLOOR = 1e-3
 BUCKETS = 10
@@ -44,8 +44,8 @@ class FastOutput:
         """Score a stretch of the stream token by token, learning after each.
 
         previous, targets: (n,) ids, the token before each target and the target; logits: (n, vocab_size) float32;
-        wanted: rows whose distributions are wanted. Returns (n,) float64 nats, the gradients of their sum by the logits,
-        and log-probabilities by row.
+        wanted: rows whose distributions are wanted. Returns (n,) float64 nats, the gradients of their sum by the
+        logits, and log-probabilities by row.
         """
         nll, slopes = np.empty(len(targets)), np.empty_like(logits)
         found: dict[int, np.ndarray] = {}
@@ -123,8 +123,9 @@ class _Biases:
 
     def _append(self, context: tuple[int, ...], token: int, weight: float, square: float) -> None:
         if self._used == len(self._tokens):
-            grown = [np.resize(part, 2 * self._used) for part in (self._tokens, self._weights, self._squares)]
-            self._tokens, self._weights, self._squares = grown
+            self._tokens = np.resize(self._tokens, 2 * self._used)
+            self._weights = np.resize(self._weights, 2 * self._used)
+            self._squares = np.resize(self._squares, 2 * self._used)
         place, self._used = self._used, self._used + 1
         self._tokens[place], self._weights[place], self._squares[place] = token, weight, square
         self._places[context] = np.append(self._places.get(context, self._numbers[:0]), place)

@@ -29,7 +29,9 @@ def run(task: Task) -> Trace:
     bos = task.bos_id if settings.reset_at_documents else None
     chunks = list(_chunks(windows.plan(task.tokens, settings.seq_len, settings.stride, bos), ttt.chunk_tokens))
     learner, clock = Learner(task.model, ttt), Clock(task)
-    output = FastOutput(task.model.config.vocab_size, task.bos_id, ttt) if ttt.output_lr or ttt.output_stream_lr else None
+    output = (
+        FastOutput(task.model.config.vocab_size, task.bos_id, ttt) if ttt.output_lr or ttt.output_stream_lr else None
+    )
     last = len(task.tokens) - 1
     learned = 0
     for index, chunk in enumerate(chunks):

@@ -19,7 +19,9 @@ SETTINGS = EvaluateConfig(seq_len=32, stride=8, batch_windows=4)
 BOS = 1
 METHODS = {
     "dynamic": TttConfig(chunk_tokens=8, lr=1e-2),
-    "chunks": TttConfig(chunk_tokens=64, epochs=2, optimizer="sgd", lr=0.1, schedule="cosine", output_lr=(), output_stream_lr=()),
+    "chunks": TttConfig(
+        chunk_tokens=64, epochs=2, optimizer="sgd", lr=0.1, schedule="cosine", output_lr=(), output_stream_lr=()
+    ),
     "lora": TttConfig(method="lora", lora_rank=2, lora_lr=0.02, lora_documents=3),
     "in-place": TttConfig(method="in-place", in_place_lr=0.02),
     "phased": TttConfig(method="phased", lora_rank=2, lora_documents=3, phases=2, lr=1e-3),
