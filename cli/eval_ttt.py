@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from cli.common import Common, command
-from cli.eval_sliding import Documents, Mixture, Reset, assignments
+from cli.eval_sliding import Context, Documents, Mixture, Reset, assignments
 
 Method = Annotated[str | None, typer.Option("--method", help="sgd, lora, in-place or phased.")]
 Seconds = Annotated[float | None, typer.Option("--seconds", help="Time budget of the evaluation; 0: none.")]
@@ -20,6 +20,7 @@ def add_to(app: typer.Typer) -> None:
         method: Method = None,
         seconds: Seconds = None,
         tune: Tune = False,
+        context: Context = None,
         reset: Reset = False,
         mixture: Mixture = False,
     ) -> None:
@@ -29,5 +30,5 @@ def add_to(app: typer.Typer) -> None:
 
         extra = [] if method is None else [f"ttt.method={method}"]
         extra += [] if seconds is None else [f"ttt.seconds={seconds}"]
-        context = common.context(*assignments(None, reset, mixture), *extra)
+        context = common.context(*assignments(context, reset, mixture), *extra)
         common.finish(run(context, context.input(common.source, *scoring.MODEL_STAGES), documents, tune))

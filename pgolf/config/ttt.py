@@ -28,25 +28,28 @@ class TttConfig:
     """Learning rate of the global weights."""
     beta2: float = 0.999
     """Memory of adam's squared gradients."""
-    decay: float = 0.001
-    """Share of the way back to the initial weights taken at every step (dynamic evaluation's decay)."""
+    decay: float = 0.1
+    """`sgd`: share of the way back to the initial weights taken at every step (dynamic evaluation's decay). What lasts
+    about a document gained more than what lasts: weights move again for the next one."""
     schedule: str = "constant"
     """`constant`, or `cosine` to zero over the chunks (the records')."""
     weights: tuple[str, ...] = ("all",)
     """Roles of the weights that learn: `all`, or some of `attn`, `mlp`, `embed`, `control`."""
-    output_lr: tuple[float, ...] = (0.3, 0.8, 1.5)
-    """Rates of the output's fast weights, by length of their context (0, 1 and 2 tokens); they learn token by token
-    and are reset at every document. Empty: off."""
+    output_lr: tuple[float, ...] = (0.3, 1.5, 1.0, 0.5)
+    """Rates of the output's fast weights, by length of their context (0 to 3 tokens); they learn token by token and
+    are reset at every document. Empty: off."""
+    output_stream_lr: tuple[float, ...] = (0.13, 0.5, 0.6)
+    """The same for those that are never reset, by length of their context (1 to 3 tokens)."""
     lora_rank: int = 8
     """Rank of the adapters."""
     lora_alpha: float = 16.0
     """Adapters are multiplied by alpha / rank."""
-    lora_lr: float = 2e-3
+    lora_lr: float = 6e-3
     """Learning rate of the adapters (adam, betas 0 and 0.99, as in record 2026-04-27)."""
     lora_documents: int = 32
     """Documents adapted side by side, each with adapters of its own."""
-    in_place_lr: float = 0.05
-    """Rate of the fast weights, in units of the gradient summed over a chunk."""
+    in_place_lr: float = 0.003
+    """Rate of the fast weights, whose gradients are divided by their root mean square."""
     phases: int = 3
     """Stretches of documents between which the global weights learn from everything scored (PR #1626: 3)."""
 
@@ -63,7 +66,9 @@ class TttConfig:
         for name in ("seconds", "epochs", "lr", "lora_lr", "in_place_lr"):
             if getattr(self, name) < 0:
                 raise PgolfError(f"ttt.{name} is {getattr(self, name)}; it must be at least 0")
-        if len(self.output_lr) > 3 or min(self.output_lr, default=0.0) < 0:
-            raise PgolfError(f"ttt.output_lr is {list(self.output_lr)}; give at most three rates, none negative")
+        for name, most in (("output_lr", 4), ("output_stream_lr", 3)):
+            rates = getattr(self, name)
+            if len(rates) > most or min(rates, default=0.0) < 0:
+                raise PgolfError(f"ttt.{name} is {list(rates)}; give at most {most} rates, none negative")
         if not 0.0 <= self.decay < 1.0 or not 0.0 <= self.beta2 < 1.0:
             raise PgolfError("ttt.decay and ttt.beta2 must lie in [0, 1)")

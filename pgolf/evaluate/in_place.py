@@ -6,7 +6,9 @@ computed stays right when the fast weights move: the trunk runs once over each w
 `rmsnorm(x + s * D z)`, with z the MLP's hidden layer and D the fast weights, and the head are computed again. The
 seed's way is a full forward of the model for every 64 tokens, one at a time (compared in benchmarks/evaluation.py).
 
-D is zero when a document begins and follows the gradient summed over each chunk once the chunk is scored.
+D is zero when a document begins and follows the gradient summed over each chunk once the chunk is scored, divided by
+its root mean square over the stream so far: without that, a rate that suits one model makes another one's fast weights
+explode.
 """
 
 from collections.abc import Sequence
@@ -23,6 +25,9 @@ from pgolf.evaluate.task import Clock, Task
 from pgolf.evaluate.windows import Window
 from pgolf.model.block import Block
 from pgolf.model.layers import rms_norm
+
+BETA2 = 0.99  # memory of the squared gradients, in chunks
+EPSILON = 1e-8
 
 
 def run(task: Task) -> Trace:
@@ -58,6 +63,7 @@ class _FastWeights:
         self._scale = block.mlp_scale.detach()
         self._weights = torch.zeros_like(block.mlp.proj.weight)
         self._gradient = torch.zeros_like(self._weights)
+        self._squares = torch.zeros_like(self._weights)
         self._held = 0  # targets scored since the last update
         self.steps = 0
 
@@ -93,7 +99,9 @@ class _FastWeights:
         self._gradient += (self._scale * slope).float().T @ inner.float()
         self._held += len(targets)
         if self._held >= task.ttt.chunk_tokens:
-            self._weights -= task.ttt.in_place_lr * self._gradient
+            self._squares.lerp_(self._gradient.square(), 1 - BETA2)
+            scale = (self._squares / (1 - BETA2 ** (self.steps + 1))).sqrt_().add_(EPSILON)
+            self._weights -= task.ttt.in_place_lr * self._gradient / scale
             self._gradient.zero_()
             self._held = 0
             self.steps += 1

@@ -12,6 +12,7 @@ learn from all documents scored so far.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -37,7 +38,7 @@ def run(task: Task, phases: int) -> Trace:
     """Score every document with adapters of its own; contexts never cross documents."""
     documents = windows.segments(task.tokens, task.bos_id)
     clock = Clock(task)
-    learner = Learner(task.model, task.ttt) if phases > 1 else None
+    learner = Learner(task.model, replace(task.ttt, decay=0.0)) if phases > 1 else None
     step = global_steps = 0
     edges = np.linspace(0, len(documents), phases + 1).round().astype(int).tolist()
     left = len(task.tokens) - 1

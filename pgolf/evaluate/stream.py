@@ -29,7 +29,9 @@ def run(task: Task) -> Trace:
     bos = task.bos_id if settings.reset_at_documents else None
     chunks = list(_chunks(windows.plan(task.tokens, settings.seq_len, settings.stride, bos), ttt.chunk_tokens))
     learner, clock = Learner(task.model, ttt), Clock(task)
-    output = FastOutput(task.model.config.vocab_size, task.bos_id, ttt) if ttt.output_lr else None
+    output = (
+        FastOutput(task.model.config.vocab_size, task.bos_id, ttt) if ttt.output_lr or ttt.output_stream_lr else None
+    )
     last = len(task.tokens) - 1
     learned = 0
     for index, chunk in enumerate(chunks):
@@ -59,26 +61,26 @@ def run(task: Task) -> Trace:
 
 
 def _score(task: Task, batch: Sequence[Window], output: FastOutput | None, step: int | None) -> Tensor:
-    """Score consecutive windows, record them, and return their mean loss without the output's own fast weights.
+    """Score consecutive windows, record them, and return what has the gradient of their mean loss.
 
     step: the evaluation step; None when every target is a step of its own.
     """
     targets = targets_of(batch)
     logits = task.model.logits(scored_hidden(task.model, task.tokens, batch, task.device))  # (n, vocab_size)
-    losses = torch.nn.functional.cross_entropy(
-        logits, expected_tokens(task.tokens, targets, task.device), reduction="none"
-    )
     recorder = task.recorder
     if output is None:
+        expected = expected_tokens(task.tokens, targets, task.device)
+        losses = torch.nn.functional.cross_entropy(logits, expected, reduction="none")
         recorder.add(targets, losses.detach().double().cpu().numpy(), 0 if step is None else step)
         recorder.keep(targets, logits)
-    else:
-        rows = {row for row, target in enumerate(targets.tolist()) if target + 1 in recorder.wanted}
-        values = logits.detach().float().cpu().numpy()
-        nll, found = output.score(task.tokens[targets], task.tokens[targets + 1], values, rows)
-        recorder.add(targets, nll, targets)
-        recorder.log_probs |= {int(targets[row]) + 1: vector for row, vector in found.items()}
-    return losses.mean()
+        return losses.mean()
+    rows = {row for row, target in enumerate(targets.tolist()) if target + 1 in recorder.wanted}
+    values = logits.detach().float().cpu().numpy()
+    nll, slopes, found = output.score(task.tokens[targets], task.tokens[targets + 1], values, rows)
+    recorder.add(targets, nll, targets)
+    recorder.log_probs |= {int(targets[row]) + 1: vector for row, vector in found.items()}
+    # The fast weights' part of the loss is theirs: what they have learned, the model need not learn as well.
+    return (logits * torch.from_numpy(slopes).to(logits.device)).sum() / len(targets)
 
 
 def _train(task: Task, learner: Learner, scored: np.ndarray, done: float) -> None:

@@ -18,10 +18,10 @@ from pgolf.runtime import Runtime
 
 FACTORS = (3.0, 1 / 3.0)
 RATES = {
-    "sgd": ("lr", "decay", "output_lr"),
+    "sgd": ("lr", "decay", "output_lr", "output_stream_lr"),
     "lora": ("lora_lr",),
     "in-place": ("in_place_lr",),
-    "phased": ("lora_lr", "lr", "decay"),
+    "phased": ("lora_lr", "lr"),
 }
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pgolf.evaluate.evaluator import Trace
-from pgolf.evaluate.mixture import Backoff, MixtureEvaluator
+from pgolf.evaluate.mixture import DISCOUNT, Backoff, MixtureEvaluator
 
 VOCAB, BOS = 20, 1
 
@@ -63,7 +63,7 @@ def test_back_off_by_hand() -> None:
     model = Backoff(1, vocab_size=4)
     for contexts, token in (([0], 2), ([0, 2], 3), ([0, 3], 2)):
         model.learn(contexts, token)
-    unigram_3 = (1 - 0.75 + 0.75 * 2 / 4) / 3
-    assert model.probability([0, 2], 3) == (pytest.approx((1 - 0.75 + 0.75 * 1 * unigram_3) / 1), 2)
+    unigram_3 = (1 - DISCOUNT + DISCOUNT * 2 / 4) / 3
+    assert model.probability([0, 2], 3) == (pytest.approx((1 - DISCOUNT + DISCOUNT * 1 * unigram_3) / 1), 2)
     assert model.probability([0, 9], 3) == (pytest.approx(unigram_3), 1)
     assert model.distribution([0, 2])[3] == pytest.approx(model.probability([0, 2], 3)[0])

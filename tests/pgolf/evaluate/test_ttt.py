@@ -19,9 +19,11 @@ SETTINGS = EvaluateConfig(seq_len=32, stride=8, batch_windows=4)
 BOS = 1
 METHODS = {
     "dynamic": TttConfig(chunk_tokens=8, lr=1e-2),
-    "chunks": TttConfig(chunk_tokens=64, epochs=2, optimizer="sgd", lr=0.1, schedule="cosine", output_lr=()),
+    "chunks": TttConfig(
+        chunk_tokens=64, epochs=2, optimizer="sgd", lr=0.1, schedule="cosine", output_lr=(), output_stream_lr=()
+    ),
     "lora": TttConfig(method="lora", lora_rank=2, lora_lr=0.02, lora_documents=3),
-    "in-place": TttConfig(method="in-place", in_place_lr=0.05),
+    "in-place": TttConfig(method="in-place", in_place_lr=0.02),
     "phased": TttConfig(method="phased", lora_rank=2, lora_documents=3, phases=2, lr=1e-3),
 }
 
@@ -94,7 +96,7 @@ def test_awkward_lengths_are_scored_whole(model: GPT, method: str, length: int) 
 
 @pytest.mark.parametrize("method", ["dynamic", "chunks"])
 def test_without_learning_it_is_sliding(model: GPT, method: str) -> None:
-    ttt = replace(METHODS[method], epochs=0, output_lr=())
+    ttt = replace(METHODS[method], epochs=0, output_lr=(), output_stream_lr=())
     tokens = stream()
     np.testing.assert_allclose(
         TttEvaluator(model, SETTINGS, ttt, RUNTIME).score(tokens).nll,
