@@ -7,6 +7,7 @@ configuration's own checks go as well: it was checked when the run was made.
 """
 
 import ast
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,14 +53,21 @@ def _specialize(name: str, text: str, config: Settings, absent: frozenset[str], 
     if name.startswith(_CONFIG):
         return ast.unparse(_Unchecked().visit(tree)) + "\n"
     tree = _Constants(config, absent, named).visit(tree)
+    return fold(name, ast.unparse(ast.fix_missing_locations(tree)))
+
+
+def fold(name: str, text: str) -> str:
+    """The module `name` with what depends on constants alone decided, until nothing more is."""
     while True:
-        before = ast.unparse(ast.fix_missing_locations(tree))
-        tree = _Fold().visit(ast.parse(before))
+        tree = _Fold().visit(ast.parse(text))
+        for node in [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]:
+            _put_constants(node)
         for node in [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]:
             if name.startswith(_MODEL):
                 _Nones(node).visit(node)
-        if ast.unparse(ast.fix_missing_locations(tree)) == before:
-            return before + "\n"
+        before, text = text, ast.unparse(ast.fix_missing_locations(tree)) + "\n"
+        if text == before:
+            return text
 
 
 class _Unchecked(ast.NodeTransformer):
@@ -160,6 +168,52 @@ def _handed_on(node: ast.Assign, given: Mapping[str, str]) -> dict[str, str]:
         for target, value in pairs
         if isinstance(target, ast.Attribute) and _is_self(target) and isinstance(value, ast.Name) and value.id in given
     }
+
+
+def _put_constants(function: ast.FunctionDef) -> None:
+    """Local names that are given a constant, once and whatever happens, are put in place."""
+    bound = Counter(
+        one.arg if isinstance(one, ast.arg) else one.id
+        for one in ast.walk(function)
+        if isinstance(one, ast.arg) or (isinstance(one, ast.Name) and not isinstance(one.ctx, ast.Load))
+    )
+    outer = {name for one in ast.walk(function) if isinstance(one, ast.Nonlocal | ast.Global) for name in one.names}
+    for statement in list(function.body):
+        if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
+            continue
+        target, value = statement.targets[0], statement.value
+        pairs = [(target, value)]
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+            pairs = list(zip(target.elts, value.elts, strict=True))
+        put = {
+            one.id: constant
+            for one, constant in pairs
+            if isinstance(one, ast.Name) and _is_brief(constant) and bound[one.id] == 1
+        }
+        put = {name: constant for name, constant in put.items() if name not in outer}
+        if not put:
+            continue
+        kept = [(one, other) for one, other in pairs if not (isinstance(one, ast.Name) and one.id in put)]
+        place = function.body.index(statement)
+        function.body[place : place + 1] = [ast.Assign([one], other) for one, other in kept[:1]] if len(kept) < 2 else [
+            ast.Assign([ast.Tuple([one for one, _ in kept], ast.Store())], ast.Tuple([b for _, b in kept], ast.Load()))
+        ]  # fmt: skip
+        for index, one in enumerate(function.body):
+            function.body[index] = _Put(put).visit(one)
+    function.body = function.body or [ast.Pass()]
+
+
+def _is_brief(node: ast.expr) -> bool:
+    """A constant that takes hardly more than the name for it."""
+    return isinstance(node, ast.Constant) and (isinstance(node.value, str | None) or len(repr(node.value)) < 6)
+
+
+class _Put(ast.NodeTransformer):
+    def __init__(self, values: Mapping[str, ast.expr]) -> None:
+        self._values = values
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return self._values.get(node.id, node) if isinstance(node.ctx, ast.Load) else node
 
 
 class _Nones(ast.NodeTransformer):

@@ -1,0 +1,21 @@
+"""What one program needs of its modules: unused definitions out, constant arguments in, and again until nothing gives."""
+
+from collections.abc import Collection, Mapping
+
+from pgolf.package.arguments import settle
+from pgolf.package.shake import shake
+from pgolf.package.specialize import fold
+
+
+def reduce(sources: Mapping[str, str], entry: str, names: Collection[str]) -> dict[str, str]:
+    """The rest of the modules `sources` for a program that calls `names` of the module `entry`, by module name.
+
+    Comments are gone; statements are laid out anew. Raises PgolfError for relative and star imports.
+    """
+    rest = shake(sources, entry, names)
+    while True:
+        before = rest
+        decided = {name: fold(name, text) for name, text in settle(rest).items()}
+        rest = shake(decided, entry, names)
+        if rest == before:
+            return rest
