@@ -39,7 +39,9 @@ def quantize(context: StageContext, source: Stage, calibration: Path | None = No
         if build.existing is None:
             model = models.load_model(source, context.runtime)
             length = settings.sequence or (models.training_length(source) if paths else 0)
-            quantized, rows, calibrated = quantize_model(context, build, model, paths, length)
+            weights = methods.float_weights(model)
+            quantized, statistics, calibrated = quantize_model(context, build, model, paths, length)
+            rows = methods.report(weights, quantized, statistics)
             file.save(build.writer.path(models.QUANTIZED), quantized)
             build.details["tensors"] = [dataclasses.asdict(row) for row in rows]
             build.details["calibration_tokens"] = calibrated
@@ -52,13 +54,13 @@ def quantize(context: StageContext, source: Stage, calibration: Path | None = No
 
 def quantize_model(
     context: StageContext, build: StageBuild, model: GPT, paths: Sequence[Path], length: int
-) -> tuple[QuantizedModel, list[TensorReport], int]:
-    """Integers for a float model, what each matrix lost, and the number of calibration tokens.
+) -> tuple[QuantizedModel, dict[str, Calibration], int]:
+    """Integers for a float model, the statistics they were chosen by, and the number of calibration tokens.
 
     paths: train shards to calibrate on, cut into sequences of `length` tokens; none: without calibration.
     """
     settings = context.config.quantize
-    weights = {name: tensor.detach().float().cpu() for name, tensor in model.state_dict().items()}
+    weights = methods.float_weights(model)
     methods.check_finite(weights)
     roles = model.matrix_roles()
     calibrating, choosing = _batches(context, paths, length, sum(map(torch.numel, weights.values())))
@@ -75,7 +77,7 @@ def quantize_model(
                 matrices[name] = methods.quantize_matrix(weight, role, settings, statistics.get(name))
                 bar.update(len(matrices))
         quantized = QuantizedModel(matrices, methods.control_tensors(weights, roles), header)
-    return quantized, methods.report(weights, quantized, statistics), sum(map(torch.numel, calibrating))
+    return quantized, statistics, sum(map(torch.numel, calibrating))
 
 
 def _batches(

@@ -8,7 +8,7 @@ objects is put in place where its own methods read it.
 """
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pgolf.package.imports import aliases
@@ -40,6 +40,8 @@ def settle(sources: Mapping[str, str]) -> dict[str, str]:
     for function in functions.values():
         if function.only_called and function.calls:
             _put_in_place(function)
+    idle = {id(call) for one in functions.values() if _does_nothing(one) for call in one.calls}
+    trees = {name: _Drop(idle).visit(tree) for name, tree in trees.items()}
     return {name: ast.unparse(ast.fix_missing_locations(tree)) + "\n" for name, tree in trees.items()}
 
 
@@ -146,6 +148,23 @@ def _remove(function: _Function, argument: ast.arg, place: int | None) -> None:
         call.keywords = [keyword for keyword in call.keywords if keyword.arg != argument.arg]
         if place is not None and place - function.first < len(call.args):
             del call.args[place - function.first]
+
+
+def _does_nothing(function: _Function) -> bool:
+    return all(isinstance(item, ast.Pass) for item in function.body) and not function.first
+
+
+class _Drop(ast.NodeTransformer):
+    """Calls of functions that do nothing go, where computing their arguments does nothing either."""
+
+    def __init__(self, calls: Collection[int]) -> None:
+        self._calls = calls
+
+    def visit_Expr(self, node: ast.Expr) -> ast.stmt:
+        call = node.value
+        if not isinstance(call, ast.Call) or id(call) not in self._calls or call.keywords:
+            return node
+        return ast.Pass() if all(isinstance(item, ast.Name | ast.Constant) for item in call.args) else node
 
 
 class _Replace(ast.NodeTransformer):

@@ -1,14 +1,14 @@
 """A program for one configuration: settings become constants, and what they switch off is left out.
 
-Replaced is what can be told for sure: `config.SECTION.NAME`, and NAME of an argument or field that is annotated with
-the section's class. Conditions on constants are then decided, code behind a `return` goes, and attributes of the
+Replaced is what can be told for sure: `config.SECTION.NAME`, NAME of an argument or field that is annotated with the
+section's class, or of a local name for one of these, and facts about the run. Conditions on constants are then decided, code behind a `return` goes, and attributes of the
 model's classes that are only ever set to None count as None, so that a part that is off leaves no trace. The
 configuration's own checks go as well: it was checked when the run was made.
 """
 
 import ast
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 SECTIONS = {
@@ -19,20 +19,71 @@ SECTIONS = {
     "EvaluateConfig": "evaluate",
     "TttConfig": "ttt",
     "PackageConfig": "package",
+    "TrainConfig": "train",
 }
-"""By class. Not `train`, of which the script's own options change values."""
+"""By class."""
 _MODEL, _CONFIG = "pgolf.model.", "pgolf.config."
 
 Settings = Mapping[str, Mapping[str, Any]]
 
 
-def specialize(sources: Mapping[str, str], config: Settings, absent: frozenset[str] = frozenset()) -> dict[str, str]:
-    """The modules `sources` for the full configuration `config` (sections of plain values).
+Facts = Mapping[str, bool | str | None]
+"""Values of `attribute`, `owner.attribute` or a whole expression, wherever they are read."""
 
-    absent: attributes that are None in this run whoever has them.
-    """
+
+def specialize(sources: Mapping[str, str], config: Settings, facts: Facts) -> dict[str, str]:
+    """The modules `sources` for the configuration `config` (sections of plain values) and what else is known."""
     named = _named_choices(sources)
-    return {name: _specialize(name, text, config, absent, named) for name, text in sources.items()}
+    trees = {name: ast.parse(text) for name, text in sources.items()}
+    shared = _shared_fields(trees.values())
+    made = {}
+    for name, tree in trees.items():
+        if name.startswith(_CONFIG):
+            made[name] = ast.unparse(_Unchecked().visit(tree)) + "\n"
+        else:
+            changed = _Constants(config, facts, named, shared).visit(tree)
+            made[name] = fold(name, ast.unparse(ast.fix_missing_locations(changed)))
+    return made
+
+
+def _shared_fields(trees: Iterable[ast.Module]) -> dict[str, str]:
+    """Fields that hold the same section in every class that has them."""
+    found: dict[str, set[str]] = {}
+    for owner in (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+        fields = _section_fields(owner)
+        for node in ast.walk(owner):
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                found.setdefault(node.target.id, set()).add(fields.get(node.target.id, ""))
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                found.setdefault(node.attr, set()).add(fields.get(node.attr, ""))
+    return {name: min(sections) for name, sections in found.items() if len(sections) == 1 and min(sections)}
+
+
+def _section_fields(owner: ast.ClassDef) -> dict[str, str]:
+    """Fields of a class that are annotated with a section, or filled with such an argument of `__init__`."""
+    fields = {
+        item.target.id: section
+        for item in owner.body
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and (section := _section(item.annotation))
+    }
+    for item in owner.body:
+        if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+            given = {one.arg: section for one in item.args.args if (section := _section(one.annotation))}
+            for one in ast.walk(item):
+                for target, value in _pairs(one):
+                    if isinstance(target, ast.Attribute) and isinstance(value, ast.Name) and value.id in given:
+                        fields[target.attr] = given[value.id]
+    return fields
+
+
+def _pairs(node: ast.AST) -> list[tuple[ast.expr, ast.expr]]:
+    """What an assignment with one target gives to what; of equally long tuples, item by item."""
+    if not isinstance(node, ast.Assign) or len(node.targets) != 1:
+        return []
+    target, value = node.targets[0], node.value
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+        return list(zip(target.elts, value.elts, strict=True))
+    return [(target, value)]
 
 
 def _named_choices(sources: Mapping[str, str]) -> dict[str, ast.Tuple]:
@@ -46,14 +97,6 @@ def _named_choices(sources: Mapping[str, str]) -> dict[str, ast.Tuple]:
             if isinstance(target, ast.Name) and all(isinstance(item, ast.Constant) for item in node.value.elts):
                 found[target.id] = node.value
     return found
-
-
-def _specialize(name: str, text: str, config: Settings, absent: frozenset[str], named: Mapping[str, ast.Tuple]) -> str:
-    tree: ast.AST = ast.parse(text)
-    if name.startswith(_CONFIG):
-        return ast.unparse(_Unchecked().visit(tree)) + "\n"
-    tree = _Constants(config, absent, named).visit(tree)
-    return fold(name, ast.unparse(ast.fix_missing_locations(tree)))
 
 
 def fold(name: str, text: str) -> str:
@@ -78,59 +121,51 @@ class _Unchecked(ast.NodeTransformer):
 class _Constants(ast.NodeTransformer):
     """Reads of settings become their values."""
 
-    def __init__(self, config: Settings, absent: frozenset[str], named: Mapping[str, ast.Tuple]) -> None:
-        self._config, self._absent, self._named = config, absent, named
+    def __init__(
+        self, config: Settings, facts: Facts, named: Mapping[str, ast.Tuple], shared: Mapping[str, str]
+    ) -> None:
+        self._config, self._facts, self._named, self._shared = config, facts, named, shared
         self._local: list[dict[str, str]] = [{}]
         self._fields: list[dict[str, str]] = [{}]
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
         arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
         found = {one.arg: section for one in arguments if (section := _section(one.annotation))}
-        stores = {one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)}
+        stores = Counter(one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store))
         for one in ast.walk(node):
-            if isinstance(one, ast.Assign) and len(one.targets) == 1 and isinstance(one.targets[0], ast.Name):
-                parts = ast.unparse(one.value).split(".")
-                if len(parts) > 1 and parts[-2] == "config" and parts[-1] in SECTIONS.values():
-                    found[one.targets[0].id] = parts[-1]
-                    stores.discard(one.targets[0].id)
-        outer = {name: section for name, section in self._local[-1].items() if name not in stores}
-        self._local.append(outer | {name: section for name, section in found.items() if name not in stores})
+            for target, value in _pairs(one):
+                if isinstance(target, ast.Name) and stores[target.id] == 1 and (section := self._section_of(value)):
+                    found[target.id] = section
+                    stores[target.id] = 0
+        outer = {name: section for name, section in self._local[-1].items() if not stores[name]}
+        outer = {name: section for name, section in outer.items() if name not in {one.arg for one in arguments}}
+        self._local.append(outer | {name: section for name, section in found.items() if not stores[name]})
         self.generic_visit(node)
         self._local.pop()
         return node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
-        fields = {
-            item.target.id: section
-            for item in node.body
-            if isinstance(item, ast.AnnAssign)
-            and isinstance(item.target, ast.Name)
-            and (section := _section(item.annotation))
-        }
-        for item in node.body:
-            if isinstance(item, ast.FunctionDef) and item.name == "__init__":
-                given = {one.arg: section for one in item.args.args if (section := _section(one.annotation))}
-                for one in ast.walk(item):
-                    if isinstance(one, ast.Assign):
-                        fields |= _handed_on(one, given)
-        self._fields.append(fields)
+        self._fields.append(_section_fields(node))
         self.generic_visit(node)
         self._fields.pop()
         return node
 
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        self.generic_visit(node)
+        whole = ast.unparse(node)
+        return ast.Constant(self._facts[whole]) if whole in self._facts else node
+
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
+        owner = ast.unparse(node.value).rpartition(".")[2]
         self.generic_visit(node)
         if not isinstance(node.ctx, ast.Load):
             return node
-        if node.attr in self._absent:
-            return ast.Constant(None)
+        for known in (node.attr, f"{owner}.{node.attr}"):
+            if known in self._facts:
+                return ast.Constant(self._facts[known])
         values = self._config.get(self._section_of(node.value), {})
         if node.attr in values:
-            value = values[node.attr]
-            if value is None or isinstance(value, bool | int | float | str):
-                return ast.Constant(value)
-            if isinstance(value, list) and not value:
-                return ast.Tuple([], ast.Load())
+            return _literal(values[node.attr]) or node
         return node
 
     def visit_Compare(self, node: ast.Compare) -> ast.expr:
@@ -147,6 +182,8 @@ class _Constants(ast.NodeTransformer):
             return ""
         if isinstance(base.value, ast.Name) and base.value.id == "self" and base.attr in self._fields[-1]:
             return self._fields[-1][base.attr]
+        if base.attr in self._shared:
+            return self._shared[base.attr]
         parts = ast.unparse(base).split(".")
         return parts[-1] if parts[-2] in ("config", "_config") and parts[-1] in SECTIONS.values() else ""
 
@@ -155,19 +192,12 @@ def _section(annotation: ast.expr | None) -> str:
     return SECTIONS.get(annotation.id, "") if isinstance(annotation, ast.Name) else ""
 
 
-def _handed_on(node: ast.Assign, given: Mapping[str, str]) -> dict[str, str]:
-    """Fields that an assignment in `__init__` fills with an argument of a known section."""
-    targets, values = node.targets[0], node.value
-    pairs = (
-        zip(targets.elts, values.elts, strict=False)
-        if isinstance(targets, ast.Tuple) and isinstance(values, ast.Tuple)
-        else [(targets, values)]
-    )
-    return {
-        target.attr: given[value.id]
-        for target, value in pairs
-        if isinstance(target, ast.Attribute) and _is_self(target) and isinstance(value, ast.Name) and value.id in given
-    }
+def _literal(value: Any) -> ast.expr | None:
+    """A setting as an expression; lists are tuples. None for what has no literal."""
+    if isinstance(value, list):
+        items = [_literal(item) for item in value]
+        return None if None in items else ast.Tuple([item for item in items if item is not None], ast.Load())
+    return ast.Constant(value) if value is None or isinstance(value, bool | int | float | str) else None
 
 
 def _put_constants(function: ast.FunctionDef) -> None:
@@ -179,12 +209,7 @@ def _put_constants(function: ast.FunctionDef) -> None:
     )
     outer = {name for one in ast.walk(function) if isinstance(one, ast.Nonlocal | ast.Global) for name in one.names}
     for statement in list(function.body):
-        if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
-            continue
-        target, value = statement.targets[0], statement.value
-        pairs = [(target, value)]
-        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
-            pairs = list(zip(target.elts, value.elts, strict=True))
+        pairs = _pairs(statement)
         put = {
             one.id: constant
             for one, constant in pairs
@@ -258,7 +283,8 @@ class _Fold(ast.NodeTransformer):
         self.generic_visit(node)
         truth = _truth(node.test)
         if truth is None:
-            return node
+            idle = all(isinstance(statement, ast.Pass) for statement in [*node.body, *node.orelse])
+            return ast.Pass() if idle and isinstance(node.test, ast.Name | ast.Attribute) else node
         return (node.body if truth else node.orelse) or ast.Pass()
 
     def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
