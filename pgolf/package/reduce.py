@@ -3,8 +3,8 @@
 from collections.abc import Collection, Mapping
 
 from pgolf.package.arguments import settle
+from pgolf.package.fold import fold
 from pgolf.package.shake import shake
-from pgolf.package.specialize import fold
 
 
 def reduce(sources: Mapping[str, str], entry: str, names: Collection[str]) -> dict[str, str]:
@@ -15,7 +15,6 @@ def reduce(sources: Mapping[str, str], entry: str, names: Collection[str]) -> di
     rest = shake(sources, entry, names)
     while True:
         before = rest
-        decided = {name: fold(name, text) for name, text in settle(rest).items()}
-        rest = shake(decided, entry, names)
+        rest = shake(fold(settle(rest)), entry, names)
         if rest == before:
             return rest
