@@ -59,12 +59,12 @@ def main(sources: Mapping[str, str]) -> None:
 
 def _score(given: Any, config: Config) -> None:
     from pgolf.package import scoring
-    from pgolf.tokenizer import Tokenizer
+    from pgolf.pieces import Pieces
 
     folder = Path(sys.argv[0]).resolve().parent
     runtime = runtimes.choose(given.device, given.threads)
-    tokenizer = Tokenizer.open(given.tokenizer or folder / "tokenizer.model")
-    text = scoring.read_shards(given.val, tokenizer)
+    pieces = Pieces.open(given.tokenizer or folder / "tokenizer.model")
+    text = scoring.read_shards(given.val, pieces)
     if text is None:
         raise PgolfError(f"{given.val} holds no val shards ({scoring.VAL}); pgolf tokenize makes them of documents")
     model = scoring.load_model((given.model or folder / "model.pgz").read_bytes(), config.model, runtime)

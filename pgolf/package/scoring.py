@@ -20,6 +20,7 @@ from pgolf.evaluate.evaluator import OnProgress
 from pgolf.evaluate.sliding import SlidingEvaluator
 from pgolf.evaluate.ttt import TttEvaluator
 from pgolf.model.gpt import GPT
+from pgolf.pieces import Pieces
 from pgolf.runtime import Runtime
 from pgolf.shards import TokenStream
 from pgolf.tokenizer import Tokenizer
@@ -52,7 +53,7 @@ def load_model(data: bytes, config: ModelConfig, runtime: Runtime) -> GPT:
     return model.to(runtime.device).eval()
 
 
-def read_shards(path: Path, tokenizer: Tokenizer) -> Text | None:
+def read_shards(path: Path, tokenizer: Pieces) -> Text | None:
     """The val shards in a folder, with the bytes that their sidecar or else the tokenizer says; None without shards.
 
     Raises PgolfError when there is nothing to score in them.
