@@ -13,21 +13,38 @@ _MODEL = "pgolf.model."
 _Pair = tuple[ast.expr, ast.expr]
 
 
-def fold(sources: Mapping[str, str]) -> dict[str, str]:
-    """The modules, until nothing more can be decided."""
-    texts = dict(sources)
-    while True:
+class Folder:
+    """Folds a program again and again, and looks at what has changed since only."""
+
+    def __init__(self) -> None:
+        self._known: tuple[frozenset[str], frozenset[str]] | None = None
+        self._done: dict[str, str] = {}
+
+    def fold(self, sources: Mapping[str, str]) -> dict[str, str]:
+        """The modules, until nothing more can be decided."""
+        texts = dict(sources)
         trees = {name: ast.parse(text) for name, text in texts.items()}
-        nones = _none_attributes(trees)
-        unread = _unread_attributes(trees.values())
-        for name, tree in trees.items():
-            _Put({}, nones).visit(tree)
-            trees[name] = _Fold(unread).visit(tree)
-            for node in [node for node in ast.walk(trees[name]) if isinstance(node, ast.FunctionDef)]:
-                _tidy_locals(node)
-        before, texts = texts, {name: ast.unparse(ast.fix_missing_locations(tree)) for name, tree in trees.items()}
-        if texts == before:
-            return {name: text + "\n" for name, text in texts.items()}
+        changed = {name for name, text in texts.items() if self._done.get(name) != text}
+        while True:
+            now = _none_attributes(trees), _unread_attributes(trees.values())
+            if now != self._known:
+                self._known, changed = now, set(trees)
+            if not changed:
+                self._done = texts
+                return dict(texts)
+            for name in sorted(changed):
+                before, texts[name] = texts[name], _fold(trees[name], *now)
+                trees[name] = ast.parse(texts[name])
+                if texts[name] == before:
+                    changed.discard(name)
+
+
+def _fold(tree: ast.Module, nones: Collection[str], unread: Collection[str]) -> str:
+    _Put({}, nones).visit(tree)
+    tree = _Fold(unread).visit(tree)
+    for node in [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]:
+        _tidy_locals(node)
+    return ast.unparse(ast.fix_missing_locations(tree)) + "\n"
 
 
 def pairs(node: ast.AST) -> list[_Pair]:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 
 from pgolf.package.arguments import settle
-from pgolf.package.fold import fold
+from pgolf.package.fold import Folder
 from pgolf.package.shake import shake
 
 
@@ -12,9 +12,10 @@ def reduce(sources: Mapping[str, str], entry: str, names: Collection[str]) -> di
 
     Comments are gone; statements are laid out anew. Raises PgolfError for relative and star imports.
     """
+    folder = Folder()
     rest = shake(sources, entry, names)
     while True:
         before = rest
-        rest = shake(fold(settle(rest)), entry, names)
+        rest = shake(folder.fold(settle(rest)), entry, names)
         if rest == before:
             return rest

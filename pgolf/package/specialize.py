@@ -1,7 +1,7 @@
 """A program for one configuration: settings become constants, and what they switch off is left out.
 
 Replaced is what can be told for sure: `config.SECTION.NAME`, NAME of an argument or field that is annotated with the
-section's class, or of a local name for one of these, and facts about the run. `fold` then decides what depends on them.
+section's class, or of a local name for one of these, and facts about the run. `reduce` then decides what depends on them.
 The configuration's own checks go as well: it was checked when the run was made.
 """
 
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pgolf.package.fold import fold, pairs
+from pgolf.package.fold import pairs
 
 SECTIONS = {
     "ModelConfig": "model",
@@ -24,11 +24,13 @@ SECTIONS = {
 }
 """By class."""
 _CONFIG = "pgolf.config."
+_HOLDERS = {"config", "settings", *SECTIONS.values()}
+"""Names that hold the configuration or a section."""
 
 Settings = Mapping[str, Mapping[str, Any]]
 
 
-Facts = Mapping[str, bool | str | None]
+Facts = Mapping[str, Any]
 """Values of `attribute`, `owner.attribute` or a whole expression, wherever they are read."""
 
 
@@ -44,7 +46,7 @@ def specialize(sources: Mapping[str, str], config: Settings, facts: Facts) -> di
         else:
             changed = _Constants(config, facts, named, shared).visit(tree)
             made[name] = ast.unparse(ast.fix_missing_locations(changed)) + "\n"
-    return fold(made)
+    return made
 
 
 def _shared_fields(trees: Iterable[ast.Module]) -> dict[str, str]:
@@ -75,6 +77,72 @@ def _section_fields(owner: ast.ClassDef) -> dict[str, str]:
                     if isinstance(target, ast.Attribute) and isinstance(value, ast.Name) and value.id in given:
                         fields[target.attr] = given[value.id]
     return fields
+
+
+def bake(sources: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, str]:
+    """The modules with `config`, section by section, as what the sections' fields are without being told.
+
+    Fields that nothing reads any more are gone, sections without any are None. `from_dict` is not called any more: the
+    program's configuration is `Config()`.
+    """
+    trees = {name: ast.parse(text) for name, text in sources.items()}
+    mentioned = {
+        node.attr
+        for name, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and not name.startswith(_CONFIG)
+    }
+    for name, tree in trees.items():
+        for owner in ast.walk(tree) if name.startswith(_CONFIG) else ():
+            if isinstance(owner, ast.ClassDef):
+                owner.body = [
+                    item for item in owner.body if not isinstance(item, ast.FunctionDef) or item.name in mentioned
+                ]
+    asked = {
+        node.attr
+        for name, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and (name.startswith(_CONFIG) or ast.unparse(node.value).rpartition(".")[2].lstrip("_") in _HOLDERS)
+    }
+    kept: set[str] = set()
+    owners = {
+        node.name: node for tree in trees.values() for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and (node.name in SECTIONS or node.name == "Config")
+    }  # fmt: skip
+    for name, owner in sorted(owners.items(), key=lambda item: item[0] == "Config"):
+        values = config if name == "Config" else config[SECTIONS[name]]
+        body: list[ast.stmt] = []
+        for item in owner.body:
+            if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
+                body.append(item)
+                continue
+            section = _section(item.annotation)
+            if item.target.id in SECTIONS.values() and item.target.id not in kept:
+                item.annotation, item.value = ast.Name("object"), ast.Constant(None)
+            elif not section:
+                item.value = _literal(values[item.target.id]) or item.value
+            if item.target.id in asked:
+                body.append(item)
+        owner.body = body or [ast.Pass()]
+        if body:
+            kept.add(SECTIONS.get(name, ""))
+    for tree in trees.values():
+        _Configured().visit(tree)
+    return {name: ast.unparse(ast.fix_missing_locations(tree)) + "\n" for name, tree in trees.items()}
+
+
+class _Configured(ast.NodeTransformer):
+    def visit_Call(self, node: ast.Call) -> ast.Call:
+        self.generic_visit(node)
+        return ast.Call(ast.Name("Config"), [], []) if ast.unparse(node.func) == "from_dict" else node
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom:
+        for alias in node.names:
+            if alias.name == "from_dict":
+                node.module, alias.name = f"{_CONFIG}sections", "Config"
+        node.names = list({alias.name: alias for alias in node.names}.values())
+        return node
 
 
 def _named_choices(sources: Mapping[str, str]) -> dict[str, ast.Tuple]:
@@ -130,7 +198,12 @@ class _Constants(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.expr:
         self.generic_visit(node)
         whole = ast.unparse(node)
-        return ast.Constant(self._facts[whole]) if whole in self._facts else node
+        return _expression(self._facts[whole]) if whole in self._facts else node
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        self.generic_visit(node)
+        whole = ast.unparse(node)
+        return _expression(self._facts[whole]) if whole in self._facts else node
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
         owner = ast.unparse(node.value).rpartition(".")[2]
@@ -139,7 +212,7 @@ class _Constants(ast.NodeTransformer):
             return node
         for known in (node.attr, f"{owner}.{node.attr}"):
             if known in self._facts:
-                return ast.Constant(self._facts[known])
+                return _expression(self._facts[known])
         values = self._config.get(self._section_of(node.value), {})
         if node.attr in values:
             return _literal(values[node.attr]) or node
@@ -169,6 +242,10 @@ class _Constants(ast.NodeTransformer):
 
 def _section(annotation: ast.expr | None) -> str:
     return SECTIONS.get(annotation.id, "") if isinstance(annotation, ast.Name) else ""
+
+
+def _expression(value: Any) -> ast.expr:
+    return ast.parse(repr(value), mode="eval").body
 
 
 def _literal(value: Any) -> ast.expr | None:
