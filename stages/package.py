@@ -42,8 +42,8 @@ def package(context: StageContext, source: Stage) -> Stage:
                 made = program.make(ENTRY, _everything(recorded), _on_gpu(source, scores))
                 bar.update(2, note="the script is minified")
                 libraries = sorted({*made.libraries, *script.LIBRARIES})
-                packed = script.pack(made.modules, ENTRY, recorded)
-                plain = script.pack(made.sources, ENTRY, recorded)
+                packed = script.pack(made.modules, recorded)
+                plain = script.pack(made.sources, recorded)
                 bar.update(3)
             ledger = Ledger(
                 files=(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgolf.package import imports
+from pgolf.package.link import link
 from pgolf.package.minify import minify
 from pgolf.package.reduce import reduce
 from pgolf.package.shake import shake
@@ -25,7 +26,7 @@ class Program:
     sources: Mapping[str, str]
     """The modules as they stand in the repository, by dotted name."""
     modules: Mapping[str, str]
-    """The same as they go into the script."""
+    """The same as they go into the script, in the order in which they run in one namespace."""
     libraries: tuple[str, ...]
     """Top-level names that they import from elsewhere."""
 
@@ -52,6 +53,6 @@ def _make(entry: str, text: str, on_gpu: bool) -> Program:
     modules = shake(bake(modules, config), entry, ["main"])  # of what nothing asks for any more
     return Program(
         sources={name: sources[name] for name in modules},
-        modules={name: minify(source) for name, source in modules.items()},
+        modules={name: minify(source) for name, source in link(modules, entry).items()},
         libraries=tuple(imports.third_party(modules)),
     )

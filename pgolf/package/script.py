@@ -1,14 +1,16 @@
 """One Python file that carries a program: modules compressed into a string, loaded from memory by a few lines.
 
 The file is Latin-1, in which every byte is a character: the compressed text (`mixing`) stands in a string literal,
-written with the 251 characters that need no escape there (the records' base85 costs 25%). Modules are found by an
-importer on `sys.meta_path`; their source goes to `linecache`, so that tracebacks and `inspect` show real lines.
+written with the 251 characters that need no escape there (the records' base85 costs 25%). Modules run one after the
+other in one namespace (`link`); their source goes to `linecache`, so that tracebacks and `inspect` show real lines. The
+lines that do this are compressed by zlib.
 """
 
 import ast
 import functools
 import inspect
 import json
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,34 +31,28 @@ _FIRST = 256 - mixing.BASE
 # Digits are shifted to the end of the alphabet, and those on characters that a literal cannot hold go to its beginning.
 _MOVED = {1: "\n", 2: "\r", 3: "'", 4: "\\"}
 _TO_LITERAL = str.maketrans({character: chr(place) for place, character in _MOVED.items()})
+_ESCAPES = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r", "\0": "\\0"}
 _FROM_LITERAL = {place: ord(character) for place, character in _MOVED.items()}
 
 _HEAD = """\
 # coding: latin-1
 # Made by pgolf package. python train_gpt.py --help; python train_gpt.py source DIR writes the code out.
+import zlib
+"""
+_LOADER = """\
 import ast,linecache,sys,traceback
-from importlib import util
 {decoder}
-N={size}
-P='"""
-_TAIL = """'
 S=decode(bytes(ord(c)-5 for c in P.translate({moved})),N).decode().split('\\0')
 S=dict(zip(S[::2],S[1::2]))
-class Packed:
- def find_spec(n,*_):
-  o='packed/'+n.replace('.','/')+'.py'
-  if n in S:return util.spec_from_loader(n,Packed,origin=o,is_package=any(m.startswith(n+'.')for m in S))
- def create_module(_):pass
- def exec_module(m):
-  f=m.__file__=m.__spec__.origin
-  s=ast.unparse(ast.parse(S[m.__name__]))
+G={'__name__':__name__}
+for n,s in S.items():
+ if n!='{settings}':
+  f='packed/'+n.replace('.','/')+'.py'
+  s=ast.unparse(ast.parse(s))
   linecache.cache[f]=len(s),None,s.splitlines(1),f
-  exec(compile(s,f,'exec'),m.__dict__)
-sys.meta_path.insert(0,Packed)
+  exec(compile(s,f,'exec'),G)
 sys.excepthook=traceback.print_exception
-if __name__=='__main__':
- from {entry} import main
- main(S)
+if __name__=='__main__':G['main'](S)
 """
 
 
@@ -68,8 +64,8 @@ class Packed:
     text_bytes: int
 
 
-def pack(sources: Mapping[str, str], entry: str, settings: Mapping[str, Any]) -> Packed:
-    """The self-extracting file of the modules `sources`, which calls `main(sources)` of the module `entry`.
+def pack(sources: Mapping[str, str], settings: Mapping[str, Any]) -> Packed:
+    """The self-extracting file of the modules `sources`, run in their order in one namespace; then `main(sources)` is.
 
     `settings` is handed on as JSON under the name `settings.json` among the sources.
     """
@@ -77,9 +73,12 @@ def pack(sources: Mapping[str, str], entry: str, settings: Mapping[str, Any]) ->
     if len(text) > _MAX_UNPACKED:
         raise PgolfError(f"{len(text):,} bytes of source are more than a script may unpack to, {_MAX_UNPACKED:,}")
     literal = "".join(chr(digit + _FIRST) for digit in mixing.encode(text)).translate(_TO_LITERAL)
-    head = _HEAD.replace("{decoder}", _decoder()).replace("{size}", str(len(text)))
-    tail = _TAIL.replace("{moved}", repr(_FROM_LITERAL).replace(" ", ""))
-    script = head + literal + tail.replace("{entry}", entry)
+    values = {"decoder": _decoder(), "moved": repr(_FROM_LITERAL).replace(" ", ""), "settings": SETTINGS}
+    loader = _LOADER
+    for name, value in values.items():
+        loader = loader.replace(f"{{{name}}}", value)
+    packed = _escaped(zlib.compress(loader.encode(), 9, -15).decode("latin-1"))
+    script = f"{_HEAD}N={len(text)}\nP='{literal}'\nexec(zlib.decompress('{packed}'.encode('latin-1'),-15))\n"
     return Packed(script.encode("latin-1"), len(literal))
 
 
@@ -136,6 +135,12 @@ def _join(sources: Mapping[str, str], settings: Mapping[str, Any]) -> bytes:
         if _SEPARATOR in source:
             raise PgolfError(f"{name} contains a NUL character and cannot be packed; write it as an escape")
     return _SEPARATOR.join(part for entry in entries.items() for part in entry).encode("utf-8")
+
+
+def _escaped(text: str) -> str:
+    """The content of a literal for Latin-1 text."""
+    text = re.sub(r"[\\'\n\r]|\0(?![0-7])", lambda found: _ESCAPES[found[0]], text)
+    return text.replace("\0", "\\000")  # before a digit the short form would swallow it
 
 
 @functools.cache
