@@ -36,7 +36,8 @@ def make(entry: str, config: Mapping[str, Any], on_gpu: bool) -> Program:
 
     on_gpu: whether the run, or a score of it, was made on a GPU; otherwise the program is one for the CPU.
     """
-    return _make(entry, json.dumps(config), on_gpu)
+    used = dict(config) | {"package": {"coder": config["package"]["coder"]}}
+    return _make(entry, json.dumps(used), on_gpu)
 
 
 @functools.cache

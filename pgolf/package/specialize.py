@@ -121,7 +121,7 @@ def bake(sources: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, str
             if item.target.id in SECTIONS.values() and item.target.id not in kept:
                 item.annotation, item.value = ast.Name("object"), ast.Constant(None)
             elif not section:
-                item.value = _literal(values[item.target.id]) or item.value
+                item.value = _literal(values.get(item.target.id, ...)) or item.value
             if item.target.id in asked:
                 body.append(item)
         owner.body = body or [ast.Pass()]

@@ -111,7 +111,7 @@ def test_script_alone_scores_trains_and_shows_itself(chain, copy, documents, tmp
     folder.mkdir()
     for name in ("train_gpt.py", "model.pgz", "tokenizer.model"):
         shutil.copyfile(copy / name, folder / name)
-    scored = json.loads(script_of(folder, "eval", "--val", str(documents[1]), "--ttt"))
+    scored = json.loads(script_of(folder, "eval", "--val", str(chain.tokens.path), "--ttt"))
     claimed = chain.ttt_score.manifest.metrics
     assert abs(scored["bits_per_byte"] - claimed["bits_per_byte"]) < 1e-6
     assert scored["bytes_scored"] == claimed["bytes_scored"]
