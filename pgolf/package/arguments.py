@@ -11,6 +11,7 @@ import ast
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from pgolf.package.fold import is_pure
 from pgolf.package.imports import aliases
 
 _Key = tuple[str, str]
@@ -41,7 +42,8 @@ def settle(sources: Mapping[str, str]) -> dict[str, str]:
         if function.only_called and function.calls:
             _put_in_place(function)
     idle = {id(call) for one in functions.values() if _does_nothing(one) for call in one.calls}
-    trees = {name: _Drop(idle).visit(tree) for name, tree in trees.items()}
+    known = {id(call): value for one in functions.values() if (value := _always(one)) for call in one.calls}
+    trees = {name: _Drop(idle, known).visit(tree) for name, tree in trees.items()}
     return {name: ast.unparse(ast.fix_missing_locations(tree)) + "\n" for name, tree in trees.items()}
 
 
@@ -154,17 +156,30 @@ def _does_nothing(function: _Function) -> bool:
     return all(isinstance(item, ast.Pass) for item in function.body) and not function.first
 
 
-class _Drop(ast.NodeTransformer):
-    """Calls of functions that do nothing go, where computing their arguments does nothing either."""
+def _always(function: _Function) -> ast.Constant | None:
+    """The constant that a function gives, whatever it is given."""
+    only = function.body[0]
+    alone = len(function.body) == 1 and isinstance(only, ast.Return) and isinstance(only.value, ast.Constant)
+    return only.value if alone and function.only_called else None  # type: ignore[attr-defined]
 
-    def __init__(self, calls: Collection[int]) -> None:
-        self._calls = calls
+
+class _Drop(ast.NodeTransformer):
+    """Calls of functions that do nothing, or give a constant, go where computing their arguments does nothing either."""
+
+    def __init__(self, calls: Collection[int], known: Mapping[int, ast.Constant]) -> None:
+        self._calls, self._known = calls, known
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        self.generic_visit(node)
+        plain = all(is_pure(item) for item in (*node.args, *(keyword.value for keyword in node.keywords)))
+        return self._known.get(id(node), node) if plain else node
 
     def visit_Expr(self, node: ast.Expr) -> ast.stmt:
+        self.generic_visit(node)
         call = node.value
         if not isinstance(call, ast.Call) or id(call) not in self._calls or call.keywords:
             return node
-        return ast.Pass() if all(isinstance(item, ast.Name | ast.Constant) for item in call.args) else node
+        return ast.Pass() if all(map(is_pure, call.args)) else node
 
 
 class _Replace(ast.NodeTransformer):

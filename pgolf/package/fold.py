@@ -1,8 +1,8 @@
 """Decide what depends on constants alone, and leave out what then has no use: branches, local names, attributes.
 
 Constants go where names stand for them; conditions on them are decided; code behind a `return` goes; attributes of the
-model's classes that are only ever set to None count as None, so that a part that is off leaves no trace; names and
-attributes that are set and never read are not set. Reading a name or an attribute is taken to do nothing else.
+model's classes that are only ever set to one constant, such as None, count as it, so that a part that is off leaves no
+trace; names and attributes that are set and never read are not set. Reading a name or an attribute is taken to do nothing else.
 """
 
 import ast
@@ -17,7 +17,7 @@ class Folder:
     """Folds a program again and again, and looks at what has changed since only."""
 
     def __init__(self) -> None:
-        self._known: tuple[frozenset[str], frozenset[str]] | None = None
+        self._known: tuple[dict[str, str], frozenset[str]] | None = None
         self._done: dict[str, str] = {}
 
     def fold(self, sources: Mapping[str, str]) -> dict[str, str]:
@@ -26,7 +26,7 @@ class Folder:
         trees = {name: ast.parse(text) for name, text in texts.items()}
         changed = {name for name, text in texts.items() if self._done.get(name) != text}
         while True:
-            now = _none_attributes(trees), _unread_attributes(trees.values())
+            now = _constant_attributes(trees), _unread_attributes(trees.values())
             if now != self._known:
                 self._known, changed = now, set(trees)
             if not changed:
@@ -39,8 +39,8 @@ class Folder:
                     changed.discard(name)
 
 
-def _fold(tree: ast.Module, nones: Collection[str], unread: Collection[str]) -> str:
-    _Put({}, nones).visit(tree)
+def _fold(tree: ast.Module, settled: Mapping[str, str], unread: Collection[str]) -> str:
+    _Put({}, {name: ast.parse(text, mode="eval").body for name, text in settled.items()}).visit(tree)
     tree = _Fold(unread).visit(tree)
     for node in [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]:
         _tidy_locals(node)
@@ -57,8 +57,8 @@ def pairs(node: ast.AST) -> list[_Pair]:
     return [(target, value)]
 
 
-def _none_attributes(trees: Mapping[str, ast.Module]) -> frozenset[str]:
-    """Attributes that the model's classes set to None, and that nothing sets to anything else."""
+def _constant_attributes(trees: Mapping[str, ast.Module]) -> dict[str, str]:
+    """Attributes that the model's classes set to a constant, and that nothing sets to anything else; and the constant."""
     values: dict[str, list[ast.expr | None]] = {}
     owned: set[str] = set()
     for name, tree in trees.items():
@@ -75,7 +75,12 @@ def _none_attributes(trees: Mapping[str, ast.Module]) -> frozenset[str]:
                         values.setdefault(item.name, []).append(None)
                     elif isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
                         values.setdefault(item.target.id, []).append(None)
-    return frozenset(name for name in owned if all(map(_is_none, values[name])))
+    return {
+        name: ast.unparse(first)
+        for name in owned
+        if isinstance(first := values[name][0], ast.Constant)
+        and all(value is not None and ast.dump(value) == ast.dump(first) for value in values[name])
+    }
 
 
 def _unread_attributes(trees: Collection[ast.Module]) -> frozenset[str]:
@@ -90,17 +95,17 @@ def _unread_attributes(trees: Collection[ast.Module]) -> frozenset[str]:
 
 
 class _Put(ast.NodeTransformer):
-    """Constants in the place of names, and None in that of attributes."""
+    """Constants in the place of names and of attributes."""
 
-    def __init__(self, values: Mapping[str, ast.expr], nones: Collection[str] = ()) -> None:
-        self._values, self._nones = values, nones
+    def __init__(self, values: Mapping[str, ast.expr], attributes: Mapping[str, ast.expr] | None = None) -> None:
+        self._values, self._attributes = values, attributes or {}
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         return self._values.get(node.id, node) if isinstance(node.ctx, ast.Load) else node
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
         self.generic_visit(node)
-        return ast.Constant(None) if isinstance(node.ctx, ast.Load) and node.attr in self._nones else node
+        return self._attributes.get(node.attr, node) if isinstance(node.ctx, ast.Load) else node
 
 
 class _Fold(ast.NodeTransformer):
@@ -127,7 +132,7 @@ class _Fold(ast.NodeTransformer):
         truth = _truth(node.test)
         if truth is None:
             idle = all(isinstance(statement, ast.Pass) for statement in [*node.body, *node.orelse])
-            return ast.Pass() if idle and _is_pure(node.test) else node
+            return ast.Pass() if idle and is_pure(node.test) else node
         return (node.body if truth else node.orelse) or ast.Pass()
 
     def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
@@ -150,7 +155,7 @@ class _Fold(ast.NodeTransformer):
         node.values = kept
         last = kept[-1]
         if isinstance(last, ast.Constant) and last.value is not wanted and isinstance(last.value, bool):
-            if all(isinstance(value, ast.Compare) and _is_pure(value) for value in kept[:-1]):
+            if all(isinstance(value, ast.Compare) and is_pure(value) for value in kept[:-1]):
                 return last  # `x == y and False`
         return kept[0] if len(kept) == 1 else node
 
@@ -170,22 +175,25 @@ class _Fold(ast.NodeTransformer):
             and all(isinstance(item, ast.Constant) for item in node.comparators[0].elts)
         )
         if not constant and not choice:
-            return node
+            pairs_of = zip(parts, node.ops, parts[1:], strict=False)
+            links = [ast.Compare(left, [op], [right]) for left, op, right in pairs_of] if len(node.ops) > 1 else []
+            broken = any(isinstance(one := self.visit_Compare(link), ast.Constant) and not one.value for link in links)
+            return ast.Constant(False) if broken and is_pure(node) else node
         return ast.Constant(bool(eval(compile(ast.Expression(ast.fix_missing_locations(node)), "", "eval"))))
 
     def visit_Assign(self, node: ast.Assign) -> ast.stmt:
         self.generic_visit(node)
         given = pairs(node)
-        kept = [pair for pair in given if not (self._is_unread(pair[0]) and _is_pure(pair[1]))]
+        kept = [pair for pair in given if not (self._is_unread(pair[0]) and is_pure(pair[1]))]
         return node if len(kept) == len(given) else _assignment(kept)
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.stmt:
         self.generic_visit(node)
-        return ast.Pass() if self._is_unread(node.target) and (node.value is None or _is_pure(node.value)) else node
+        return ast.Pass() if self._is_unread(node.target) and (node.value is None or is_pure(node.value)) else node
 
     def visit_AugAssign(self, node: ast.AugAssign) -> ast.stmt:
         self.generic_visit(node)
-        return ast.Pass() if self._is_unread(node.target) and _is_pure(node.value) else node
+        return ast.Pass() if self._is_unread(node.target) and is_pure(node.value) else node
 
     def _is_unread(self, target: ast.expr) -> bool:
         return isinstance(target, ast.Attribute) and _is_self(target) and target.attr in self._unread
@@ -193,7 +201,7 @@ class _Fold(ast.NodeTransformer):
 
 def _tested(test: ast.expr) -> ast.expr:
     """A condition without what makes no difference to it: `x and True`; `x and False` of a pure x is False."""
-    if not isinstance(test, ast.BoolOp) or _truth(test.values[-1]) is None or not _is_pure(test):
+    if not isinstance(test, ast.BoolOp) or _truth(test.values[-1]) is None or not is_pure(test):
         return test
     if _truth(test.values[-1]) != isinstance(test.op, ast.And):
         return test.values[-1]
@@ -210,7 +218,7 @@ def _tidy_locals(function: ast.FunctionDef) -> None:
         if not isinstance(target, ast.Name) or target.id in outer:
             return False
         itself = isinstance(value, ast.Name) and value.id == target.id
-        return itself or (target.id not in read and _is_pure(value))
+        return itself or (target.id not in read and is_pure(value))
 
     put = {
         target.id: value
@@ -261,7 +269,7 @@ def _is_brief(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and (isinstance(node.value, str | None) or len(repr(node.value)) < 6)
 
 
-def _is_pure(node: ast.expr) -> bool:
+def is_pure(node: ast.expr) -> bool:
     """Whether computing it does nothing else."""
     harmless = (
         ast.Name | ast.Attribute | ast.Constant | ast.Tuple | ast.List | ast.Dict | ast.Compare | ast.BoolOp
@@ -273,10 +281,6 @@ def _is_pure(node: ast.expr) -> bool:
 
 def _is_measure(node: ast.AST) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("len", "max", "min")
-
-
-def _is_none(node: ast.expr | None) -> bool:
-    return isinstance(node, ast.Constant) and node.value is None
 
 
 def _truth(node: ast.expr) -> bool | None:

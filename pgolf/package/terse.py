@@ -5,11 +5,13 @@ by pgolf itself, from which the script was made.
 """
 
 import ast
+import re
 
 _SPOKEN = ("stages.script", "pgolf.package.scoring")
 """Modules whose errors are about the files that the script's user names: they keep their texts."""
 _ERRORS = ("PgolfError", "CheckFailed", "ValueError")
 _C = "pgolf.model."
+_NO_SPACE = re.compile(r" ?([-+*/%<>=&|?:;,(){}!^~\[\]]) ?")  # sources have no `a - -b` and the like
 
 
 def terse(name: str, source: str) -> str:
@@ -74,6 +76,7 @@ class _Terse(ast.NodeTransformer):
         if self._c and isinstance(node.value, str) and node.value.count("\n") > 2:
             lines = (line.strip() for line in node.value.split("\n"))
             kept = [line for line in lines if line and not (line.startswith("/*") and line.endswith("*/"))]
+            kept = [line if line.startswith("#") else _NO_SPACE.sub(r"\1", line) for line in kept]
             return ast.copy_location(ast.Constant("\n" + "\n".join(kept) + "\n"), node)
         return node
 
