@@ -44,7 +44,7 @@ def settle(sources: Mapping[str, str]) -> dict[str, str]:
     idle = {id(call) for one in functions.values() if _does_nothing(one) for call in one.calls}
     known = {id(call): value for one in functions.values() if (value := _always(one)) for call in one.calls}
     trees = {name: _Drop(idle, known).visit(tree) for name, tree in trees.items()}
-    return {name: ast.unparse(ast.fix_missing_locations(tree)) + "\n" for name, tree in trees.items()}
+    return {name: ast.unparse(tree) + "\n" for name, tree in trees.items()}
 
 
 def _function(node: ast.stmt) -> _Function | None:

@@ -44,7 +44,7 @@ def _fold(tree: ast.Module, settled: Mapping[str, str], unread: Collection[str])
     tree = _Fold(unread).visit(tree)
     for node in [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]:
         _tidy_locals(node)
-    return ast.unparse(ast.fix_missing_locations(tree)) + "\n"
+    return ast.unparse(tree) + "\n"
 
 
 def pairs(node: ast.AST) -> list[_Pair]:
@@ -246,9 +246,9 @@ class _DropPairs(ast.NodeTransformer):
 
 def _assignment(kept: list[_Pair]) -> ast.stmt:
     if len(kept) < 2:
-        return ast.Assign([kept[0][0]], kept[0][1]) if kept else ast.Pass()
+        return ast.Assign([kept[0][0]], kept[0][1], lineno=0) if kept else ast.Pass()
     targets, values = [target for target, _ in kept], [value for _, value in kept]
-    return ast.Assign([ast.Tuple(targets, ast.Store())], ast.Tuple(values, ast.Load()))
+    return ast.Assign([ast.Tuple(targets, ast.Store())], ast.Tuple(values, ast.Load()), lineno=0)
 
 
 def _bound(function: ast.FunctionDef) -> Iterator[str]:

@@ -31,7 +31,7 @@ def link(sources: Mapping[str, str], entry: str) -> dict[str, str]:
     imported: dict[str, str] = {}
     for name in order:
         tree = _Link(modules[name], modules, names, imported).visit(modules[name].tree)
-        if text := ast.unparse(ast.fix_missing_locations(tree)):
+        if text := ast.unparse(tree):
             linked[name] = text + "\n"
     return linked
 

@@ -45,7 +45,7 @@ def specialize(sources: Mapping[str, str], config: Settings, facts: Facts) -> di
             made[name] = ast.unparse(_Unchecked().visit(tree)) + "\n"
         else:
             changed = _Constants(config, facts, named, shared).visit(tree)
-            made[name] = ast.unparse(ast.fix_missing_locations(changed)) + "\n"
+            made[name] = ast.unparse(changed) + "\n"
     return made
 
 
@@ -129,7 +129,7 @@ def bake(sources: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, str
             kept.add(SECTIONS.get(name, ""))
     for tree in trees.values():
         _Configured().visit(tree)
-    return {name: ast.unparse(ast.fix_missing_locations(tree)) + "\n" for name, tree in trees.items()}
+    return {name: ast.unparse(tree) + "\n" for name, tree in trees.items()}
 
 
 class _Configured(ast.NodeTransformer):

@@ -20,7 +20,7 @@ def terse(name: str, source: str) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.stmt) and getattr(node, "body", None) == []:
             node.body = [ast.Pass()]  # type: ignore[attr-defined]
-    return ast.unparse(ast.fix_missing_locations(tree)) + "\n"
+    return ast.unparse(tree) + "\n"
 
 
 class _Terse(ast.NodeTransformer):
