@@ -25,13 +25,14 @@ REQUIREMENTS = "requirements.txt"
 
 
 def package(context: StageContext, source: Stage) -> Stage:
-    """Make the `package` stage from a `quantize` stage and the scores that its run holds of it.
+    """Make the `package` stage from a `quantize` stage and the scores and audits that its run holds of it.
 
     Raises CheckFailed when what counts is over `package.cap_bytes`; then nothing is written.
     """
     settings = context.config.package
     scores = claims.scores_of(source, context.run)
-    inputs = {"model": source, **scores}
+    audits = claims.audits_of(source, context.run, scores)
+    inputs = {"model": source, **scores, **{f"audit:{name}": stage for name, stage in audits.items()}}
     with context.build("package", inputs=inputs, sections=("package",)) as build:
         if build.existing is None:
             tokenizer = source.ancestor("tokenize").file(TOKENIZER).read_bytes()
@@ -68,7 +69,7 @@ def package(context: StageContext, source: Stage) -> Stage:
                 TOKENIZER: tokenizer,
                 REQUIREMENTS: requirements(libraries).encode(),
             }
-            claimed = claims.claim(source, scores, files)
+            claimed = claims.claim(source, scores, audits, files)
             files[claims.FILE] = (json.dumps(claimed, indent=2) + "\n").encode()
             for name, content in files.items():
                 build.writer.path(name).write_bytes(content)

@@ -3,8 +3,7 @@
 A module's functions serve many callers; one program may always take the same way through them. Seen are functions and
 classes at the top of a module that are only ever called, by their own name or as an attribute of their module: when
 each call gives an argument the same constant, or none gives it and its default is one, it is put in place and taken out
-of the signature and of the calls. `fold` then decides what depends on it. A field of a dataclass that is the same in all
-objects is put in place where its own methods read it.
+of the signature and of the calls. `fold` then decides what depends on it.
 """
 
 import ast
@@ -34,7 +33,7 @@ def settle(sources: Mapping[str, str]) -> dict[str, str]:
         (name, node.name): found
         for name, tree in trees.items()
         for node in tree.body
-        if (found := _function(node)) is not None
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and (found := _function(node)) is not None
     }
     for name, tree in trees.items():
         _find_uses(name, tree, functions)
@@ -47,11 +46,11 @@ def settle(sources: Mapping[str, str]) -> dict[str, str]:
     return {name: ast.unparse(tree) + "\n" for name, tree in trees.items()}
 
 
-def _function(node: ast.stmt) -> _Function | None:
+def _function(node: ast.FunctionDef | ast.ClassDef) -> _Function | None:
     """What a definition at the top of a module takes when it is called; None when that cannot be told."""
     if isinstance(node, ast.FunctionDef):
         return None if _reads_its_signature(node) else _Function(node.args, node.body)
-    if not isinstance(node, ast.ClassDef) or node.decorator_list:
+    if node.decorator_list:
         return None
     if any(isinstance(part, ast.Name) and part.id == "cls" for part in ast.walk(node)):
         return None  # it makes its objects itself
@@ -164,7 +163,7 @@ def _always(function: _Function) -> ast.Constant | None:
 
 
 class _Drop(ast.NodeTransformer):
-    """Calls of functions that do nothing, or give a constant, go where computing their arguments does nothing either."""
+    """Calls of functions that do nothing, or give a constant, go where their arguments do nothing either."""
 
     def __init__(self, calls: Collection[int], known: Mapping[int, ast.Constant]) -> None:
         self._calls, self._known = calls, known

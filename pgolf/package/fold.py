@@ -2,7 +2,7 @@
 
 Constants go where names stand for them; conditions on them are decided; code behind a `return` goes; attributes of the
 model's classes that are only ever set to one constant, such as None, count as it, so that a part that is off leaves no
-trace; names and attributes that are set and never read are not set. Reading a name or an attribute is taken to do nothing else.
+trace; names and attributes that are set and never read are not set. Reading one is taken to do nothing else.
 """
 
 import ast
@@ -58,12 +58,13 @@ def pairs(node: ast.AST) -> list[_Pair]:
 
 
 def _constant_attributes(trees: Mapping[str, ast.Module]) -> dict[str, str]:
-    """Attributes that the model's classes set to a constant, and that nothing sets to anything else; and the constant."""
+    """Attributes that the model's classes set to a constant and nothing sets to anything else, with the constant."""
     values: dict[str, list[ast.expr | None]] = {}
     owned: set[str] = set()
     for name, tree in trees.items():
         for node in ast.walk(tree):
-            found = pairs(node) or [(target, None) for target in _targets(node)]
+            found: list[tuple[ast.expr, ast.expr | None]] = [*pairs(node)]
+            found = found or [(target, None) for target in _targets(node)]
             for target, value in found:
                 for part in ast.walk(target):
                     if isinstance(part, ast.Attribute) and not isinstance(part.ctx, ast.Load):
@@ -85,7 +86,8 @@ def _constant_attributes(trees: Mapping[str, ast.Module]) -> dict[str, str]:
 
 def _unread_attributes(trees: Collection[ast.Module]) -> frozenset[str]:
     """Attributes that are set on `self` and never read, by name or through a string."""
-    stored, read = set(), set()
+    stored: set[str] = set()
+    read: set[str] = set()
     for node in (node for tree in trees for node in ast.walk(tree)):
         if isinstance(node, ast.Attribute):
             (read if isinstance(node.ctx, ast.Load) or not _is_self(node) else stored).add(node.attr)
@@ -154,9 +156,9 @@ class _Fold(ast.NodeTransformer):
                 break
         node.values = kept
         last = kept[-1]
-        if isinstance(last, ast.Constant) and last.value is not wanted and isinstance(last.value, bool):
-            if all(isinstance(value, ast.Compare) and is_pure(value) for value in kept[:-1]):
-                return last  # `x == y and False`
+        decided = isinstance(last, ast.Constant) and isinstance(last.value, bool) and last.value is not wanted
+        if decided and all(isinstance(value, ast.Compare) and is_pure(value) for value in kept[:-1]):
+            return last  # `x == y and False`
         return kept[0] if len(kept) == 1 else node
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:

@@ -55,7 +55,9 @@ class _Module:
                     self.imported[bound(alias)] = (whole, "") if whole in sources else (source, alias.name)
                     self.needs.append(whole if whole in sources else source)
                 elif id(node) in top:
-                    self.foreign[bound(alias)] = whole if alias.asname or isinstance(node, ast.ImportFrom) else bound(alias)
+                    self.foreign[bound(alias)] = (
+                        whole if alias.asname or isinstance(node, ast.ImportFrom) else bound(alias)
+                    )
 
 
 def _order(name: str, modules: Mapping[str, _Module], seen: set[str]) -> Iterator[str]:

@@ -28,7 +28,7 @@ def decode(digits: bytes, size: int) -> bytes:
 
 
 def tables() -> tuple[np.ndarray, np.ndarray]:
-    """The logarithm of odds in 1/256 for a probability in 1/4096, and of that, from -8 to 8, the probability in 1/65536."""
+    """Log odds in 1/256 for each probability in 1/4096; probabilities in 1/65536 for log odds from -8 to 8."""
     odds = [round(256 * math.log((i + 0.5) / (4095.5 - i))) for i in range(4096)]
     return np.array(odds), np.array([round(16 + 65504 / (1 + math.exp(8 - i / 256))) for i in range(4096)])
 

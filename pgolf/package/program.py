@@ -1,6 +1,7 @@
-"""The modules of the program inside a packaged script, made for one run: settled, reduced, without what only people read.
+"""The modules of the program inside a packaged script, made for one run.
 
-`settings` of the run and facts about it are constants in it, but for how long to train, which its own options change.
+The run's settings and facts about it are constants in it, but for how long to train, which its own options change.
+What then has no use is gone, and so is what only people read.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""What one program needs of its modules: unused definitions out, constant arguments in, and again until nothing gives."""
+"""What one program needs of its modules: unused definitions out, constant arguments in, again until nothing changes."""
 
 from collections.abc import Collection, Mapping
 

@@ -1,8 +1,8 @@
 """A program for one configuration: settings become constants, and what they switch off is left out.
 
 Replaced is what can be told for sure: `config.SECTION.NAME`, NAME of an argument or field that is annotated with the
-section's class, or of a local name for one of these, and facts about the run. `reduce` then decides what depends on them.
-The configuration's own checks go as well: it was checked when the run was made.
+section's class, or of a local name for one of these, and facts about the run. `reduce` then decides what depends on
+them. The configuration's own checks go as well: it was checked when the run was made.
 """
 
 import ast
@@ -67,7 +67,9 @@ def _section_fields(owner: ast.ClassDef) -> dict[str, str]:
     fields = {
         item.target.id: section
         for item in owner.body
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and (section := _section(item.annotation))
+        if isinstance(item, ast.AnnAssign)
+        and isinstance(item.target, ast.Name)
+        and (section := _section(item.annotation))
     }
     for item in owner.body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
@@ -176,7 +178,9 @@ class _Constants(ast.NodeTransformer):
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
         arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
         found = {one.arg: section for one in arguments if (section := _section(one.annotation))}
-        stores = Counter(one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store))
+        stores = Counter(
+            one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)
+        )
         for one in ast.walk(node):
             for target, value in pairs(one):
                 if isinstance(target, ast.Name) and stores[target.id] == 1 and (section := self._section_of(value)):
