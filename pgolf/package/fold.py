@@ -33,14 +33,15 @@ class Folder:
                 self._done = texts
                 return dict(texts)
             for name in sorted(changed):
-                before, texts[name] = texts[name], _fold(trees[name], *now)
+                before, texts[name] = texts[name], _fold(trees[name], name.startswith(_MODEL), *now)
                 trees[name] = ast.parse(texts[name])
                 if texts[name] == before:
                     changed.discard(name)
 
 
-def _fold(tree: ast.Module, settled: Mapping[str, str], unread: Collection[str]) -> str:
-    _Put({}, {name: ast.parse(text, mode="eval").body for name, text in settled.items()}).visit(tree)
+def _fold(tree: ast.Module, of_model: bool, settled: Mapping[str, str], unread: Collection[str]) -> str:
+    attributes = {name: ast.parse(text, mode="eval").body for name, text in settled.items()}
+    _Put({}, attributes, ("model", "self") if of_model else ("model",)).visit(tree)
     tree = _Fold(unread).visit(tree)
     for node in [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]:
         _tidy_locals(node)
@@ -70,12 +71,13 @@ def _constant_attributes(trees: Mapping[str, ast.Module]) -> dict[str, str]:
                     if isinstance(part, ast.Attribute) and not isinstance(part.ctx, ast.Load):
                         values.setdefault(part.attr, []).append(value if part is target else None)
                         owned |= {part.attr} if name.startswith(_MODEL) and _is_self(part) else set()
-            if isinstance(node, ast.ClassDef):  # methods, fields and annotated attributes are something else
+            if isinstance(node, ast.ClassDef | ast.Module):  # methods, fields, what modules define are something else
                 for item in node.body:
-                    if isinstance(item, ast.FunctionDef):
+                    if isinstance(item, ast.FunctionDef | ast.ClassDef):
                         values.setdefault(item.name, []).append(None)
-                    elif isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-                        values.setdefault(item.target.id, []).append(None)
+                    for part in (part for target in _targets(item) for part in ast.walk(target)):
+                        if isinstance(part, ast.Name):
+                            values.setdefault(part.id, []).append(None)
     return {
         name: ast.unparse(first)
         for name in owned
@@ -99,15 +101,21 @@ def _unread_attributes(trees: Collection[ast.Module]) -> frozenset[str]:
 class _Put(ast.NodeTransformer):
     """Constants in the place of names and of attributes."""
 
-    def __init__(self, values: Mapping[str, ast.expr], attributes: Mapping[str, ast.expr] | None = None) -> None:
-        self._values, self._attributes = values, attributes or {}
+    def __init__(
+        self,
+        values: Mapping[str, ast.expr],
+        attributes: Mapping[str, ast.expr] | None = None,
+        owners: Collection[str] = (),
+    ) -> None:
+        self._values, self._attributes, self._owners = values, attributes or {}, owners
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         return self._values.get(node.id, node) if isinstance(node.ctx, ast.Load) else node
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
         self.generic_visit(node)
-        return self._attributes.get(node.attr, node) if isinstance(node.ctx, ast.Load) else node
+        owned = ast.unparse(node.value).rpartition(".")[2].lstrip("_") in self._owners
+        return self._attributes.get(node.attr, node) if owned and isinstance(node.ctx, ast.Load) else node
 
 
 class _Fold(ast.NodeTransformer):
