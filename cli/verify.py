@@ -9,6 +9,8 @@ import typer
 
 from cli.common import guarded
 
+_SHOWN = {True: "yes", False: "NO", None: "-"}
+
 
 def add_to(app: typer.Typer) -> None:
     @app.command("verify")
@@ -21,6 +23,9 @@ def add_to(app: typer.Typer) -> None:
         run_code: Annotated[
             bool, typer.Option("--run-code", help="Also run the package's own script, guarded.")
         ] = False,
+        audit: Annotated[
+            bool, typer.Option("--audit", help="Audit the scores too, where the package holds no audit of them.")
+        ] = False,
         seconds: Annotated[float, typer.Option(help="Time limit of each scoring.")] = 3600.0,
         tolerance: Annotated[float, typer.Option(help="Bits per byte that a score may differ by.")] = 1e-6,
         text_field: Annotated[str, typer.Option(help="Field of a document's text in JSON lines.")] = "text",
@@ -29,7 +34,7 @@ def add_to(app: typer.Typer) -> None:
         as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False,
         debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
     ) -> None:
-        """Check a package's hashes, bytes and scores; say true or false. Exit code 1 for false."""
+        """Check a package's hashes, bytes, scores and audit; say true or false. Exit code 1 for false."""
 
         def work() -> None:
             from cli.screen import Screen, say_error
@@ -37,12 +42,12 @@ def add_to(app: typer.Typer) -> None:
             from stages.verify import verify as check
 
             screen = Screen()
-            checks = check(folder, val, screen, device, threads, run_code, seconds, text_field, tolerance)
-            true = all(one.passed for one in checks)
+            checks = check(folder, val, screen, device, threads, run_code, seconds, text_field, tolerance, audit)
+            true = not any(one.failed for one in checks)
             screen.table(
                 str(folder),
                 ("check", "", "what was found"),
-                [(one.what, "yes" if one.passed else "NO", one.detail) for one in checks],
+                [(one.what, _SHOWN[one.passed], one.detail) for one in checks],
             )
             if as_json:
                 found = [dataclasses.asdict(one) for one in checks]

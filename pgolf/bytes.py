@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pgolf.pieces import SPACE_MARK, Pieces
 from pgolf.shards import TokenStream
-from pgolf.tokenizer import MAX_TOKEN_BYTES, SPACE_MARK, Tokenizer
+from pgolf.tokenizer import MAX_TOKEN_BYTES, Tokenizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +27,10 @@ class ByteTable:
     boundary: np.ndarray  # (vocab_size,) bool: control, unknown and unused pieces
 
     @classmethod
-    def from_tokenizer(cls, tokenizer: Tokenizer) -> "ByteTable":
+    def from_tokenizer(cls, tokenizer: Pieces) -> "ByteTable":
         base = tokenizer.lengths.copy()
         leading = np.zeros(len(base), bool)
         boundary = np.zeros(len(base), bool)
-        operators = tokenizer.caseops.symbols if tokenizer.caseops else ()
         for token in range(len(base)):
             sp = tokenizer.sp
             if sp.is_control(token) or sp.is_unknown(token) or sp.is_unused(token):
@@ -38,7 +38,7 @@ class ByteTable:
             elif not sp.is_byte(token):
                 piece = sp.id_to_piece(token)
                 leading[token] = piece.startswith(SPACE_MARK)
-                if piece in operators:
+                if piece in tokenizer.operators:
                     base[token] = 0
         return cls(base - leading, leading, boundary)
 

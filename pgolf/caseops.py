@@ -20,6 +20,8 @@ from functools import cached_property
 
 import numpy as np
 
+from pgolf.pieces import CHALLENGE_OPERATORS, LEADING_OPERATORS
+
 _TITLE, _ALLCAPS, _CAPNEXT, _ESC = range(4)
 _UPPER = re.compile(rb"[A-Z]")
 
@@ -160,6 +162,6 @@ def _restore(match: re.Match[bytes]) -> bytes:
     return bytes(letters.upper())
 
 
-CHALLENGE = CaseOps("challenge", 0xE001, leading=False)
-LEADING = CaseOps("leading", 0xE011, leading=True)
+CHALLENGE = CaseOps("challenge", CHALLENGE_OPERATORS, leading=False)
+LEADING = CaseOps("leading", LEADING_OPERATORS, leading=True)
 DIALECTS = (CHALLENGE, LEADING)

@@ -64,7 +64,7 @@ def choose(device: str = "auto", threads: int = 0, compile: bool = True) -> Runt
         raise PgolfError(f"--device {device!r}: choose auto, cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
         raise PgolfError("--device cuda: torch finds no usable GPU here; leave it out to run on the CPU")
-    use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    use_cuda = device != "cpu" and torch.cuda.is_available()
     world_size = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's own interface
     world_rank = int(os.environ.get("RANK", "0"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))

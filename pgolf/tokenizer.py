@@ -11,7 +11,6 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import sentencepiece as spm
@@ -19,73 +18,23 @@ import sentencepiece as spm
 from pgolf.caseops import DIALECTS, LEADING, CaseOps
 from pgolf.config.tokenizer import TokenizerConfig
 from pgolf.errors import PgolfError
-from pgolf.shards import TOKEN_LIMIT
+from pgolf.pieces import SPACE_MARK, Pieces
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)  # the challenge's
 MAX_TOKEN_BYTES = 65_535  # what a uint16 sidecar holds for one token
-SPACE_MARK = "\u2581"
 _SENTENCE_CHARACTERS = 1 << 16  # stretches that long of a document are shown to the trainer at a time
 # The trainer skips a whole sentence that holds one of these, which it uses for itself.
 _TRAINER_RESERVED = re.compile("[\t\u2585\u2581\0]+")
 _PROBES = (" a  b ", "a\tb\r\n\n\nc \n", "ﬁ½²ß İ The NASA", "e\u0301\u200b\U0001f468\u200d\U0001f469 \u4e2d")
 
 
-class Tokenizer:
+class Tokenizer(Pieces):
     """A SentencePiece model with the two exactness rules of the module docstring."""
-
-    def __init__(self, proto: bytes, name: str = "tokenizer") -> None:
-        """Raises PgolfError when `proto` is no SentencePiece model, has no BOS, or more pieces than uint16 holds."""
-        self.sp = spm.SentencePieceProcessor()
-        try:
-            self.sp.LoadFromSerializedProto(proto)
-        except RuntimeError as error:
-            raise PgolfError(
-                f"{name} is no SentencePiece model; name a .model file that SentencePiece wrote"
-            ) from error
-        self.proto, self.name = proto, name
-        self.vocab_size: int = self.sp.vocab_size()
-        self.bos_id: int = self.sp.bos_id()
-        if self.vocab_size > TOKEN_LIMIT:
-            raise PgolfError(
-                f"{name} has {self.vocab_size} pieces; at most {TOKEN_LIMIT}, because shards store tokens as uint16"
-            )
-        if self.bos_id < 0:
-            raise PgolfError(f"{name} has no BOS piece, which every document starts with; train one with bos_id=1")
-
-    @classmethod
-    def open(cls, path: Path) -> "Tokenizer":
-        try:
-            return cls(path.read_bytes(), str(path))
-        except OSError as error:
-            raise PgolfError(f"cannot read the tokenizer {path}: {error.strerror or error}") from error
 
     @cached_property
     def caseops(self) -> CaseOps | None:
         """The transform whose four operator characters are pieces of their own; None for a plain tokenizer."""
-        unknown = self.sp.unk_id()
-        for dialect in DIALECTS:
-            if all(self.sp.piece_to_id(symbol) != unknown for symbol in dialect.symbols):
-                return dialect
-        return None
-
-    @cached_property
-    def pieces(self) -> tuple[bytes, ...]:
-        """The bytes of text that each token stands for; none for control, unknown and unused pieces."""
-        found = []
-        for token in range(self.vocab_size):
-            piece = self.sp.id_to_piece(token)
-            if self.sp.is_control(token) or self.sp.is_unknown(token) or self.sp.is_unused(token):
-                found.append(b"")
-            elif self.sp.is_byte(token):
-                found.append(bytes([int(piece[3:5], 16)]))
-            else:
-                found.append(piece.replace(SPACE_MARK, " ").encode())
-        return tuple(found)
-
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        """Bytes of each piece: int64 (vocab_size,)."""
-        return np.array([len(piece) for piece in self.pieces], np.int64)
+        return next((dialect for dialect in DIALECTS if dialect.symbols == self.operators), None)
 
     @cached_property
     def byte_tokens(self) -> np.ndarray | None:

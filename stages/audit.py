@@ -19,12 +19,12 @@ from pgolf import corpus
 from pgolf.config import Config
 from pgolf.errors import CheckFailed, PgolfError
 from pgolf.evaluate import audit as audits
-from pgolf.evaluate.audit import AuditSettings, Finding, Subject, record, watch
+from pgolf.evaluate.audit import AuditSettings, Finding, record, watch
 from pgolf.evaluate.audit import text as text_checks
-from pgolf.evaluate.audit.subject import FLOOR_BF16, FLOOR_FP32, ISOLATES_NOTHING
+from pgolf.evaluate.audit.subject import FLOOR_FP32, ISOLATES_NOTHING
 from pgolf.evaluate.bpb import Score
 from pgolf.evaluate.compare import by_document
-from pgolf.shards import TokenStream, write_shards
+from pgolf.shards import write_shards
 from pgolf.store import Stage
 from stages import audit_subject, claims, scoring
 from stages import tokens as token_stages
@@ -36,7 +36,6 @@ SECTIONS = ("evaluate", "ttt")
 SCRIPT = "train_gpt.py"
 REPORT, READABLE = "report.json", "report.md"
 _TRAIN_PIECE = 1 << 22
-_FEW = 5  # documents that the audited stream should hold the beginnings of
 _DOCUMENTS = 2000  # whose bytes are compared one by one
 
 
@@ -82,7 +81,7 @@ def audit(context: StageContext, source: Stage, options: AuditOptions) -> Stage:
     config = audit_subject.resolve(context.config, train_length)
     stream = token_stages.open_split(tokenized, "val")
     bos = int(tokenized.manifest.details["bos_id"])
-    count = min(options.tokens or _length(stream, bos, options.evaluator, config), len(stream))
+    count = min(options.tokens, len(stream)) or audit_subject.audited_tokens(stream, bos, options.evaluator, config)
     recorded = {"evaluator": options.evaluator, "tokens": count, "probes": options.probes}
     with context.build("audit", inputs={"model": source}, sections=SECTIONS, options=recorded) as build:
         if build.existing is None:
@@ -102,13 +101,6 @@ def audit(context: StageContext, source: Stage, options: AuditOptions) -> Stage:
     return build.stage
 
 
-def _length(stream: TokenStream, bos_id: int, name: str, config: Config) -> int:
-    """Tokens to audit on when none are asked for: enough to learn from, and the first few documents."""
-    wanted = audit_subject.wanted_tokens(name, config)
-    starts = np.flatnonzero(np.asarray(stream[0 : min(4 * wanted, len(stream))]) == bos_id)
-    return max(wanted, int(starts[:_FEW][-1])) if len(starts) else wanted
-
-
 def _failed(row: dict[str, Any]) -> bool:
     return bool(row["outcome"] == audits.FAILED)
 
@@ -121,19 +113,16 @@ def _run(case: _Case) -> dict[str, Any]:
     tokenizer = token_stages.tokenizer_of(case.tokenized)
     expected_runs = options.probes + 24
     with context.reporter.progress("audit", total=expected_runs) as bar:
-        subject = Subject(
-            audit_subject.evaluator(options.evaluator, model, config, runtime),
-            case.tokens.astype(np.int64),
-            vocab_size=model.config.vocab_size,
-            bos_id=model.config.bos_id,
-            claims=audit_subject.claims(options.evaluator, config),
-            plain=audit_subject.plain(model, config, runtime) if adapts else None,
-            floor=FLOOR_FP32 if runtime.device.type == "cpu" else FLOOR_BF16,
-            classes=audit_subject.classes(tokenizer, model.config.vocab_size),
-            on_run=lambda runs: bar.update(min(runs, expected_runs), note=f"{runs} evaluations"),
+        black_box, subject = audit_subject.black_box(
+            options.evaluator,
+            model,
+            config,
+            case.tokens,
+            tokenizer,
+            runtime,
+            AuditSettings(probes=options.probes, seconds=options.seconds, seed=context.config.seed),
+            lambda runs: bar.update(min(runs, expected_runs), note=f"{runs} evaluations"),
         )
-        settings = AuditSettings(probes=options.probes, seconds=options.seconds, seed=context.config.seed)
-        black_box = audits.audit(subject, settings)
     noise = next(item.numbers["noise_nats"] for item in black_box.findings if item.check == "repeatability")
     findings = [
         *black_box.findings,

@@ -1,23 +1,32 @@
 """What the audit runs: an evaluator by its settings, and what may be claimed of it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from pgolf.config import Config
 from pgolf.errors import PgolfError
-from pgolf.evaluate.audit import Claims
-from pgolf.evaluate.audit.subject import ISOLATES_ALL, ISOLATES_CONTEXT, ISOLATES_NOTHING
+from pgolf.evaluate.audit import AuditSettings, BlackBox, Claims, Subject, audit
+from pgolf.evaluate.audit.subject import (
+    FLOOR_BF16,
+    FLOOR_FP32,
+    ISOLATES_ALL,
+    ISOLATES_CONTEXT,
+    ISOLATES_NOTHING,
+)
 from pgolf.evaluate.evaluator import Evaluator
 from pgolf.model.gpt import GPT
+from pgolf.pieces import Pieces
 from pgolf.runtime import Runtime
-from pgolf.tokenizer import Tokenizer
+from pgolf.shards import TokenStream
 
 SLIDING, TTT = "sliding", "ttt"
 EVALUATORS = (SLIDING, TTT)
 LORA, IN_PLACE = "lora", "in-place"
 PER_DOCUMENT = (LORA, "phased")
 """Methods whose contexts never cross documents, whatever the settings say."""
+_FEW = 5  # documents that the audited stream should hold the beginnings of
 _SPACE, _WORD, _DIGIT, _PUNCTUATION, _BYTE = range(5)
 
 
@@ -76,12 +85,44 @@ def claims(name: str, config: Config) -> Claims:
     return Claims(documents=documents, periods=(*periods, config.ttt.chunk_tokens), adapts=True)
 
 
+def black_box(
+    name: str,
+    model: GPT,
+    config: Config,
+    tokens: np.ndarray,
+    tokenizer: Pieces,
+    runtime: Runtime,
+    settings: AuditSettings,
+    on_run: Callable[[int], None] | None = None,
+) -> tuple[BlackBox, Subject]:
+    """Audit the evaluator called `name` on the stream `tokens`; with the findings, what was audited."""
+    subject = Subject(
+        evaluator(name, model, config, runtime),
+        tokens.astype(np.int64),
+        vocab_size=model.config.vocab_size,
+        bos_id=model.config.bos_id,
+        claims=claims(name, config),
+        plain=plain(model, config, runtime) if name == TTT else None,
+        floor=FLOOR_FP32 if runtime.device.type == "cpu" else FLOOR_BF16,
+        classes=classes(tokenizer, model.config.vocab_size),
+        on_run=on_run,
+    )
+    return audit(subject, settings), subject
+
+
+def audited_tokens(stream: TokenStream | np.ndarray, bos_id: int, name: str, config: Config) -> int:
+    """Tokens to audit on when none are asked for: enough to learn from, and the first few documents."""
+    wanted = wanted_tokens(name, config)
+    starts = np.flatnonzero(np.asarray(stream[0 : min(4 * wanted, len(stream))]) == bos_id)
+    return min(len(stream), max(wanted, int(starts[:_FEW][-1])) if len(starts) else wanted)
+
+
 def wanted_tokens(name: str, config: Config) -> int:
     """Tokens of the audited stream when none are asked for: several windows, and several chunks to learn from."""
     return max(4096, 2 * config.evaluate.seq_len) if name == SLIDING else max(4096, 3 * config.ttt.chunk_tokens + 1)
 
 
-def classes(tokenizer: Tokenizer, vocab_size: int) -> np.ndarray:
+def classes(tokenizer: Pieces, vocab_size: int) -> np.ndarray:
     """Kind of each piece, (vocab_size,) int: word start, word middle, digit, punctuation, byte; -1 for no text."""
     found = np.full(vocab_size, -1)
     for token, piece in enumerate(tokenizer.pieces[:vocab_size]):

@@ -1,4 +1,4 @@
-"""What a package claims: its scores, how and on what text they were measured, and which files they belong to.
+"""What a package claims: its scores, how and on what text they were measured, their audits, and of which files.
 
 `claims.json` stands in the package beside the files, so that a stranger can hold them to it (`pgolf verify`). Every
 figure comes out of the manifests of the evaluation stages.
@@ -39,13 +39,31 @@ def scores_of(model: Stage, run: Path) -> dict[str, Stage]:
     return found
 
 
-def claim(model: Stage, scores: Mapping[str, Stage], files: Mapping[str, bytes]) -> dict[str, Any]:
+def audits_of(model: Stage, run: Path, scores: Mapping[str, Stage]) -> dict[str, Stage]:
+    """The run's newest audits of `model`, by the score whose evaluator and settings they are of."""
+    found: dict[str, Stage] = {}
+    for stage in runs.stages_of(run):
+        audited = stage.manifest.inputs.get("model")
+        if stage.manifest.stage != "audit" or audited is None or audited.sha256 != model.manifest_sha256:
+            continue
+        evaluator = stage.manifest.config["options"]["evaluator"]
+        scored = next((score for kind, score in scores.items() if SCORES[kind] == evaluator), None)
+        sections = ("evaluate", "ttt") if evaluator == "ttt" else ("evaluate",)
+        if scored and all(stage.manifest.config[key] == scored.manifest.config[key] for key in sections):
+            found[evaluator] = stage
+    return found
+
+
+def claim(
+    model: Stage, scores: Mapping[str, Stage], audits: Mapping[str, Stage], files: Mapping[str, bytes]
+) -> dict[str, Any]:
     """The content of `claims.json` for the package's files, by name."""
     return {
         "format": FORMAT,
         "pgolf": pgolf.__version__,
         "text": text_identity(model.ancestor("tokenize")),
         "scores": {SCORES[kind]: _score(stage) for kind, stage in sorted(scores.items())},
+        "audits": {name: _audit(stage) for name, stage in sorted(audits.items())},
         "files": {
             name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
         },
@@ -111,6 +129,12 @@ def _score(stage: Stage) -> dict[str, Any]:
         "lossless": bool(manifest.details["lossless"]),
         "settings": settings,
     }
+
+
+def _audit(stage: Stage) -> dict[str, Any]:
+    options, metrics = stage.manifest.config["options"], stage.manifest.metrics
+    counts = ("checks_passed", "checks_failed", "checks_not_run")
+    return {key: options[key] for key in ("tokens", "probes")} | {key: metrics[key] for key in counts}
 
 
 def _resolved(stage: Stage) -> dict[str, int]:

@@ -6,19 +6,15 @@ The folder runs by itself: `train_gpt.py` holds exactly the modules that `stages
 
 import importlib.metadata
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pgolf import config as configs
 from pgolf.codec import container
 from pgolf.codec import ledger as codec_ledger
 from pgolf.errors import CheckFailed
-from pgolf.package import imports, script
+from pgolf.package import program, script
 from pgolf.package.ledger import MODEL, SCRIPT, TOKENIZER, File, Ledger, code_lines
-from pgolf.package.minify import minify
-from pgolf.package.shake import shake
-from pgolf.package.specialize import specialize
-from pgolf.package.terse import terse
 from pgolf.store import Stage
 from stages import claims
 from stages.context import StageContext
@@ -26,17 +22,17 @@ from stages.models import load_quantized
 
 ENTRY = "stages.script"
 REQUIREMENTS = "requirements.txt"
-PACKAGES = ("pgolf", "stages")
 
 
 def package(context: StageContext, source: Stage) -> Stage:
-    """Make the `package` stage from a `quantize` stage and the scores that its run holds of it.
+    """Make the `package` stage from a `quantize` stage and the scores and audits that its run holds of it.
 
     Raises CheckFailed when what counts is over `package.cap_bytes`; then nothing is written.
     """
     settings = context.config.package
     scores = claims.scores_of(source, context.run)
-    inputs = {"model": source, **scores}
+    audits = claims.audits_of(source, context.run, scores)
+    inputs = {"model": source, **scores, **{f"audit:{name}": stage for name, stage in audits.items()}}
     with context.build("package", inputs=inputs, sections=("package",)) as build:
         if build.existing is None:
             tokenizer = source.ancestor("tokenize").file(TOKENIZER).read_bytes()
@@ -44,15 +40,11 @@ def package(context: StageContext, source: Stage) -> Stage:
                 model = container.encode(load_quantized(source), coder=settings.coder)
                 bar.update(1, note="the weights are coded")
                 recorded = {"config": claims.recorded_config(source, scores, context.config)}
-                sources = imports.follow([ENTRY], PACKAGES)
-                special = specialize(sources, _everything(recorded), _absent(source))
-                used = shake({name: terse(name, text) for name, text in special.items()}, ENTRY, ["main"])
-                sources = {name: sources[name] for name in used}
-                small = {name: minify(text) for name, text in used.items()}
+                made = program.make(ENTRY, _everything(recorded), _on_gpu(source, scores))
                 bar.update(2, note="the script is minified")
-                libraries = imports.third_party(used)
-                packed = script.pack(small, ENTRY, recorded, libraries)
-                plain = script.pack(sources, ENTRY, recorded, libraries)
+                libraries = sorted({*made.libraries, *script.LIBRARIES})
+                packed = script.pack(made.modules, recorded)
+                plain = script.pack(made.sources, recorded)
                 bar.update(3)
             ledger = Ledger(
                 files=(
@@ -60,13 +52,13 @@ def package(context: StageContext, source: Stage) -> Stage:
                     File(SCRIPT, len(packed.data), settings.count_code),
                     File(TOKENIZER, len(tokenizer), settings.count_tokenizer),
                 ),
-                code=code_lines(sources, small, script.sizes(small, recorded, packed)),
+                code=code_lines(made.sources, made.modules, script.sizes(made.modules, recorded, packed)),
                 model=_roles(model),
                 readings={
                     "shipped": len(packed.data),
                     "packed": len(plain.data),
                     "minified_packed": len(packed.data),
-                    "sources": sum(len(text.encode("utf-8")) for text in sources.values()),
+                    "sources": sum(len(text.encode("utf-8")) for text in made.sources.values()),
                 },
                 cap_bytes=settings.cap_bytes,
             )
@@ -77,7 +69,7 @@ def package(context: StageContext, source: Stage) -> Stage:
                 TOKENIZER: tokenizer,
                 REQUIREMENTS: requirements(libraries).encode(),
             }
-            claimed = claims.claim(source, scores, files)
+            claimed = claims.claim(source, scores, audits, files)
             files[claims.FILE] = (json.dumps(claimed, indent=2) + "\n").encode()
             for name, content in files.items():
                 build.writer.path(name).write_bytes(content)
@@ -106,10 +98,10 @@ def _everything(recorded: dict[str, Any]) -> dict[str, Any]:
     return dict(configs.to_dict(configs.from_dict(recorded["config"])))
 
 
-def _absent(source: Stage) -> frozenset[str]:
-    """What the tokenizer has not: the script leaves out the code for it."""
-    found = source.ancestor("tokenize").manifest.details.get("caseops")
-    return frozenset() if found else frozenset({"caseops"})
+def _on_gpu(source: Stage, scores: Mapping[str, Stage]) -> bool:
+    """Whether any of the work that the script repeats was done on a GPU."""
+    stages = [source, *claims.ancestors(source), *scores.values()]
+    return any(stage.manifest.environment.get("device") == "cuda" for stage in stages)
 
 
 def _roles(model: bytes) -> list[dict[str, Any]]:

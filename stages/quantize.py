@@ -43,7 +43,9 @@ def quantize(context: StageContext, source: Stage, calibration: Path | None = No
             stream = TokenStream.open(paths) if paths else None
             if stream is not None and calibration is None:
                 stream = stream.view(0, len(stream) - models.held_out(source))
-            quantized, rows, calibrated = quantize_model(context, build, model, stream, length)
+            weights = methods.float_weights(model)
+            quantized, statistics, calibrated = quantize_model(context, build, model, stream, length)
+            rows = methods.report(weights, quantized, statistics)
             file.save(build.writer.path(models.QUANTIZED), quantized)
             build.details["tensors"] = [dataclasses.asdict(row) for row in rows]
             build.details["calibration_tokens"] = calibrated
@@ -56,14 +58,14 @@ def quantize(context: StageContext, source: Stage, calibration: Path | None = No
 
 def quantize_model(
     context: StageContext, build: StageBuild, model: GPT, stream: TokenStream | None, length: int
-) -> tuple[QuantizedModel, list[TensorReport], int]:
-    """Integers for a float model, what each matrix lost, and the number of calibration tokens.
+) -> tuple[QuantizedModel, dict[str, Calibration], int]:
+    """Integers for a float model, the statistics they were chosen by, and the number of calibration tokens.
 
     stream: the train tokens that were trained on, cut into sequences of `length` tokens; None: without calibration.
     """
     settings = context.config.quantize
     compile_model(model, context.runtime, graph=False)
-    weights = {name: tensor.detach().float().cpu() for name, tensor in model.state_dict().items()}
+    weights = methods.float_weights(model)
     methods.check_finite(weights)
     roles = model.matrix_roles()
     samples = _samples(context, stream, length, sum(map(torch.numel, weights.values())))
@@ -81,7 +83,7 @@ def quantize_model(
                 matrices[name] = methods.quantize_matrix(weight, role, settings, statistics.get(name))
                 bar.update(len(matrices))
         quantized = QuantizedModel(matrices, methods.control_tensors(weights, roles), header)
-    return quantized, methods.report(weights, quantized, statistics), sum(map(torch.numel, calibrating))
+    return quantized, statistics, sum(map(torch.numel, calibrating))
 
 
 def _samples(context: StageContext, stream: TokenStream | None, length: int, parameters: int) -> Samples:

@@ -9,7 +9,7 @@ import ast
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ def main(sources: Mapping[str, str]) -> None:
     parser = argparse.ArgumentParser(description="A packaged language model: score it, train it again, read its code.")
     commands = parser.add_subparsers(dest="command", required=True)
     score = commands.add_parser("eval", help="bits per byte of a text")
-    score.add_argument("--val", type=Path, required=True, help="folder of val shards, or a .txt or .jsonl file")
+    score.add_argument("--val", type=Path, required=True, help="folder of val shards")
     score.add_argument("--ttt", action="store_true", help="learn from the text once it is scored")
     score.add_argument("--model", type=Path, help="container to score")
     again = commands.add_parser("train", help="train, average and quantize again; under torchrun on every rank")
@@ -59,23 +59,18 @@ def main(sources: Mapping[str, str]) -> None:
 
 def _score(given: Any, config: Config) -> None:
     from pgolf.package import scoring
-    from pgolf.tokenizer import Tokenizer
+    from pgolf.pieces import Pieces
 
     folder = Path(sys.argv[0]).resolve().parent
     runtime = runtimes.choose(given.device, given.threads)
-    tokenizer = Tokenizer.open(given.tokenizer or folder / "tokenizer.model")
-    text = scoring.read_text(given.val, tokenizer, runtime.threads, _documents)
+    pieces = Pieces.open(given.tokenizer or folder / "tokenizer.model")
+    text = scoring.read_shards(given.val, pieces)
+    if text is None:
+        raise PgolfError(f"{given.val} holds no val shards ({scoring.VAL}); pgolf tokenize makes them of documents")
     model = scoring.load_model((given.model or folder / "model.pgz").read_bytes(), config.model, runtime)
     result = scoring.score(model, text, config.evaluate, config.ttt if given.ttt else None, runtime)
     if runtime.is_main:
         print(json.dumps(result.metrics()))
-
-
-def _documents(path: Path) -> Iterator[bytes]:
-    from pgolf.corpus.files import json_documents, text_documents
-
-    with path.open("rb") as stream:
-        yield from json_documents(stream, path.name, "text") if path.suffix == ".jsonl" else text_documents(stream)
 
 
 def write_out(sources: Mapping[str, str], folder: Path) -> None:

@@ -160,22 +160,25 @@ def choosing_tokens(settings_tokens: int, parameters: int) -> int:
 
 
 def _show_shares(context: StageContext, shares: Sequence[Share], matrices: Matrices) -> None:
-    if not shares:
-        return
+    if shares:
+        context.reporter.table(
+            "what each matrix was given, and why",
+            ("matrix", "role", "weights", "alone it costs", "share", "step moved by", "bits"),
+            _share_rows(shares, matrices),
+        )
+
+
+def _share_rows(shares: Sequence[Share], matrices: Matrices) -> list[tuple[str, ...]]:
     total = sum(share.divergence for share in shares)
-    context.reporter.table(
-        "what each matrix was given, and why",
-        ("matrix", "role", "weights", "alone it costs", "share", "step moved by", "bits"),
-        [
-            (
-                share.name,
-                share.role,
-                f"{share.weights:,}",
-                f"{share.divergence:.5f} nats",
-                f"{share.divergence / max(total, 1e-30):.1%}",
-                f"{share.offset:+.2f} octaves",
-                f"{methods.entropy(matrices[share.name].symbols):.2f}",
-            )
-            for share in shares
-        ],
-    )
+    return [
+        (
+            share.name,
+            share.role,
+            f"{share.weights:,}",
+            f"{share.divergence:.5f} nats",
+            f"{share.divergence / max(total, 1e-30):.1%}",
+            f"{share.offset:+.2f} octaves",
+            f"{methods.entropy(matrices[share.name].symbols):.2f}",
+        )
+        for share in shares
+    ]

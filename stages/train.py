@@ -109,7 +109,7 @@ def _train(context: StageContext, build: StageBuild, loader: Loader, tokens: Sta
         log.add(trainer.drain(), control.elapsed, trainer.tokens)  # no checkpoint of weights that went bad
         log.flush(control.elapsed, trainer.tokens)
         if runtime.is_main:
-            tensors, values = trainer.state()
+            tensors, values = trainer.snapshot()
             state = values | {"elapsed": control.elapsed, "restarts": where["restarts"], "identity": identity}
             checkpoints.save(build.writer.scratch, tensors, state)
         saved_at[:] = [trainer.iteration, control.elapsed]

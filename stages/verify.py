@@ -5,6 +5,7 @@ container with pgolf's own code and scores the text again. `run_code` also runs 
 is kept from the network and from other files as far as the system allows.
 """
 
+import functools
 import json
 import shutil
 import stat
@@ -42,8 +43,16 @@ class Check:
     """One thing that was looked at."""
 
     what: str
-    passed: bool
+    passed: bool | None
+    """None: there was nothing to look at, and the detail says why."""
     detail: str
+
+    @property
+    def failed(self) -> bool:
+        return self.passed is False
+
+
+_NO_AUDIT = "the package holds no audit; --audit makes one"
 
 
 class _Untrue(Exception):
@@ -60,11 +69,13 @@ def verify(
     seconds: float = 3600.0,
     text_field: str = "text",
     tolerance: float = TOLERANCE,
+    audit: bool = False,
 ) -> list[Check]:
     """Check after check, ending with the first that fails: the folder is true when all passed.
 
     val: the text that the scores are of: shards (a tokenize stage is a folder of them) or documents. None: the
-    tokenize stage beside the folder. seconds: for each process that scores.
+    tokenize stage beside the folder. seconds: for each process that scores. audit: also audit scores that the package
+    claims no audit of; those that it claims are made again in any case, with pgolf's own evaluator.
 
     Raises PgolfError when there is no folder, or no text to score.
     """
@@ -72,20 +83,23 @@ def verify(
         raise PgolfError(f"no such folder: {folder}")
     val = _text(folder, val)
     done: list[Check] = []
+    answer = functools.cache(lambda: _scored(folder, val, device, threads, seconds, text_field, audit))
     steps: tuple[tuple[str, Callable[[], str]], ...] = (
         ("files", lambda: _files(folder)),
         ("hashes", lambda: _hashes(folder)),
         ("claims", lambda: _claims(folder)),
         ("ledger", lambda: _ledger(folder)),
         ("code", lambda: _code(folder)),
-        ("scores", lambda: _scores(folder, val, device, threads, seconds, text_field, tolerance)),
+        ("scores", lambda: _scores(folder, val, answer, tolerance)),
+        ("audit", lambda: _audits(folder, answer)),
     )
     if run_code:
         steps = (*steps, ("script", lambda: _script(folder, val, device, threads, seconds, tolerance)))
     for what, step in steps:
         with reporter.progress(what):
             try:
-                done.append(Check(what, True, step()))
+                found = step()
+                done.append(Check(what, True if found else None, found or _NO_AUDIT))
             except (_Untrue, PgolfError) as error:
                 return [*done, Check(what, False, str(error))]
             except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
@@ -175,10 +189,14 @@ def _code(folder: Path) -> str:
     return f"{len(sources)} modules, read and not run"
 
 
-def _scores(
-    folder: Path, val: Path, device: str, threads: int, seconds: float, text_field: str, tolerance: float
-) -> str:
+def _scored(
+    folder: Path, val: Path, device: str, threads: int, seconds: float, text_field: str, audit: bool
+) -> tuple[dict[str, Any], isolate.Outcome]:
+    """What the process that scores, and audits, answers."""
     claimed = _claimed(folder)
+    audits = dict(claimed.get("audits", {}))
+    if audit:
+        audits = {name: audits.get(name, {}) for name in claimed["scores"]}
     job = {
         "folder": str(folder.resolve()),
         "val": str(val),
@@ -188,13 +206,38 @@ def _scores(
         "threads": threads,
         "text_field": text_field,
         "scores": {name: score["settings"] for name, score in claimed["scores"].items()},
-    }
+        "audits": {name: {key: int(wanted[key]) for key in ("tokens", "probes") if key in wanted}
+                   for name, wanted in audits.items() if name in claimed["scores"]},
+    }  # fmt: skip
     with tempfile.TemporaryDirectory() as empty:
         outcome = isolate.run(["-I", "-m", "stages.verify_worker", json.dumps(job)], Path(empty), seconds)
-    answer = _answer(outcome)
+    return _answer(outcome), outcome
+
+
+def _scores(
+    folder: Path, val: Path, ask: Callable[[], tuple[dict[str, Any], isolate.Outcome]], tolerance: float
+) -> str:
+    claimed, (answer, outcome) = _claimed(folder), ask()
     if answer["text"] != claimed["text"]:
         raise _Untrue(f"{val} is not the text that the scores are claimed of")
     return _compare(claimed["scores"], answer["scores"], tolerance) + _alone(outcome)
+
+
+def _audits(folder: Path, ask: Callable[[], tuple[dict[str, Any], isolate.Outcome]]) -> str:
+    """What the audits found; nothing when none was made."""
+    claimed, (answer, _) = _claimed(folder).get("audits", {}), ask()
+    for name, entry in claimed.items():
+        if name not in answer["audits"]:
+            raise _Untrue(f"an audit of {name} is claimed, and no such score")
+        if entry["checks_failed"]:
+            raise _Untrue(f"{name}: {entry['checks_failed']} checks failed by the package's own account")
+    for name, found in answer["audits"].items():
+        if found["failed"]:
+            raise _Untrue(f"{name}: {found['failed']}")
+    return "; ".join(
+        f"{name}: {found['passed']} checks passed on {found['tokens']:,} tokens"
+        for name, found in answer["audits"].items()
+    )
 
 
 def _script(folder: Path, val: Path, device: str, threads: int, seconds: float, tolerance: float) -> str:

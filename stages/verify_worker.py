@@ -14,9 +14,16 @@ from pgolf import corpus
 from pgolf import runtime as runtimes
 from pgolf.codec import container
 from pgolf.errors import PgolfError
+from pgolf.evaluate.audit import PASSED, AuditSettings, explain
+from pgolf.evaluate.audit.text import byte_accounting
+from pgolf.model.gpt import GPT
 from pgolf.package import isolate, scoring
+from pgolf.runtime import Runtime
 from pgolf.tokenizer import Tokenizer
-from stages import claims
+from stages import audit_subject, claims
+
+AUDIT_SECONDS = 300.0
+"""After so long no further probe is made; at least 8 are."""
 
 
 def main() -> None:
@@ -51,7 +58,37 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
         config = configs.from_dict(settings)
         ttt = config.ttt if "ttt" in settings else None
         scores[name] = scoring.score(model, text, config.evaluate, ttt, runtime).metrics()
-    return {"text": claims.identity(text.tokens, text.token_bytes), "scores": scores}
+    audits = {
+        name: _audit(name, job["scores"][name], wanted, model, tokenizer, text, runtime)
+        for name, wanted in job["audits"].items()
+    }
+    return {"text": claims.identity(text.tokens, text.token_bytes), "scores": scores, "audits": audits}
+
+
+def _audit(
+    name: str,
+    settings: dict[str, Any],
+    wanted: dict[str, int],
+    model: GPT,
+    tokenizer: Tokenizer,
+    text: scoring.Text,
+    runtime: Runtime,
+) -> dict[str, Any]:
+    """What pgolf's own evaluator with the claimed settings passes on the beginning of the text."""
+    config = audit_subject.resolve(configs.from_dict(settings), 0)
+    count = wanted.get("tokens") or audit_subject.audited_tokens(text.tokens, tokenizer.bos_id, name, config)
+    tokens = text.tokens[:count]
+    budget = AuditSettings(probes=wanted.get("probes", AuditSettings.probes), seconds=AUDIT_SECONDS)
+    black_box, subject = audit_subject.black_box(name, model, config, tokens, tokenizer, runtime, budget)
+    bytes_right = byte_accounting(tokenizer, tokens, text.token_bytes[:count], None)
+    findings = [*black_box.findings, bytes_right]
+    failed = next((finding for finding in findings if finding.failed), None)
+    return {
+        "passed": sum(finding.outcome == PASSED for finding in findings),
+        "failed": None if failed is None else explain(failed),
+        "tokens": len(tokens),
+        "evaluations": subject.runs,
+    }
 
 
 if __name__ == "__main__":

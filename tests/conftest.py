@@ -1,6 +1,5 @@
 """What all tests share: where the optional real text is, and threads set once."""
 
-import functools
 from pathlib import Path
 
 import pytest
@@ -19,13 +18,3 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; the tests on it are left out")
     return folder
-
-
-@pytest.fixture(scope="session", autouse=True)
-def minify_each_module_once():
-    """Packages are made again and again in the suite, of the same sources; minifying them is half of the work."""
-    from stages import package
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(package, "minify", functools.cache(package.minify))
-        yield

@@ -59,6 +59,22 @@ def imports(source: str, name: str, optional: bool = True) -> Iterator[tuple[str
             yield module, tuple(alias.name for alias in node.names)
 
 
+def aliases(tree: ast.AST) -> dict[str, str]:
+    """What the names bound by import statements stand for, dotted, wherever in a module they are."""
+    found: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {bound(alias): alias.name if alias.asname else bound(alias) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {bound(alias): f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def bound(alias: ast.alias) -> str:
+    """The name that an import binds."""
+    return alias.asname or alias.name.partition(".")[0]
+
+
 def _walk(node: ast.AST, optional: bool) -> Iterator[ast.AST]:
     inside: Iterable[ast.AST] = ast.iter_child_nodes(node)
     if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):

@@ -9,8 +9,11 @@ import functools
 
 
 @functools.cache
-def minify(source: str) -> str:
-    """The module without what only a reader of the repository needs; it behaves the same."""
+def minify(source: str, rename: bool = False) -> str:
+    """The module without what only a reader of the repository needs; it behaves the same.
+
+    rename: local names become short ones, too.
+    """
     import python_minifier  # used while packaging only
     from python_minifier.transforms.remove_annotations_options import RemoveAnnotationsOptions
 
@@ -23,7 +26,7 @@ def minify(source: str) -> str:
             remove_class_attribute_annotations=False,
         ),
         remove_literal_statements=True,
-        rename_locals=False,
+        rename_locals=rename,
         hoist_literals=False,
         rename_globals=False,
     )

@@ -20,6 +20,7 @@ from pgolf.evaluate.evaluator import OnProgress
 from pgolf.evaluate.sliding import SlidingEvaluator
 from pgolf.evaluate.ttt import TttEvaluator
 from pgolf.model.gpt import GPT
+from pgolf.pieces import Pieces
 from pgolf.runtime import Runtime
 from pgolf.shards import TokenStream
 from pgolf.tokenizer import Tokenizer
@@ -52,24 +53,36 @@ def load_model(data: bytes, config: ModelConfig, runtime: Runtime) -> GPT:
     return model.to(runtime.device).eval()
 
 
+def read_shards(path: Path, tokenizer: Pieces) -> Text | None:
+    """The val shards in a folder, with the bytes that their sidecar or else the tokenizer says; None without shards.
+
+    Raises PgolfError when there is nothing to score in them.
+    """
+    sidecar = sorted(path.glob(VAL_BYTES))
+    shards = [file for file in sorted(path.glob(VAL)) if file not in sidecar]
+    if not shards:
+        return None
+    tokens = TokenStream.open(shards)[:]
+    counts = TokenStream.open(sidecar)[:] if sidecar else ByteTable.from_tokenizer(tokenizer).count(tokens)
+    if len(tokens) < 2 or len(counts) != len(tokens):
+        raise PgolfError(f"{path} holds {len(tokens)} tokens and {len(counts)} byte counts; a score needs at least 2")
+    return Text(tokens, counts.astype(np.int64))
+
+
 def read_text(path: Path, tokenizer: Tokenizer, threads: int, documents: Callable[[Path], Iterable[bytes]]) -> Text:
     """A folder of val shards (with or without a byte sidecar), or what `documents` reads out of the path.
 
     Raises PgolfError when there is nothing to score in it.
     """
-    sidecar = sorted(path.glob(VAL_BYTES)) if path.is_dir() else []
-    shards = [file for file in sorted(path.glob(VAL)) if file not in sidecar] if path.is_dir() else []
-    if shards:
-        tokens = TokenStream.open(shards)[:]
-        counts = TokenStream.open(sidecar)[:] if sidecar else ByteTable.from_tokenizer(tokenizer).count(tokens)
-    else:
-        batches = list(encode_documents(tokenizer, documents(path), with_bytes=True, threads=threads))
-        if not batches:
-            raise PgolfError(f"{path} holds no documents")
-        tokens = np.concatenate([batch.tokens for batch in batches])
-        counts = np.concatenate([batch.token_bytes for batch in batches if batch.token_bytes is not None])
-    if len(tokens) < 2 or len(counts) != len(tokens):
-        raise PgolfError(f"{path} holds {len(tokens)} tokens and {len(counts)} byte counts; a score needs at least 2")
+    if path.is_dir() and (found := read_shards(path, tokenizer)) is not None:
+        return found
+    batches = list(encode_documents(tokenizer, documents(path), with_bytes=True, threads=threads))
+    if not batches:
+        raise PgolfError(f"{path} holds no documents")
+    tokens = np.concatenate([batch.tokens for batch in batches])
+    counts = np.concatenate([batch.token_bytes for batch in batches if batch.token_bytes is not None])
+    if len(tokens) < 2:
+        raise PgolfError(f"{path} holds {len(tokens)} tokens; a score needs at least 2")
     return Text(tokens, counts.astype(np.int64))
 
 

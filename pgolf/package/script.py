@@ -1,102 +1,101 @@
 """One Python file that carries a program: modules compressed into a string, loaded from memory by a few lines.
 
-The file is Latin-1, in which every byte is a character: the compressed bytes stand in a string literal as they are,
-and only five byte values need an escape (2% of the bytes, where the records' base85 costs 25%). Modules are found by
-an importer on `sys.meta_path`; their source goes to `linecache`, so that tracebacks and `inspect` show real lines.
+The file is Latin-1, in which every byte is a character: the compressed text (`mixing`) stands in a string literal,
+written with the 251 characters that need no escape there (the records' base85 costs 25%). Modules run one after the
+other in one namespace (`link`); their source goes to `linecache`, so that tracebacks and `inspect` show real lines. The
+lines that do this are compressed by zlib.
 """
 
 import ast
 import functools
+import inspect
 import json
-import lzma
 import re
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pgolf.errors import PgolfError
+from pgolf.package import mixing
+from pgolf.package.minify import minify
+from pgolf.package.reduce import reduce
 
 SETTINGS = "settings.json"
 """Name among the sources under which the entry point finds what it needs to know about the run."""
+LIBRARIES = ("numba", "numpy")
+"""What the file itself needs to unpack its text."""
 _SEPARATOR = "\0"
-_MAX_UNPACKED = 16 << 20
+_MAX_UNPACKED = 2 << 20
+_FIRST = 256 - mixing.BASE
+# Digits are shifted to the end of the alphabet, and those on characters that a literal cannot hold go to its beginning.
+_MOVED = {1: "\n", 2: "\r", 3: "'", 4: "\\"}
+_TO_LITERAL = str.maketrans({character: chr(place) for place, character in _MOVED.items()})
 _ESCAPES = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r", "\0": "\\0"}
+_FROM_LITERAL = {place: ord(character) for place, character in _MOVED.items()}
 
 _HEAD = """\
 # coding: latin-1
 # Made by pgolf package. python train_gpt.py --help; python train_gpt.py source DIR writes the code out.
-import linecache,{module},ast,sys,traceback
-from importlib import util
-P='"""
-_TAIL = """'
-S={module}.decompress(P.encode('latin-1')).decode().split('\\0')
+import zlib
+"""
+_LOADER = """\
+import ast,linecache,sys,traceback
+{decoder}
+S=decode(bytes(ord(c)-5 for c in P.translate({moved})),N).decode().split('\\0')
 S=dict(zip(S[::2],S[1::2]))
-class Packed:
- def find_spec(n,*_):
-  o='packed/'+n.replace('.','/')+'.py'
-  if n in S:return util.spec_from_loader(n,Packed,origin=o,is_package=any(m.startswith(n+'.')for m in S))
- def create_module(_):pass
- def exec_module(m):
-  f=m.__file__=m.__spec__.origin
-  s=ast.unparse(ast.parse(S[m.__name__]))
+G={'__name__':__name__}
+for n,s in S.items():
+ if n!='{settings}':
+  f='packed/'+n.replace('.','/')+'.py'
+  s=ast.unparse(ast.parse(s))
   linecache.cache[f]=len(s),None,s.splitlines(1),f
-  exec(compile(s,f,'exec'),m.__dict__)
-sys.meta_path.insert(0,Packed)
+  exec(compile(s,f,'exec'),G)
 sys.excepthook=traceback.print_exception
-if __name__=='__main__':
- from {entry} import main
- main(S)
+if __name__=='__main__':G['main'](S)
 """
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A script and how it came about."""
+    """A script and what its text takes in it."""
 
     data: bytes
-    module: str
-    """The library that unpacks it: `lzma` or `brotli`."""
-    compress: Callable[[bytes], bytes]
-    """How its text was compressed."""
+    text_bytes: int
 
 
-def pack(sources: Mapping[str, str], entry: str, settings: Mapping[str, Any], libraries: Collection[str]) -> Packed:
-    """The self-extracting file of the modules `sources`, which calls `main(sources)` of the module `entry`.
+def pack(sources: Mapping[str, str], settings: Mapping[str, Any]) -> Packed:
+    """The self-extracting file of the modules `sources`, run in their order in one namespace; then `main(sources)` is.
 
-    `settings` is handed on as JSON under the name `settings.json` among the sources. `libraries` are the third-party
-    modules that will be there; the compressor that makes the smallest file is taken.
+    `settings` is handed on as JSON under the name `settings.json` among the sources.
     """
     text = _join(sources, settings)
-    attempts = (_fill(entry, module, compress, text) for module, compress in _compressors(libraries))
-    return min(attempts, key=lambda one: len(one.data))
+    if len(text) > _MAX_UNPACKED:
+        raise PgolfError(f"{len(text):,} bytes of source are more than a script may unpack to, {_MAX_UNPACKED:,}")
+    literal = "".join(chr(digit + _FIRST) for digit in mixing.encode(text)).translate(_TO_LITERAL)
+    values = {"decoder": _decoder(), "moved": repr(_FROM_LITERAL).replace(" ", ""), "settings": SETTINGS}
+    loader = _LOADER
+    for name, value in values.items():
+        loader = loader.replace(f"{{{name}}}", value)
+    packed = _escaped(zlib.compress(loader.encode(), 9, -15).decode("latin-1"))
+    script = f"{_HEAD}N={len(text)}\nP='{literal}'\nexec(zlib.decompress('{packed}'.encode('latin-1'),-15))\n"
+    return Packed(script.encode("latin-1"), len(literal))
 
 
 def unpack(data: bytes) -> dict[str, str]:
     """The sources in a script made by `pack`, by module name; nothing of it is run.
 
-    Raises PgolfError for anything else, and for more than 16 MiB of text.
+    Raises PgolfError for anything else, and for more than 2 MiB of text.
     """
     try:
-        tree = ast.parse(data)
-        module = next(
-            node.names[1].name
-            for node in tree.body
-            if isinstance(node, ast.Import) and node.names[0].name == "linecache"
-        )
-        literal = next(
-            ast.literal_eval(node.value)
-            for node in tree.body
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "P"
-        )
-        payload = literal.encode("latin-1")
-        if module == "lzma":
-            text = lzma.LZMADecompressor(memlimit=64 << 20).decompress(payload, max_length=_MAX_UNPACKED)
-        elif module == "brotli":
-            text = _unbrotli(payload)
-        else:
-            raise ValueError(f"it is packed with {module}")
-        parts = text.decode("utf-8").split(_SEPARATOR)
+        values = {
+            ast.unparse(node.targets[0]): node.value for node in ast.parse(data).body if isinstance(node, ast.Assign)
+        }
+        literal, size = ast.literal_eval(values["P"]), ast.literal_eval(values["N"])
+        if not 0 <= size <= _MAX_UNPACKED:
+            raise ValueError(f"it unpacks to {size} bytes")
+        digits = bytes(ord(character) - _FIRST for character in literal.translate(_FROM_LITERAL))
+        parts = mixing.decode(digits, size).decode("utf-8").split(_SEPARATOR)
         return dict(zip(parts[::2], parts[1::2], strict=True))
     except Exception as error:
         raise PgolfError(
@@ -107,8 +106,8 @@ def unpack(data: bytes) -> dict[str, str]:
 def sizes(sources: Mapping[str, str], settings: Mapping[str, Any], packed: Packed) -> dict[str, int]:
     """What each source adds to the script, in bytes; the values and `loader` sum to its size.
 
-    The compressed bytes are shared out by what each module adds to a compressed stream of them all. What the string
-    literal's escapes and the lines around it take is the loader's.
+    The compressed bytes are shared out by what each module adds to a compressed stream of them all. What the lines
+    around it take is the loader's.
     """
     compressor = zlib.compressobj(9)
     weights: dict[str, int] = {}
@@ -116,7 +115,7 @@ def sizes(sources: Mapping[str, str], settings: Mapping[str, Any], packed: Packe
     for name, source in texts.items():
         data = compressor.compress(f"{name}{_SEPARATOR}{source}{_SEPARATOR}".encode())
         weights[name] = len(data) + len(compressor.flush(zlib.Z_SYNC_FLUSH))
-    total = len(packed.compress(_join(sources, settings)))
+    total = packed.text_bytes
     found: dict[str, int] = {}
     before = given = 0
     for name, weight in weights.items():
@@ -138,35 +137,14 @@ def _join(sources: Mapping[str, str], settings: Mapping[str, Any]) -> bytes:
     return _SEPARATOR.join(part for entry in entries.items() for part in entry).encode("utf-8")
 
 
-def _fill(entry: str, module: str, compress: Callable[[bytes], bytes], text: bytes) -> Packed:
-    literal = compress(text).decode("latin-1")
-    literal = re.sub(r"[\\'\n\r]|\x00(?![0-7])", lambda found: _ESCAPES[found[0]], literal)
-    literal = literal.replace("\0", "\\000")  # before a digit the short form would swallow it
-    script = _HEAD.replace("{module}", module) + literal + _TAIL.replace("{module}", module).replace("{entry}", entry)
-    return Packed(script.encode("latin-1"), module, compress)
+def _escaped(text: str) -> str:
+    """The content of a literal for Latin-1 text."""
+    text = re.sub(r"[\\'\n\r]|\0(?![0-7])", lambda found: _ESCAPES[found[0]], text)
+    return text.replace("\0", "\\000")  # before a digit the short form would swallow it
 
 
-def _compressors(libraries: Collection[str]) -> Iterator[tuple[str, Callable[[bytes], bytes]]]:
-    # Text wants no position bits; what else is best differs a little from program to program, so it is tried out.
-    for lc in (0, 3):
-        for nice_len in (64, 273):
-            yield "lzma", functools.partial(_lzma, lc=lc, nice_len=nice_len)
-    if "brotli" in libraries:
-        import brotli
-
-        yield "brotli", functools.partial(brotli.compress, mode=brotli.MODE_TEXT, quality=11, lgwin=24)
-
-
-def _lzma(text: bytes, lc: int, nice_len: int) -> bytes:
-    options = {"id": lzma.FILTER_LZMA1, "lc": lc, "lp": 0, "pb": 0, "nice_len": nice_len, "dict_size": 1 << 22}
-    return lzma.compress(text, format=lzma.FORMAT_ALONE, filters=[options])
-
-
-def _unbrotli(payload: bytes) -> bytes:
-    import brotli
-
-    decompressor = brotli.Decompressor()
-    text = decompressor.process(payload, output_buffer_limit=_MAX_UNPACKED)
-    if not decompressor.is_finished():
-        raise ValueError("it unpacks to more than 16 MiB or is cut off")
-    return bytes(text)
+@functools.cache
+def _decoder() -> str:
+    """`mixing.decode` and what it calls, in as few characters as python-minifier can."""
+    name = mixing.__name__
+    return minify(reduce({name: inspect.getsource(mixing)}, name, ["decode"])[name], rename=True)

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pgolf.errors import PgolfError
+from pgolf.package.imports import aliases, bound
 
 # Decorators and calls that do nothing but make a value: what they make can go when nobody uses it.
 _PURE_DECORATORS = {
@@ -52,7 +53,7 @@ class _Shaker:
             parent = name.rpartition(".")[0]
             self.reach(parent)
             tree = ast.parse(self.sources[name])
-            self.modules[name] = _Module(name, tree, aliases=_aliases(tree))
+            self.modules[name] = _Module(name, tree, aliases=aliases(tree))
             self.changed = True
         module = self.modules[name]
         for one in wanted:
@@ -76,7 +77,7 @@ class _Shaker:
                     self._keep(module, method)
         elif isinstance(node, ast.Import | ast.ImportFrom):
             for alias in node.names:
-                if id(alias) not in module.kept and self._used(module, _bound(alias)):
+                if id(alias) not in module.kept and self._used(module, bound(alias)):
                     module.kept.add(id(alias))
                     self._import(node, alias)
         elif id(node) not in module.kept:
@@ -155,16 +156,6 @@ def shake(sources: Mapping[str, str], entry: str, names: Collection[str]) -> dic
     return {name: shaker.result(shaker.modules[name]) for name in sorted(shaker.modules)}
 
 
-def _aliases(tree: ast.Module) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {_bound(alias): alias.name if alias.asname else _bound(alias) for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found |= {_bound(alias): f"{node.module}.{alias.name}" for alias in node.names}
-    return found
-
-
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     for node in body:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
@@ -226,10 +217,6 @@ def _arguments(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.arg]:
 
 def _is_plain(node: _Definition) -> bool:
     return all(_last_name(decorator) in _PURE_DECORATORS for decorator in node.decorator_list)
-
-
-def _bound(alias: ast.alias) -> str:
-    return alias.asname or alias.name.partition(".")[0]
 
 
 def _last_name(node: ast.expr) -> str:

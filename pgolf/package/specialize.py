@@ -1,14 +1,16 @@
 """A program for one configuration: settings become constants, and what they switch off is left out.
 
-Replaced is what can be told for sure: `config.SECTION.NAME`, and NAME of an argument or field that is annotated with
-the section's class. Conditions on constants are then decided, code behind a `return` goes, and attributes of the
-model's classes that are only ever set to None count as None, so that a part that is off leaves no trace. The
-configuration's own checks go as well: it was checked when the run was made.
+Replaced is what can be told for sure: `config.SECTION.NAME`, NAME of an argument or field that is annotated with the
+section's class, or of a local name for one of these, and facts about the run. `reduce` then decides what depends on
+them. The configuration's own checks go as well: it was checked when the run was made.
 """
 
 import ast
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from pgolf.package.fold import pairs
 
 SECTIONS = {
     "ModelConfig": "model",
@@ -18,20 +20,131 @@ SECTIONS = {
     "EvaluateConfig": "evaluate",
     "TttConfig": "ttt",
     "PackageConfig": "package",
+    "TrainConfig": "train",
 }
-"""By class. Not `train`, of which the script's own options change values."""
-_MODEL, _CONFIG = "pgolf.model.", "pgolf.config."
+"""By class."""
+_CONFIG = "pgolf.config."
+_HOLDERS = {"config", "settings", *SECTIONS.values()}
+"""Names that hold the configuration or a section."""
 
 Settings = Mapping[str, Mapping[str, Any]]
 
 
-def specialize(sources: Mapping[str, str], config: Settings, absent: frozenset[str] = frozenset()) -> dict[str, str]:
-    """The modules `sources` for the full configuration `config` (sections of plain values).
+Facts = Mapping[str, Any]
+"""Values of `attribute`, `owner.attribute` or a whole expression, wherever they are read."""
 
-    absent: attributes that are None in this run whoever has them.
-    """
+
+def specialize(sources: Mapping[str, str], config: Settings, facts: Facts) -> dict[str, str]:
+    """The modules `sources` for the configuration `config` (sections of plain values) and what else is known."""
     named = _named_choices(sources)
-    return {name: _specialize(name, text, config, absent, named) for name, text in sources.items()}
+    trees = {name: ast.parse(text) for name, text in sources.items()}
+    shared = _shared_fields(trees.values())
+    made = {}
+    for name, tree in trees.items():
+        if name.startswith(_CONFIG):
+            made[name] = ast.unparse(_Unchecked().visit(tree)) + "\n"
+        else:
+            changed = _Constants(config, facts, named, shared).visit(tree)
+            made[name] = ast.unparse(changed) + "\n"
+    return made
+
+
+def _shared_fields(trees: Iterable[ast.Module]) -> dict[str, str]:
+    """Fields that hold the same section in every class that has them."""
+    found: dict[str, set[str]] = {}
+    for owner in (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+        fields = _section_fields(owner)
+        for node in ast.walk(owner):
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                found.setdefault(node.target.id, set()).add(fields.get(node.target.id, ""))
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                found.setdefault(node.attr, set()).add(fields.get(node.attr, ""))
+    return {name: min(sections) for name, sections in found.items() if len(sections) == 1 and min(sections)}
+
+
+def _section_fields(owner: ast.ClassDef) -> dict[str, str]:
+    """Fields of a class that are annotated with a section, or filled with such an argument of `__init__`."""
+    fields = {
+        item.target.id: section
+        for item in owner.body
+        if isinstance(item, ast.AnnAssign)
+        and isinstance(item.target, ast.Name)
+        and (section := _section(item.annotation))
+    }
+    for item in owner.body:
+        if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+            given = {one.arg: section for one in item.args.args if (section := _section(one.annotation))}
+            for one in ast.walk(item):
+                for target, value in pairs(one):
+                    if isinstance(target, ast.Attribute) and isinstance(value, ast.Name) and value.id in given:
+                        fields[target.attr] = given[value.id]
+    return fields
+
+
+def bake(sources: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, str]:
+    """The modules with `config`, section by section, as what the sections' fields are without being told.
+
+    Fields that nothing reads any more are gone, sections without any are None. `from_dict` is not called any more: the
+    program's configuration is `Config()`.
+    """
+    trees = {name: ast.parse(text) for name, text in sources.items()}
+    mentioned = {
+        node.attr
+        for name, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and not name.startswith(_CONFIG)
+    }
+    for name, tree in trees.items():
+        for owner in ast.walk(tree) if name.startswith(_CONFIG) else ():
+            if isinstance(owner, ast.ClassDef):
+                owner.body = [
+                    item for item in owner.body if not isinstance(item, ast.FunctionDef) or item.name in mentioned
+                ]
+    asked = {
+        node.attr
+        for name, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and (name.startswith(_CONFIG) or ast.unparse(node.value).rpartition(".")[2].lstrip("_") in _HOLDERS)
+    }
+    kept: set[str] = set()
+    owners = {
+        node.name: node for tree in trees.values() for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and (node.name in SECTIONS or node.name == "Config")
+    }  # fmt: skip
+    for name, owner in sorted(owners.items(), key=lambda item: item[0] == "Config"):
+        values = config if name == "Config" else config[SECTIONS[name]]
+        body: list[ast.stmt] = []
+        for item in owner.body:
+            if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
+                body.append(item)
+                continue
+            section = _section(item.annotation)
+            if item.target.id in SECTIONS.values() and item.target.id not in kept:
+                item.annotation, item.value = ast.Name("object"), ast.Constant(None)
+            elif not section:
+                item.value = _literal(values.get(item.target.id, ...)) or item.value
+            if item.target.id in asked:
+                body.append(item)
+        owner.body = body or [ast.Pass()]
+        if body:
+            kept.add(SECTIONS.get(name, ""))
+    for tree in trees.values():
+        _Configured().visit(tree)
+    return {name: ast.unparse(tree) + "\n" for name, tree in trees.items()}
+
+
+class _Configured(ast.NodeTransformer):
+    def visit_Call(self, node: ast.Call) -> ast.Call:
+        self.generic_visit(node)
+        return ast.Call(ast.Name("Config"), [], []) if ast.unparse(node.func) == "from_dict" else node
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom:
+        for alias in node.names:
+            if alias.name == "from_dict":
+                node.module, alias.name = f"{_CONFIG}sections", "Config"
+        node.names = list({alias.name: alias for alias in node.names}.values())
+        return node
 
 
 def _named_choices(sources: Mapping[str, str]) -> dict[str, ast.Tuple]:
@@ -47,21 +160,6 @@ def _named_choices(sources: Mapping[str, str]) -> dict[str, ast.Tuple]:
     return found
 
 
-def _specialize(name: str, text: str, config: Settings, absent: frozenset[str], named: Mapping[str, ast.Tuple]) -> str:
-    tree: ast.AST = ast.parse(text)
-    if name.startswith(_CONFIG):
-        return ast.unparse(_Unchecked().visit(tree)) + "\n"
-    tree = _Constants(config, absent, named).visit(tree)
-    while True:
-        before = ast.unparse(ast.fix_missing_locations(tree))
-        tree = _Fold().visit(ast.parse(before))
-        for node in [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]:
-            if name.startswith(_MODEL):
-                _Nones(node).visit(node)
-        if ast.unparse(ast.fix_missing_locations(tree)) == before:
-            return before + "\n"
-
-
 class _Unchecked(ast.NodeTransformer):
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef | None:
         return None if node.name == "__post_init__" else node
@@ -70,59 +168,58 @@ class _Unchecked(ast.NodeTransformer):
 class _Constants(ast.NodeTransformer):
     """Reads of settings become their values."""
 
-    def __init__(self, config: Settings, absent: frozenset[str], named: Mapping[str, ast.Tuple]) -> None:
-        self._config, self._absent, self._named = config, absent, named
+    def __init__(
+        self, config: Settings, facts: Facts, named: Mapping[str, ast.Tuple], shared: Mapping[str, str]
+    ) -> None:
+        self._config, self._facts, self._named, self._shared = config, facts, named, shared
         self._local: list[dict[str, str]] = [{}]
         self._fields: list[dict[str, str]] = [{}]
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
         arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
         found = {one.arg: section for one in arguments if (section := _section(one.annotation))}
-        stores = {one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)}
+        stores = Counter(
+            one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)
+        )
         for one in ast.walk(node):
-            if isinstance(one, ast.Assign) and len(one.targets) == 1 and isinstance(one.targets[0], ast.Name):
-                parts = ast.unparse(one.value).split(".")
-                if len(parts) > 1 and parts[-2] == "config" and parts[-1] in SECTIONS.values():
-                    found[one.targets[0].id] = parts[-1]
-                    stores.discard(one.targets[0].id)
-        outer = {name: section for name, section in self._local[-1].items() if name not in stores}
-        self._local.append(outer | {name: section for name, section in found.items() if name not in stores})
+            for target, value in pairs(one):
+                if isinstance(target, ast.Name) and stores[target.id] == 1 and (section := self._section_of(value)):
+                    found[target.id] = section
+                    stores[target.id] = 0
+        outer = {name: section for name, section in self._local[-1].items() if not stores[name]}
+        outer = {name: section for name, section in outer.items() if name not in {one.arg for one in arguments}}
+        self._local.append(outer | {name: section for name, section in found.items() if not stores[name]})
         self.generic_visit(node)
         self._local.pop()
         return node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
-        fields = {
-            item.target.id: section
-            for item in node.body
-            if isinstance(item, ast.AnnAssign)
-            and isinstance(item.target, ast.Name)
-            and (section := _section(item.annotation))
-        }
-        for item in node.body:
-            if isinstance(item, ast.FunctionDef) and item.name == "__init__":
-                given = {one.arg: section for one in item.args.args if (section := _section(one.annotation))}
-                for one in ast.walk(item):
-                    if isinstance(one, ast.Assign):
-                        fields |= _handed_on(one, given)
-        self._fields.append(fields)
+        self._fields.append(_section_fields(node))
         self.generic_visit(node)
         self._fields.pop()
         return node
 
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        self.generic_visit(node)
+        whole = ast.unparse(node)
+        return _expression(self._facts[whole]) if whole in self._facts else node
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        self.generic_visit(node)
+        whole = ast.unparse(node)
+        return _expression(self._facts[whole]) if whole in self._facts else node
+
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
+        owner = ast.unparse(node.value).rpartition(".")[2]
         self.generic_visit(node)
         if not isinstance(node.ctx, ast.Load):
             return node
-        if node.attr in self._absent:
-            return ast.Constant(None)
+        for known in (node.attr, f"{owner}.{node.attr}"):
+            if known in self._facts:
+                return _expression(self._facts[known])
         values = self._config.get(self._section_of(node.value), {})
         if node.attr in values:
-            value = values[node.attr]
-            if value is None or isinstance(value, bool | int | float | str):
-                return ast.Constant(value)
-            if isinstance(value, list) and not value:
-                return ast.Tuple([], ast.Load())
+            return _literal(values[node.attr]) or node
         return node
 
     def visit_Compare(self, node: ast.Compare) -> ast.expr:
@@ -139,7 +236,11 @@ class _Constants(ast.NodeTransformer):
             return ""
         if isinstance(base.value, ast.Name) and base.value.id == "self" and base.attr in self._fields[-1]:
             return self._fields[-1][base.attr]
+        if base.attr in self._shared:
+            return self._shared[base.attr]
         parts = ast.unparse(base).split(".")
+        if parts[-2:] == ["model", "config"]:
+            return "model"
         return parts[-1] if parts[-2] in ("config", "_config") and parts[-1] in SECTIONS.values() else ""
 
 
@@ -147,123 +248,13 @@ def _section(annotation: ast.expr | None) -> str:
     return SECTIONS.get(annotation.id, "") if isinstance(annotation, ast.Name) else ""
 
 
-def _handed_on(node: ast.Assign, given: Mapping[str, str]) -> dict[str, str]:
-    """Fields that an assignment in `__init__` fills with an argument of a known section."""
-    targets, values = node.targets[0], node.value
-    pairs = (
-        zip(targets.elts, values.elts, strict=False)
-        if isinstance(targets, ast.Tuple) and isinstance(values, ast.Tuple)
-        else [(targets, values)]
-    )
-    return {
-        target.attr: given[value.id]
-        for target, value in pairs
-        if isinstance(target, ast.Attribute) and _is_self(target) and isinstance(value, ast.Name) and value.id in given
-    }
+def _expression(value: Any) -> ast.expr:
+    return ast.parse(repr(value), mode="eval").body
 
 
-class _Nones(ast.NodeTransformer):
-    """Attributes of one class that are None and nothing else."""
-
-    def __init__(self, owner: ast.ClassDef) -> None:
-        assigned: dict[str, list[ast.expr | None]] = {}
-        for node in ast.walk(owner):
-            targets = _targets(node)
-            for target in targets:
-                for part in ast.walk(target):
-                    if isinstance(part, ast.Attribute) and _is_self(part):
-                        plain = part is target and isinstance(node, ast.Assign | ast.AnnAssign)
-                        assigned.setdefault(part.attr, []).append(getattr(node, "value", None) if plain else None)
-        self.names = {
-            name
-            for name, values in assigned.items()
-            if all(isinstance(value, ast.Constant) and value.value is None for value in values)
-        }
-
-    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
-        self.generic_visit(node)
-        if isinstance(node.ctx, ast.Load) and _is_self(node) and node.attr in self.names:
-            return ast.copy_location(ast.Constant(None), node)
-        return node
-
-
-class _Fold(ast.NodeTransformer):
-    """Decides what depends on constants alone, and drops what comes after a `return` or `raise`."""
-
-    def generic_visit(self, node: ast.AST) -> ast.AST:
-        super().generic_visit(node)
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            for index, statement in enumerate(body):
-                if isinstance(statement, ast.Return | ast.Raise):
-                    del body[index + 1 :]
-                    break
-        return node
-
-    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
-        self.generic_visit(node)
-        truth = _truth(node.test)
-        if truth is None:
-            return node
-        return (node.body if truth else node.orelse) or ast.Pass()
-
-    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
-        self.generic_visit(node)
-        truth = _truth(node.test)
-        return node if truth is None else node.body if truth else node.orelse
-
-    def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
-        self.generic_visit(node)
-        wanted = isinstance(node.op, ast.And)
-        kept: list[ast.expr] = []
-        for value in node.values:
-            truth = _truth(value)
-            if truth is None or value is node.values[-1]:
-                kept.append(value)
-            elif truth != wanted:
-                kept.append(value)
-                break
-        node.values = kept
-        return kept[0] if len(kept) == 1 else node
-
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
-        self.generic_visit(node)
-        truth = _truth(node.operand) if isinstance(node.op, ast.Not) else None
-        return node if truth is None else ast.Constant(not truth)
-
-    def visit_Compare(self, node: ast.Compare) -> ast.expr:
-        self.generic_visit(node)
-        parts = [node.left, *node.comparators]
-        constant = all(isinstance(part, ast.Constant) or _is_number(part) for part in parts)
-        choice = (
-            isinstance(node.ops[0], ast.In | ast.NotIn)
-            and isinstance(node.left, ast.Constant)
-            and isinstance(node.comparators[0], ast.Tuple)
-            and all(isinstance(item, ast.Constant) for item in node.comparators[0].elts)
-        )
-        if not constant and not choice:
-            return node
-        return ast.Constant(bool(eval(compile(ast.Expression(ast.fix_missing_locations(node)), "", "eval"))))
-
-
-def _truth(node: ast.expr) -> bool | None:
-    if isinstance(node, ast.Constant):
-        return bool(node.value)
-    if isinstance(node, ast.Tuple) and not node.elts:
-        return False
-    return True if _is_number(node) else None
-
-
-def _is_number(node: ast.expr) -> bool:
-    """A negative number, which is an operation on a constant."""
-    return isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant)
-
-
-def _targets(node: ast.AST) -> list[ast.expr]:
-    if isinstance(node, ast.Assign):
-        return node.targets
-    return [node.target] if isinstance(node, ast.AnnAssign | ast.AugAssign | ast.For) else []
-
-
-def _is_self(node: ast.Attribute) -> bool:
-    return isinstance(node.value, ast.Name) and node.value.id == "self"
+def _literal(value: Any) -> ast.expr | None:
+    """A setting as an expression; lists are tuples. None for what has no literal."""
+    if isinstance(value, list):
+        items = [_literal(item) for item in value]
+        return None if None in items else ast.Tuple([item for item in items if item is not None], ast.Load())
+    return ast.Constant(value) if value is None or isinstance(value, bool | int | float | str) else None

@@ -44,6 +44,11 @@ def quantize_matrix(
     return gptq.quantize(weight, calibration.hessian, role, int(bits), sigmas, settings.damping)
 
 
+def float_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of a model's state in float32, on the CPU."""
+    return {name: tensor.detach().float().cpu() for name, tensor in model.state_dict().items()}
+
+
 def check_finite(weights: Mapping[str, torch.Tensor]) -> None:
     """Raise PgolfError naming the first tensor that holds NaN or infinity."""
     for name, tensor in weights.items():

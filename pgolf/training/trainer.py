@@ -54,7 +54,7 @@ class Trainer:
         try:
             known = self._watch.push(self.iteration, self.flat.loss, self.optimizer.clip())
         except NotFinite as error:
-            raise self._explain(error) from error
+            raise PgolfError(self._explain(error)) from error
         self._update(fraction, batch_tokens)
         self.iteration += 1
         self.tokens += batch_tokens
@@ -70,7 +70,7 @@ class Trainer:
         try:
             known = self._watch.drain()
         except NotFinite as error:
-            raise self._explain(error) from error
+            raise PgolfError(self._explain(error)) from error
         self._forget(known)
         return known
 
@@ -97,7 +97,7 @@ class Trainer:
             torch.cuda.set_rng_state(device_numbers, self.flat.data.device)
             torch.cuda.synchronize()
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything a resumed run needs: tensors and plain values."""
         tensors = self._tensors() | {"random": torch.get_rng_state()}
         if self.flat.data.is_cuda:
@@ -112,7 +112,7 @@ class Trainer:
         return tensors, values
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Continue from what `state` gave."""
+        """Continue from what `snapshot` gave."""
         own = self._tensors()
         if set(own) - set(tensors):
             raise PgolfError(f"the checkpoint lacks {min(set(own) - set(tensors))}; start over with --force")
@@ -162,13 +162,13 @@ class Trainer:
         for result in known:
             del self._batches[result.iteration]
 
-    def _explain(self, error: NotFinite) -> PgolfError:
+    def _explain(self, error: NotFinite) -> str:
         tokens, targets, fraction = self._batches[error.iteration]
         self.flat.data.copy_(error.weights)
         plain_model(self.model)  # inside compiled blocks no module can be looked at
         self.model.set_progress(fraction)
         origin = find_origin(self.model, self._passes(tokens, targets))
-        return PgolfError(
+        return (
             f"the loss is not finite at step {error.iteration}; it began in {origin}; the last checkpoint is kept: "
             "lower optim.matrix_lr or set optim.grad_clip, and start over with --force"
         )

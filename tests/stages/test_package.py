@@ -15,6 +15,7 @@ from pgolf.errors import CheckFailed, PgolfError
 from pgolf.manifest import hash_file
 from pgolf.package import isolate, script
 from stages import lineage, summary
+from stages.audit import AuditOptions, audit
 from stages.package import package, requirements
 from stages.report import Silent
 from stages.run import run
@@ -62,7 +63,7 @@ def claims_again(folder: Path, change) -> None:
 
 def verdict(folder: Path, chain, **options) -> tuple[bool, str]:
     checks = verify(folder, chain.tokens.path, Silent(), "cpu", 1, **options)
-    return all(check.passed for check in checks), f"{checks[-1].what}: {checks[-1].detail}"
+    return not any(check.failed for check in checks), f"{checks[-1].what}: {checks[-1].detail}"
 
 
 def test_chain_leaves_every_stage_and_does_nothing_again(chain, documents, context):
@@ -111,7 +112,7 @@ def test_script_alone_scores_trains_and_shows_itself(chain, copy, documents, tmp
     folder.mkdir()
     for name in ("train_gpt.py", "model.pgz", "tokenizer.model"):
         shutil.copyfile(copy / name, folder / name)
-    scored = json.loads(script_of(folder, "eval", "--val", str(documents[1]), "--ttt"))
+    scored = json.loads(script_of(folder, "eval", "--val", str(chain.tokens.path), "--ttt"))
     claimed = chain.ttt_score.manifest.metrics
     assert abs(scored["bits_per_byte"] - claimed["bits_per_byte"]) < 1e-6
     assert scored["bytes_scored"] == claimed["bytes_scored"]
@@ -233,3 +234,30 @@ def test_killed_package_leaves_nothing_half_written(chain, tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         package(context(tmp_path / "run"), chain.quantized)
     assert not (tmp_path / "run").exists()
+
+
+def test_audit_is_claimed_and_made_again(chain, tmp_path, context):
+    run = Path(shutil.copytree(chain.tokens.path.parent, tmp_path / "run"))
+    here = context(run)
+    audit(here, here.input(None, "quantize"), AuditOptions(tokens=300, probes=8))
+    packaged = package(here, here.input(None, "quantize"))
+    claimed = json.loads(packaged.file("claims.json").read_text())
+    assert claimed["audits"]["sliding"]["checks_failed"] == 0
+    folder = Path(shutil.copytree(packaged.path, tmp_path / "package"))
+    true, reason = verdict(folder, chain)
+    assert true
+    assert re.match(r"audit: sliding: \d+ checks passed on 300 tokens$", reason)
+
+    def confess(claims):
+        claims["audits"]["sliding"]["checks_failed"] = 1
+
+    claims_again(folder, confess)
+    assert verdict(folder, chain) == (False, "audit: sliding: 1 checks failed by the package's own account")
+
+
+def test_verify_audits_when_asked_and_says_when_there_is_none(chain, copy):
+    assert verdict(copy, chain) == (True, "audit: the package holds no audit; --audit makes one")
+    true, reason = verdict(copy, chain, audit=True)
+    assert true
+    assert reason.startswith("audit: sliding: ")
+    assert "; ttt: " in reason

@@ -1,12 +1,17 @@
-"""Following imports, leaving out what is unused, and a file that carries what is left."""
+"""Following imports, leaving out what is unused, linking, and a file that carries what is left."""
 
+import lzma
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pgolf.errors import PgolfError
-from pgolf.package import imports, script, shake
+from pgolf.package import imports, mixing, script, shake
+from pgolf.package.link import link
 from pgolf.package.minify import minify
 from pgolf.package.terse import terse
 
@@ -74,29 +79,42 @@ def test_shake_refuses_imports_it_cannot_follow():
 
 
 def test_packed_script_runs_and_its_tracebacks_show_lines(tmp_path):
-    left = {name: minify(text) for name, text in shake.shake(SOURCES, "app.start", ["main"]).items()}
-    for libraries in ([], ["brotli"]):
-        packed = script.pack(left, "app.start", {"a": "\u00e9\\'\n"}, libraries)
-        assert packed.data.startswith(b"# coding: latin-1")
-        assert script.unpack(packed.data) == {**left, "settings.json": '{"a":"\u00e9\\\\\'\\n"}'}
-        sizes = script.sizes(left, {"a": "\u00e9\\'\n"}, packed)
-        assert sum(sizes.values()) == len(packed.data)
-        done = run(packed.data, tmp_path)
-        assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
-        failed = run(packed.data, tmp_path, "--fail")
-        assert "raise ValueError('on purpose')" in failed.stderr
-        assert "packed/app/parts.py" in failed.stderr
+    left = link(shake.shake(SOURCES, "app.start", ["main"]), "app.start")
+    left = {name: minify(text) for name, text in left.items()}
+    recorded = {"a": "\u00e9\\'\n"}
+    packed = script.pack(left, recorded)
+    assert packed.data.startswith(b"# coding: latin-1")
+    assert script.unpack(packed.data) == {**left, "settings.json": '{"a":"\u00e9\\\\\'\\n"}'}
+    assert sum(script.sizes(left, recorded, packed).values()) == len(packed.data)
+    done = run(packed.data, tmp_path)
+    assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
+    failed = run(packed.data, tmp_path, "--fail")
+    assert "raise ValueError('on purpose')" in failed.stderr
+    assert "packed/app/parts.py" in failed.stderr
 
 
-def test_every_byte_survives_the_literal(tmp_path):
+@given(st.binary(max_size=3000))
+@settings(max_examples=30)
+def test_mixing_gives_every_text_back(text):
+    digits = mixing.encode(text)
+    assert max(digits) < mixing.BASE
+    assert mixing.decode(digits, len(text)) == text
+
+
+def test_mixing_is_smaller_than_lzma_on_source():
+    text = Path(script.__file__).read_bytes()
+    assert len(mixing.encode(text)) < 0.9 * len(lzma.compress(text))
+
+
+def test_every_byte_survives_the_literal():
     for seed in range(20):
         text = "".join(chr(33 + (index * index * (seed + 3) + seed) % 90) for index in range(700))
-        packed = script.pack({"app": f"X = {text!r}\ndef main(s): print(X)\n"}, "app", {}, [])
+        packed = script.pack({"app": f"X = {text!r}\n"}, {})
         assert script.unpack(packed.data)["app"].startswith(f"X = {text!r}")
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"print(1)", b"\0\1", b"import linecache,lzma\nP='abc'", b"import linecache,os\nP=''"]
+    "data", [b"", b"print(1)", b"\0\1", b"N=9\nP='abc'", b"N=1<<40\nP=''", b"N=10000000000000\nP=''", b"N='a'\nP=1"]
 )
 def test_other_files_are_no_script(data):
     with pytest.raises(PgolfError, match="not a script made by pgolf"):
