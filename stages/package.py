@@ -4,14 +4,17 @@ The folder runs by itself: `train_gpt.py` holds exactly the modules that `stages
 `requirements.txt` names what those import from elsewhere. `claims.json` is what `pgolf verify` holds it to.
 """
 
+import dataclasses
 import importlib.metadata
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pgolf import config as configs
 from pgolf.codec import container
 from pgolf.codec import ledger as codec_ledger
+from pgolf.config import Config
 from pgolf.errors import CheckFailed
 from pgolf.package import imports, script
 from pgolf.package.ledger import MODEL, SCRIPT, TOKENIZER, File, Ledger, code_lines
@@ -20,7 +23,7 @@ from pgolf.package.shake import shake
 from pgolf.package.specialize import specialize
 from pgolf.package.terse import terse
 from pgolf.store import Stage
-from stages import claims
+from stages import claims, scoring
 from stages.context import StageContext
 from stages.models import load_quantized
 
@@ -44,38 +47,32 @@ def package(context: StageContext, source: Stage) -> Stage:
                 model = container.encode(load_quantized(source), coder=settings.coder)
                 bar.update(1, note="the weights are coded")
                 recorded = {"config": claims.recorded_config(source, scores, context.config)}
-                sources = imports.follow([ENTRY], PACKAGES)
-                special = specialize(sources, _everything(recorded), _absent(source))
-                used = shake({name: terse(name, text) for name, text in special.items()}, ENTRY, ["main"])
-                sources = {name: sources[name] for name in used}
-                small = {name: minify(text) for name, text in used.items()}
-                bar.update(2, note="the script is minified")
-                libraries = imports.third_party(used)
-                packed = script.pack(small, ENTRY, recorded, libraries)
-                plain = script.pack(sources, ENTRY, recorded, libraries)
+                made = make_script(recorded, source)
+                bar.update(2, note="the script is packed")
+                plain = script.pack(made.sources, ENTRY, recorded, made.libraries)
                 bar.update(3)
             ledger = Ledger(
                 files=(
                     File(MODEL, len(model), True),
-                    File(SCRIPT, len(packed.data), settings.count_code),
+                    File(SCRIPT, len(made.packed.data), settings.count_code),
                     File(TOKENIZER, len(tokenizer), settings.count_tokenizer),
                 ),
-                code=code_lines(sources, small, script.sizes(small, recorded, packed)),
+                code=code_lines(made.sources, made.modules, script.sizes(made.modules, recorded, made.packed)),
                 model=_roles(model),
                 readings={
-                    "shipped": len(packed.data),
+                    "shipped": len(made.packed.data),
                     "packed": len(plain.data),
-                    "minified_packed": len(packed.data),
-                    "sources": sum(len(text.encode("utf-8")) for text in sources.values()),
+                    "minified_packed": len(made.packed.data),
+                    "sources": sum(len(text.encode("utf-8")) for text in made.sources.values()),
                 },
                 cap_bytes=settings.cap_bytes,
             )
             _refuse_over_cap(ledger)
             files = {
                 MODEL: model,
-                SCRIPT: packed.data,
+                SCRIPT: made.packed.data,
                 TOKENIZER: tokenizer,
-                REQUIREMENTS: requirements(libraries).encode(),
+                REQUIREMENTS: requirements(made.libraries).encode(),
             }
             claimed = claims.claim(source, scores, files)
             files[claims.FILE] = (json.dumps(claimed, indent=2) + "\n").encode()
@@ -90,6 +87,46 @@ def package(context: StageContext, source: Stage) -> Stage:
     return build.stage
 
 
+@dataclass(frozen=True)
+class Script:
+    """The packed script and what it was made from."""
+
+    packed: script.Packed
+    sources: Mapping[str, str]
+    """The modules as they stand in the repository, by dotted name."""
+    modules: Mapping[str, str]
+    """The same as they go into the script."""
+    libraries: Sequence[str]
+
+
+def make_script(recorded: Mapping[str, Any], source: Stage) -> Script:
+    """The script for a run's configuration; source: a stage that has the run's tokens in its lineage."""
+    sources = imports.follow([ENTRY], PACKAGES)
+    special = specialize(sources, _everything(recorded), _absent(source))
+    used = shake({name: terse(name, text) for name, text in special.items()}, ENTRY, ["main"])
+    modules = {name: minify(text) for name, text in used.items()}
+    libraries = imports.third_party(used)
+    packed = script.pack(modules, ENTRY, recorded, libraries)
+    return Script(packed, {name: sources[name] for name in used}, modules, libraries)
+
+
+def reserved(source: Stage, config: Config) -> dict[str, int]:
+    """Bytes of a package's budget that the files beside the model will take, by file, before there is a model.
+
+    source: the float model; config: what it will be quantized and scored with. Scores change settings in the script
+    that cannot be known yet, hence a thousandth more: as much as a model on its own target may stay below it.
+    """
+    found = {}
+    if config.package.count_code:
+        evaluate = scoring.resolve(config.evaluate, source)
+        planned = claims.planned_config(source, dataclasses.replace(config, evaluate=evaluate))
+        size = len(make_script({"config": planned}, source).packed.data)
+        found[SCRIPT] = size + size // 1000
+    if config.package.count_tokenizer:
+        found[TOKENIZER] = source.ancestor("tokenize").file(TOKENIZER).stat().st_size
+    return found
+
+
 def requirements(libraries: Sequence[str]) -> str:
     """The lines of `requirements.txt` for imported top-level names: the distribution of each, at its version here."""
     owners = importlib.metadata.packages_distributions()
@@ -101,7 +138,7 @@ def requirements(libraries: Sequence[str]) -> str:
     return "".join(sorted(lines))
 
 
-def _everything(recorded: dict[str, Any]) -> dict[str, Any]:
+def _everything(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """The whole configuration, its defaults filled in, as JSON has it: lists, no tuples."""
     return dict(configs.to_dict(configs.from_dict(recorded["config"])))
 
@@ -128,10 +165,9 @@ def _refuse_over_cap(ledger: Ledger) -> None:
     if ledger.over <= 0:
         return
     counted = ", ".join(f"{file.file} {file.bytes:,}" for file in ledger.files if file.counted)
-    target = ledger.bytes_of(MODEL) - ledger.over
     remedy = (
-        f"pgolf quantize --target-bytes {target} leaves room for the rest"
-        if target > 0
+        f"pgolf quantize --target-bytes {ledger.cap_bytes} leaves room for the rest"
+        if ledger.bytes_of(MODEL) > ledger.over
         else "what counts besides the model is over it alone"
     )
     raise CheckFailed(
