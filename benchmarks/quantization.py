@@ -28,6 +28,7 @@ from torch import Tensor
 from pgolf import runtime as runtimes
 from pgolf import store
 from pgolf.codec import container
+from pgolf.config import QuantizeConfig
 from pgolf.quant import allocate, gptq, hessian, methods, nearest, sample, waterfill
 from pgolf.quant.allocate import Matrices, Plan
 from pgolf.quant.divergence import Divergence
@@ -96,7 +97,7 @@ def decoded(matrices: Matrices, controls: Mapping[str, Tensor]) -> dict[str, Ten
 
 def ours(case: Case, states: int = 8) -> list[Point]:
     """Trellis, waterfilled, Fisher weights, measured allocation; the real container."""
-    rounding = waterfill.Rounding(states=states)
+    rounding = waterfill.Rounding(states=states, resolution=QuantizeConfig().resolution)
     problems = {
         name: waterfill.prepare(
             case.array(name), role, case.calibration[name].curvature, case.calibration[name].output, 1e-3
@@ -154,7 +155,7 @@ def nncodec(case: Case, python: str) -> list[Point]:
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "in.npz", Path(folder) / "out.npz"
         np.savez(source, **{name: tensor.numpy() for name, tensor in case.weights.items()})
-        for parameter in (-24, -20, -16, -12, -8):
+        for parameter in (-28, -24, -20, -16, -12, -8):
             command = [python, str(HERE / "nncodec_model.py"), str(source), str(target), str(parameter)]
             size = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
             points.append(judge(case, size, {name: torch.from_numpy(value) for name, value in np.load(target).items()}))

@@ -14,7 +14,8 @@ def add_to(app: typer.Typer) -> None:
         common: Common,
         method: Annotated[str | None, typer.Option(help="rtn, sdclip, gptq, waterfill or trellis.")] = None,
         target_bytes: Annotated[
-            int | None, typer.Option(help="Choose all steps so that the packaged model takes at most so many bytes.")
+            int | None,
+            typer.Option(help="Choose all steps so that all that the package counts takes at most so many bytes."),
         ] = None,
         calibration: Annotated[
             Path | None,

@@ -5,7 +5,7 @@ figure comes out of the manifests of the evaluation stages.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +89,26 @@ def identity(ids: np.ndarray, token_bytes: np.ndarray) -> dict[str, Any]:
 def recorded_config(model: Stage, scores: Mapping[str, Stage], config: Config) -> dict[str, Any]:
     """The configuration that the package's model was made and scored with, section by section from the manifests.
 
-    Only values that are not the defaults: the script carries the same defaults.
+    Only values that are not the defaults: the script carries the same defaults. A byte target is what it left for the
+    model, since the script, trained again, does not know its own size.
     """
     made: dict[str, Any] = {key: value for key, value in model.manifest.config.items() if key != "options"}
-    lineage = {stage.manifest.stage: stage for stage in ancestors(model)}
+    made["quantize"] = made["quantize"] | model.manifest.details.get("model_target", {})
+    for kind, stage in scores.items():
+        made["evaluate"] = stage.manifest.config["evaluate"] | _resolved(stage)
+        if kind == "eval-ttt":
+            made["ttt"] = stage.manifest.config["ttt"]
+    made["package"] = configs.to_dict(config)["package"]
+    return _with_lineage(made, ancestors(model))
+
+
+def planned_config(source: Stage, config: Config) -> dict[str, Any]:
+    """What `recorded_config` will be for the float model of `source`, quantized and scored with the settings `config`."""
+    return _with_lineage(configs.to_dict(config), [source, *ancestors(source)])
+
+
+def _with_lineage(made: dict[str, Any], stages: Sequence[Stage]) -> dict[str, Any]:
+    lineage = {stage.manifest.stage: stage for stage in stages}
     sources = (
         ("tokenize", ("tokenizer",)),
         ("train", ("train", "optim", "average", "seed")),
@@ -101,11 +117,6 @@ def recorded_config(model: Stage, scores: Mapping[str, Stage], config: Config) -
     for kind, sections in sources:
         if kind in lineage:
             made |= {section: lineage[kind].manifest.config[section] for section in sections}
-    for kind, stage in scores.items():
-        made["evaluate"] = stage.manifest.config["evaluate"] | _resolved(stage)
-        if kind == "eval-ttt":
-            made["ttt"] = stage.manifest.config["ttt"]
-    made["package"] = configs.to_dict(config)["package"]
     return _changed(configs.to_dict(configs.recorded(made)), configs.to_dict(Config()))
 
 

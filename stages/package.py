@@ -4,6 +4,7 @@ The folder runs by itself: `train_gpt.py` holds exactly the modules that `stages
 `requirements.txt` names what those import from elsewhere. `claims.json` is what `pgolf verify` holds it to.
 """
 
+import dataclasses
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
@@ -12,11 +13,12 @@ from typing import Any
 from pgolf import config as configs
 from pgolf.codec import container
 from pgolf.codec import ledger as codec_ledger
+from pgolf.config import Config
 from pgolf.errors import CheckFailed
 from pgolf.package import program, script
 from pgolf.package.ledger import MODEL, SCRIPT, TOKENIZER, File, Ledger, code_lines
 from pgolf.store import Stage
-from stages import claims
+from stages import claims, scoring
 from stages.context import StageContext
 from stages.models import load_quantized
 
@@ -80,6 +82,24 @@ def package(context: StageContext, source: Stage) -> Stage:
             }
             build.details |= {"ledger": ledger.to_dict(), "claims": claimed}
     return build.stage
+
+
+def reserved(source: Stage, config: Config) -> dict[str, int]:
+    """Bytes of a package's budget that the files beside the model will take, by file, before there is a model.
+
+    source: the float model; config: what it will be quantized and scored with. Scores change settings in the script
+    that cannot be known yet, hence a thousandth more: as much as a model on its own target may stay below it.
+    """
+    found = {}
+    if config.package.count_code:
+        evaluate = scoring.resolve(config.evaluate, source)
+        planned = {"config": claims.planned_config(source, dataclasses.replace(config, evaluate=evaluate))}
+        made = program.make(ENTRY, _everything(planned), _on_gpu(source, {}))
+        size = len(script.pack(made.modules, planned).data)
+        found[SCRIPT] = size + size // 1000
+    if config.package.count_tokenizer:
+        found[TOKENIZER] = source.ancestor("tokenize").file(TOKENIZER).stat().st_size
+    return found
 
 
 def requirements(libraries: Sequence[str]) -> str:

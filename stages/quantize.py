@@ -44,7 +44,8 @@ def quantize(context: StageContext, source: Stage, calibration: Path | None = No
             if stream is not None and calibration is None:
                 stream = stream.view(0, len(stream) - models.held_out(source))
             weights = methods.float_weights(model)
-            quantized, statistics, calibrated = quantize_model(context, build, model, stream, length)
+            inner = _on_model_target(context, build, source)
+            quantized, statistics, calibrated = quantize_model(inner, build, model, stream, length)
             rows = methods.report(weights, quantized, statistics)
             file.save(build.writer.path(models.QUANTIZED), quantized)
             build.details["tensors"] = [dataclasses.asdict(row) for row in rows]
@@ -54,6 +55,32 @@ def quantize(context: StageContext, source: Stage, calibration: Path | None = No
                 build.metrics["model_bytes"] = len(container.encode(quantized, context.config.package.coder))
             _show(context, rows)
     return build.stage
+
+
+def _on_model_target(context: StageContext, build: StageBuild, source: Stage) -> StageContext:
+    """The context with what a byte target leaves for the model once the files that count beside it have theirs."""
+    from stages.package import reserved  # a packaged script quantizes too, and packages nothing
+
+    settings = context.config.quantize
+    if not settings.target_bytes:
+        return context
+    try:
+        files = reserved(source, context.config)
+    except PgolfError as error:
+        context.reporter.message(f"{error}; the byte target is the model's alone")
+        return context
+    left = settings.target_bytes - sum(files.values())
+    told = " and ".join(f"{size:,} bytes for {name}" for name, size in files.items())
+    if left < 1:
+        raise PgolfError(
+            f"--target-bytes {settings.target_bytes:,} leaves nothing for the model: it counts {told}; ask for more, "
+            "or --set package.count_code=false"
+        )
+    if files:
+        context.reporter.message(f"{left:,} bytes of the target are the model's: it leaves {told}")
+    build.details |= {"reserved_bytes": files, "model_target": {"target_bytes": left}}
+    inner = dataclasses.replace(settings, target_bytes=left)
+    return context.replace(config=dataclasses.replace(context.config, quantize=inner))
 
 
 def quantize_model(

@@ -26,7 +26,8 @@ class QuantizeConfig:
     """Clip of `sdclip` and step of `gptq`: the largest integer stands at so many standard deviations of the row. 0: 2.5
     for `sdclip` (the seed's), 12.85 and 20 on the embedding for `gptq` (the records'); `gptq` clips nothing."""
     target_bytes: int = 0
-    """Choose the steps of all matrices so that the packaged model takes at most so many bytes; 0: no target."""
+    """Choose the steps of all matrices so that what the package counts (the model, and the script and the tokenizer
+    where `package.count_code` and `package.count_tokenizer` say so) takes at most so many bytes; 0: no target."""
     calibration_tokens: int = 131_072
     """Train tokens that the Hessians are collected on."""
     sequence: int = 0

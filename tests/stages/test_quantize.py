@@ -28,6 +28,7 @@ SETTINGS = [
     "model.loop_passes=2",
     "train.seq_len=16",
     "quantize.calibration_tokens=512",
+    "package.count_code=false",
 ]
 
 
