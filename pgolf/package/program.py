@@ -36,8 +36,8 @@ class Program:
 def make(entry: str, config: Mapping[str, Any], on_gpu: bool) -> Program:
     """The program that calls `main` of the module `entry`. config: every section, as plain values.
 
-    on_gpu: whether the run, or a score of it, was made on a GPU. Otherwise the program is one for the CPU; a program for
-    the GPU does without kernels for the CPU, where it is slower, not different.
+    on_gpu: whether the run, or a score of it, was made on a GPU. Otherwise the program is one for the CPU; one for the
+    GPU does without kernels for the CPU, where it is slower, not different.
     """
     used = dict(config) | {"package": {"coder": config["package"]["coder"]}}
     return _make(entry, json.dumps(used), on_gpu)
