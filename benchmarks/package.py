@@ -75,9 +75,8 @@ def losses(python: Path, run: Path, package: Path, tokens: Path, iterations: int
     """The greatest difference between the losses of the script and of `pgolf train`, step by step."""
     model = store.open_stage(package).parent("model")
     recorded = recorded_config(model, {}, configs.load(None, None, []))
-    values = recorded | {
-        "train": recorded.get("train", {}) | {"iterations": iterations, "seconds": 0.0, "log_every": 1}
-    }
+    changed = {"iterations": iterations, "seconds": 0.0, "log_every": 1}
+    values = recorded | {"train": recorded.get("train", {}) | changed}
     with tempfile.TemporaryDirectory() as place:
         context = StageContext(
             run=Path(place) / "run",
