@@ -30,5 +30,5 @@ def add_to(app: typer.Typer) -> None:
 
         extra = [] if method is None else [f"ttt.method={method}"]
         extra += [] if seconds is None else [f"ttt.seconds={seconds}"]
-        context = common.context(*assignments(context, reset, mixture), *extra)
-        common.finish(run(context, context.input(common.source, *scoring.MODEL_STAGES), documents, tune))
+        stages = common.context(*assignments(context, reset, mixture), *extra)
+        common.finish(run(stages, stages.input(common.source, *scoring.MODEL_STAGES), documents, tune))
