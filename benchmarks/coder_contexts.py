@@ -64,7 +64,7 @@ class Walk:
         return np.concatenate(costs)
 
     def neighbour(self, values: list[np.ndarray], down: int, right: int) -> np.ndarray:
-        """Of every symbol, in the order of the walk: the value so many rows above and columns to the left; 0 outside."""
+        """Of every symbol, in the order of the walk: the value so many rows above and columns to the left; else 0."""
         moved = []
         for value in values:
             out = np.zeros_like(value)

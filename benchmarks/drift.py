@@ -3,10 +3,10 @@
     python benchmarks/drift.py artifacts/mini/ema-finalize [--tokens 16384] [--calibration-tokens 16384]
 
 Matrices are quantized in the model's order. With x the original's input and y that of the model whose earlier matrices
-are quantized already, W (E[x yᵀ]) (E[y yᵀ] + δ)⁻¹ is the matrix that best gives W x from y (WaterSIC, arXiv 2603.04956,
-step 3, without its term for the residual stream); it is quantized in place of W, under the Hessians and steps that ship.
-δ is a share of the mean diagonal; large ones lead back to W. The embedding, used at both ends, stays as it is. KL to the
-float model is set against the plain curve at the same bytes: below 1 the correction gains.
+are quantized already, W + W E[(x − y) yᵀ] (E[y yᵀ] + δ)⁻¹ gives W x from y best (WaterSIC, arXiv 2603.04956, step 3,
+without its term for the residual stream); it is quantized in place of W, under the Hessians and steps that ship. δ is a
+share of the mean diagonal; large ones lead back to W. The embedding, used at both ends, stays as it is. KL to the float
+model is set against the plain curve at the same bytes: below 1 the correction gains.
 """
 
 import argparse

@@ -119,7 +119,7 @@ def test_calibration_tokens_can_be_named_when_the_lineage_is_gone(
 def test_a_checkpoint_alone_needs_nothing_but_shards(
     context: StageContext, trained: Stage, tokens: Stage, tmp_path: Path
 ) -> None:
-    """Its train stage gone, and with it the training length; the script cannot be made, so the target is the model's."""
+    """Its train stage gone, and with it the training length; no script can be made, so the target is the model's."""
     with context.build("ema-finalize", inputs={"model": trained}, sections=("model",)) as build:
         save_file(load_weights(trained), build.writer.path("model.safetensors"))
     shutil.move(trained.path, tmp_path / "elsewhere")
