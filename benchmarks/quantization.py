@@ -158,7 +158,10 @@ def nncodec(case: Case, python: str) -> list[Point]:
         for parameter in (-28, -24, -20, -16, -12, -8):
             command = [python, str(HERE / "nncodec_model.py"), str(source), str(target), str(parameter)]
             size = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
-            points.append(judge(case, size, {name: torch.from_numpy(value) for name, value in np.load(target).items()}))
+            given = {
+                name: torch.from_numpy(value).view_as(case.weights[name]) for name, value in np.load(target).items()
+            }
+            points.append(judge(case, size, given))
     return sorted(points, key=lambda point: point.bytes)
 
 
@@ -170,7 +173,7 @@ def prepare(path: Path, count: int, calibration_tokens: int, threads: int) -> Ca
     train = tokens.TokenStream.open(train_shards(tokenized))
     to = lambda batches: [batch.to(runtime.device) for batch in batches]  # noqa: E731
     calibrating = to(sample.batches(train, calibration_tokens, length, choosing=False, seed=0))
-    choosing = to(sample.batches(train, 16_384, length, choosing=True, seed=0))
+    choosing = to(sample.batches(train, min(16_384, count), length, choosing=True, seed=0))
     val = tokens.open_split(tokenized, "val")
     rows = min(len(val), count) // length
     judging = torch.from_numpy(val[: rows * length].astype(np.int64)).view(rows, length)
@@ -227,13 +230,16 @@ def main() -> None:
     parser.add_argument("--calibration-tokens", type=int, default=65_536)
     parser.add_argument("--threads", type=int, default=0, help="0: every core")
     parser.add_argument("--nncodec", help="a Python that has NNCodec")
+    parser.add_argument("--only", nargs="+", help="curves to make, by how they begin; the output's others are kept")
     parser.add_argument("--output", type=Path, default=HERE / "quantization")
     arguments = parser.parse_args()
-    results: dict[str, dict[str, list[Point]]] = {}
+    table = arguments.output.with_suffix(".json")
+    known = json.loads(table.read_text()) if arguments.only and table.exists() else {}
+    results = {n: {k: [Point(**p) for p in points] for k, points in curves.items()} for n, curves in known.items()}
     for path in arguments.stages:
         case = prepare(path, arguments.tokens, arguments.calibration_tokens, arguments.threads)
         print(f"{case.name}: {case.size:,} weights in matrices", flush=True)
-        curves = results[case.name] = {}
+        curves = results.setdefault(case.name, {})
         work: dict[str, Callable[[], list[Point]]] = {
             "ours (trellis)": lambda: ours(case),  # noqa: B023
             "ours without the trellis": lambda: ours(case, states=0),  # noqa: B023
@@ -243,6 +249,8 @@ def main() -> None:
         if arguments.nncodec:
             work["NNCodec"] = lambda: nncodec(case, arguments.nncodec)  # noqa: B023
         for label, run in work.items():
+            if arguments.only and not any(label.startswith(prefix) for prefix in arguments.only):
+                continue
             started = time.monotonic()
             curves[label] = run()
             print(f"  {label} ({time.monotonic() - started:.0f} s)")
@@ -253,6 +261,8 @@ def main() -> None:
                     f"    {point.bytes:>12,} bytes {bits:6.3f} bits/weight  KL {point.kl:.6f}  BPB {lost:+.5f}",
                     flush=True,
                 )
+            plain = {n: {k: [vars(p) for p in points] for k, points in done.items()} for n, done in results.items()}
+            table.write_text(json.dumps(plain, indent=1) + "\n")
         for label, points in curves.items():
             if label != "ours (trellis)":
                 for what, value in (("KL", lambda p: p.kl), ("BPB lost", lambda p: p.bits_per_byte_lost)):
@@ -261,8 +271,6 @@ def main() -> None:
                         f"  against {label}, by {what}: bytes at equal loss {size:.3f}, loss at equal bytes {loss:.3f}"
                     )
     draw(results, arguments.output.with_suffix(".png"))
-    plain = {n: {k: [vars(p) for p in points] for k, points in curves.items()} for n, curves in results.items()}
-    arguments.output.with_suffix(".json").write_text(json.dumps(plain, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python benchmarks/record_quantize.py [--preset record] [--threads 2] [--set quantize.calibration_tokens=32768 ...]
 
-Random weights of the preset, random tokens of Zipf's law: nothing here says how good the model is, only what the work
-costs. It is what `pgolf quantize` does, from calibration to the coded container, and the decoding afterwards. Both
+Random weights of the preset and random tokens of Zipf's law: nothing here says how good the model is, only what the
+work costs. It is what `pgolf quantize` does, from calibration to the coded container, and the decoding afterwards. Both
 wall clock and processor time are told, since wall clock means little on a machine that others use: processor time over
 the number of cores is the least that the same work takes there. Writes record_quantize.json beside it.
 """

@@ -17,16 +17,23 @@ def add_to(app: typer.Typer) -> None:
             int | None,
             typer.Option(help="Choose all steps so that all that the package counts takes at most so many bytes."),
         ] = None,
+        coder: Annotated[
+            str | None, typer.Option(help="How the model is coded: range, brotli, zlib or lzma; package.coder for it.")
+        ] = None,
         calibration: Annotated[
             Path | None,
             typer.Option(help="Tokenize stage, folder of shards or shard to calibrate on, when the lineage has none."),
         ] = None,
     ) -> None:
         """Quantize the weights of a trained model."""
+        from pgolf.config.quantize import CHOOSES_STEPS
         from stages.quantize import INPUT_KINDS
         from stages.quantize import quantize as stage
 
         extra = [] if method is None else [f"quantize.method={method}"]
+        if method is not None and method not in CHOOSES_STEPS and target_bytes is None:
+            extra.append("quantize.target_bytes=0")  # a run's own target is for methods that choose their steps
+        extra += [] if coder is None else [f"package.coder={coder}"]
         extra += [] if target_bytes is None else [f"quantize.target_bytes={target_bytes}"]
         context = common.context(*extra)
         common.finish(stage(context, context.input(common.source, *INPUT_KINDS), calibration))

@@ -42,7 +42,7 @@ def draw(budget: Budget, picture: Path) -> None:
             )
         rates.set_yscale("log")
         rates.set_xlabel("entropy of the symbols, bits per weight")
-        rates.set_ylabel("relative error of the layer's output (of the weights where not measured)")
+        rates.set_ylabel("relative error of the output (else of the weights)")
         rates.set_title("rate against distortion, one point a tensor", fontsize=10)
         rates.grid(alpha=0.3, which="both")
         rates.legend()

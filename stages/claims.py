@@ -103,7 +103,7 @@ def recorded_config(model: Stage, scores: Mapping[str, Stage], config: Config) -
 
 
 def planned_config(source: Stage, config: Config) -> dict[str, Any]:
-    """What `recorded_config` will be for the float model of `source`, quantized and scored with `config`."""
+    """What `recorded_config` will be for the float model of `source`, quantized and scored as `config` says."""
     return _with_lineage(configs.to_dict(config), [source, *ancestors(source)])
 
 

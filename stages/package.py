@@ -24,6 +24,7 @@ from stages.models import load_quantized
 
 ENTRY = "stages.script"
 REQUIREMENTS = "requirements.txt"
+_GUESSES = 4  # at the size of the script
 
 
 def package(context: StageContext, source: Stage) -> Stage:
@@ -85,21 +86,37 @@ def package(context: StageContext, source: Stage) -> Stage:
 
 
 def reserved(source: Stage, config: Config) -> dict[str, int]:
-    """Bytes of a package's budget that the files beside the model will take, by file, before there is a model.
+    """Bytes of the byte target that the files beside the model will take, by file, before there is a model.
 
-    source: the float model; config: what it will be quantized and scored with. Scores change settings in the script
-    that cannot be known yet, hence a thousandth more: as much as a model on its own target may stay below it.
+    source: the float model; config: what it will be quantized and scored with. The script holds the model's own target,
+    and a compressor's size jumps with every digit, so the script is made for the target that it leaves until both agree
+    within a thousandth of the script; if they never do, the largest one counts. A two-thousandth is left free, for
+    settings of a score that cannot be known yet.
     """
     found = {}
-    if config.package.count_code:
-        evaluate = scoring.resolve(config.evaluate, source)
-        planned = {"config": claims.planned_config(source, dataclasses.replace(config, evaluate=evaluate))}
-        made = program.make(ENTRY, _everything(planned), _on_gpu(source, {}))
-        size = len(script.pack(made.modules, planned).data)
-        found[SCRIPT] = size + size // 1000
     if config.package.count_tokenizer:
         found[TOKENIZER] = source.ancestor("tokenize").file(TOKENIZER).stat().st_size
+    if config.package.count_code:
+        target = config.quantize.target_bytes - sum(found.values())
+        guesses = [0]
+        for _ in range(_GUESSES):
+            planned = {"config": _planned(source, config, max(1, target - guesses[-1]))}
+            made = program.make(ENTRY, _everything(planned), _on_gpu(source, {}))
+            size = len(script.pack(made.modules, planned).data)
+            if size <= guesses[-1] <= size + size // 1000:
+                break
+            guesses.append(size + size // 2000)
+        else:
+            guesses.append(max(guesses))
+        found[SCRIPT] = guesses[-1]
     return found
+
+
+def _planned(source: Stage, config: Config, target: int) -> dict[str, Any]:
+    """What will be recorded in the script when the model gets `target` bytes and is scored as configured."""
+    quantize = dataclasses.replace(config.quantize, target_bytes=target)
+    evaluate = scoring.resolve(config.evaluate, source)
+    return claims.planned_config(source, dataclasses.replace(config, quantize=quantize, evaluate=evaluate))
 
 
 def requirements(libraries: Sequence[str]) -> str:
@@ -113,7 +130,7 @@ def requirements(libraries: Sequence[str]) -> str:
     return "".join(sorted(lines))
 
 
-def _everything(recorded: dict[str, Any]) -> dict[str, Any]:
+def _everything(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """The whole configuration, its defaults filled in, as JSON has it: lists, no tuples."""
     return dict(configs.to_dict(configs.from_dict(recorded["config"])))
 

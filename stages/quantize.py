@@ -39,7 +39,7 @@ def quantize(context: StageContext, source: Stage, calibration: Path | None = No
     with context.build("quantize", {"model": source, **inputs}, ("model", "quantize", "package")) as build:
         if build.existing is None:
             model = models.load_model(source, context.runtime)
-            length = settings.sequence or (models.training_length(source) if paths else 0)
+            length = settings.sequence or (_training_length(context, source) if paths else 0)
             stream = TokenStream.open(paths) if paths else None
             if stream is not None and calibration is None:
                 stream = stream.view(0, len(stream) - models.held_out(source))
@@ -81,6 +81,16 @@ def _on_model_target(context: StageContext, build: StageBuild, source: Stage) ->
     build.details |= {"reserved_bytes": files, "model_target": {"target_bytes": left}}
     inner = dataclasses.replace(settings, target_bytes=left)
     return context.replace(config=dataclasses.replace(context.config, quantize=inner))
+
+
+def _training_length(context: StageContext, source: Stage) -> int:
+    """The model's own, or for a checkpoint whose train stage is gone what the configuration says."""
+    try:
+        return models.training_length(source)
+    except PgolfError as error:
+        length = context.config.train.seq_len
+        context.reporter.message(f"{error}; calibrating on sequences of {length} tokens (quantize.sequence)")
+        return length
 
 
 def quantize_model(

@@ -16,7 +16,9 @@ from pgolf.manifest import hash_file
 from pgolf.package import isolate, script
 from stages import lineage, summary
 from stages.audit import AuditOptions, audit
+from stages.eval_sliding import eval_sliding
 from stages.package import package, requirements
+from stages.quantize import quantize
 from stages.report import Silent
 from stages.run import run
 from stages.verify import verify
@@ -105,6 +107,18 @@ def test_over_the_cap_is_refused_and_leaves_nothing(chain, tmp_path, context):
     assert not (tmp_path / "run" / "package").exists()
     fits = context(tmp_path / "run", package={"cap_bytes": size, "count_code": False})
     assert package(fits, chain.quantized).manifest.details["ledger"]["counted_bytes"] == size
+
+
+def test_a_byte_target_leaves_room_for_the_script(chain, tmp_path, context):
+    """Not over the cap and hardly under it, though the script is made after the model and jumps by tens of bytes."""
+    target = chain.packaged.manifest.metrics["code_bytes"] + 16_000
+    aimed = {"method": "trellis", "calibration_tokens": 1024, "target_bytes": target}
+    here = context(tmp_path / "run", quantize=aimed, package={"cap_bytes": target})
+    quantized = quantize(here, chain.averaged)
+    eval_sliding(here, quantized)
+    packed = package(here, quantized).manifest.metrics
+    assert target - 200 <= packed["total_bytes"] <= target
+    assert packed["model_bytes"] == quantized.manifest.metrics["model_bytes"]
 
 
 def test_script_alone_scores_trains_and_shows_itself(chain, copy, documents, tmp_path):

@@ -1,5 +1,6 @@
 """The quantize stage on a tiny model: every method walks, old directories stay, bad input is refused."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,19 @@ def test_calibration_tokens_can_be_named_when_the_lineage_is_gone(
     for path in (tmp_path / "elsewhere").glob("*.bin"):
         path.rename(shards / path.name)
     assert quantize(context.replace(name="shards"), trained, calibration=shards).manifest.inputs["calibration:1"]
+
+
+def test_a_checkpoint_alone_needs_nothing_but_shards(
+    context: StageContext, trained: Stage, tokens: Stage, tmp_path: Path
+) -> None:
+    """Its train stage gone, and with it the training length; no script can be made, so the target is the model's."""
+    with context.build("ema-finalize", inputs={"model": trained}, sections=("model",)) as build:
+        save_file(load_weights(trained), build.writer.path("model.safetensors"))
+    shutil.move(trained.path, tmp_path / "elsewhere")
+    here = configured(context, "train.seq_len=20", "quantize.target_bytes=12000", "package.count_code=true")
+    stage = quantize(here, build.stage, calibration=tokens.path / "fineweb_train_000000.bin")
+    assert 11_988 <= stage.manifest.metrics["model_bytes"] <= 12_000
+    assert stage.manifest.details["calibration_tokens"] % 20 == 0
 
 
 def test_an_empty_calibration_folder_is_refused(context: StageContext, trained: Stage, tmp_path: Path) -> None:
