@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pgolf import config as configs
-from pgolf.config import ModelConfig
+from pgolf.config import Config, ModelConfig
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
 from pgolf.quant.tensors import QuantizedModel
@@ -24,8 +24,12 @@ PACKED = "model.pgz"
 
 def model_config(stage: Stage) -> ModelConfig:
     """The configuration of the model in a stage, as its manifest has it."""
+    return _config(stage).model
+
+
+def _config(stage: Stage) -> Config:
     values = {key: value for key, value in stage.manifest.config.items() if key != "options"}
-    return configs.recorded(values).model
+    return configs.recorded(values)
 
 
 def training_length(stage: Stage) -> int:
@@ -51,9 +55,13 @@ def held_out(stage: Stage) -> int:
 
 
 def inherit_model(context: StageContext, stage: Stage) -> StageContext:
-    """The context with the model's configuration taken from `stage`: what is made from a model describes that model,
-    whatever preset the command was given."""
-    return context.replace(config=dataclasses.replace(context.config, model=model_config(stage)))
+    """The context with the configuration of model and optimizer taken from `stage` and its `train` stage, where that is
+    in reach: what is made from a model describes that model, whatever preset the command was given."""
+    try:
+        optim = _config(stage.ancestor("train")).optim
+    except PgolfError:
+        optim = context.config.optim
+    return context.replace(config=dataclasses.replace(context.config, model=model_config(stage), optim=optim))
 
 
 def load_quantized(stage: Stage) -> QuantizedModel:

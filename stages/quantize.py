@@ -36,7 +36,7 @@ def quantize(context: StageContext, source: Stage, calibration: Path | None = No
     context = models.inherit_model(context, source)
     settings = context.config.quantize
     inputs, paths = _calibration_source(source, calibration, required=settings.method in NEEDS_HESSIANS)
-    with context.build("quantize", {"model": source, **inputs}, ("model", "quantize", "package")) as build:
+    with context.build("quantize", {"model": source, **inputs}, ("model", "optim", "quantize", "package")) as build:
         if build.existing is None:
             model = models.load_model(source, context.runtime)
             length = settings.sequence or (_training_length(context, source) if paths else 0)

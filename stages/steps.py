@@ -128,7 +128,7 @@ def _land(
 def _distill(context: StageContext, material: Material, plan: Plan) -> tuple[Matrices, dict[str, Tensor]]:
     """Round share by share with training in between; the last share lands on the byte target, if there is one."""
     settings, batches = context.config.quantize, material.samples.teaching
-    gradual = Gradual(material.model, plan, settings.distill_lr)
+    gradual = Gradual(material.model, plan, context.config.optim, settings.distill_lr)
     shares = (*settings.distill_shares, 1.0)
     ends = [round(len(batches) * (number + 1) / len(shares)) for number in range(len(shares))]
     steps = itertools.count(1)

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from pgolf.config.optim import OptimConfig
 from pgolf.model.gpt import CHUNK_TOKENS, GPT
+from pgolf.optim.adam import FlatAdam
 from pgolf.optim.flat import FlatParameters, parameter_groups
-from pgolf.optim.optimizer import Optimizer
+from pgolf.optim.muon import Muon
 from pgolf.quant import waterfill
 from pgolf.quant.allocate import Matrices, Plan
 from pgolf.quant.dequantize import dequantize
@@ -30,7 +31,7 @@ from pgolf.quant.tensors import QuantizedTensor
 from pgolf.quant.waterfill import Problem, Rounding, Steps
 
 MUON_RATE = 2.0  # Muon's learning rate over Adam's: the first pair tried; both times two lose a third of the gain
-_MOMENTUM = 0.9
+_MOMENTUM, _BETAS = 0.9, (0.9, 0.95)
 
 
 @dataclass
@@ -47,25 +48,16 @@ class _Part:
 class Gradual:
     """A model on its way from floating point to integers."""
 
-    def __init__(self, model: GPT, plan: Plan, lr: float) -> None:
-        """model: the unquantized one, left as it is; plan: its steps, at `plan.last_log2_c`."""
+    def __init__(self, model: GPT, plan: Plan, optim: OptimConfig, lr: float) -> None:
+        """model: the unquantized one, left as it is; plan: its steps, at `plan.last_log2_c`; optim: how training
+        orthogonalized; lr: learning rate of the first step."""
         self._model, self._plan = model, plan
         self._student = copy.deepcopy(model).train()
         self._student.set_progress(1.0)
         self._flat = FlatParameters(self._student, parameter_groups(self._student, model.matrix_roles()))
-        settings = OptimConfig(
-            matrix_lr=MUON_RATE * lr,
-            embed_lr=lr,
-            scalar_lr=lr,
-            matrix_decay=0.0,
-            embed_decay=0.0,
-            scalar_decay=0.0,
-            momentum=_MOMENTUM,
-            momentum_warmup=0,
-            warmdown=1.0,
-            lr_floor=0.0,
-        )
-        self._optimizer = Optimizer(self._flat, settings)
+        self._lr = lr
+        self._muon = Muon(self._flat, optim)
+        self._adam = [FlatAdam(self._flat, group, _BETAS, optim.adam_epsilon) for group in ("embed", "scalar")]
         self._free = torch.ones_like(self._flat.data)  # 0 where a weight is rounded
         self._fixed = torch.zeros_like(self._flat.data)  # the rounded weights, 0 elsewhere
         self._parts: dict[str, _Part] = {}
@@ -105,9 +97,14 @@ class Gradual:
             flat.zero_grad()
             divergence = self._gradient(tokens)
             flat.grad.mul_(self._free)
-            self._optimizer.step(number, done + (until - done) * number / len(batches))
+            self._step(self._lr * (1 - done - (until - done) * number / len(batches)))
             flat.data.mul_(self._free).add_(self._fixed)
             on_step(divergence)
+
+    def _step(self, lr: float) -> None:
+        self._muon.step(MUON_RATE * lr, _MOMENTUM, 0.0)
+        for adam in self._adam:
+            adam.step(lr, 0.0)
 
     def _gradient(self, tokens: Tensor) -> float:
         """Fill the flat gradient with that of the mean divergence, logits in chunks; returns the divergence."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from pgolf.config.optim import OptimConfig
 from pgolf.model.gpt import GPT
 from pgolf.quant import hessian, waterfill
 from pgolf.quant.allocate import Plan
@@ -46,7 +47,7 @@ def train(gradual: Gradual, tokens: Sequence[torch.Tensor], done: float = 0.0, u
 
 def test_all_columns_at_once_are_the_plans_own_rounding(model: GPT) -> None:
     plan = plan_of(model)
-    gradual = Gradual(model, plan, lr=0.002)
+    gradual = Gradual(model, plan, optim=OptimConfig(), lr=0.002)
     gradual.round_share(1.0)
     for name, tensor in plan.round(plan.last_log2_c).items():
         found = gradual.round(0.0)[name]
@@ -56,7 +57,7 @@ def test_all_columns_at_once_are_the_plans_own_rounding(model: GPT) -> None:
 
 def test_what_is_rounded_stays_and_what_is_left_learns(model: GPT) -> None:
     original = copy.deepcopy(model.state_dict())
-    gradual = Gradual(model, plan_of(model), lr=0.002)
+    gradual = Gradual(model, plan_of(model), optim=OptimConfig(), lr=0.002)
     gradual.round_share(0.5)
     before = weights(gradual)
     losses = train(gradual, batches(8), 0.0, 0.5)
@@ -81,7 +82,7 @@ def test_training_in_between_repairs_what_rounding_broke(model: GPT) -> None:
     plan, distance = plan_of(model), Divergence(model, batches(4))
     found = []
     for steps in (0, 40):
-        gradual = Gradual(model, plan, lr=0.002)
+        gradual = Gradual(model, plan, optim=OptimConfig(), lr=0.002)
         for number, share in enumerate((0.5, 0.75, 1.0)):
             gradual.round_share(share)
             train(gradual, [b for _ in range(steps) for b in batches(1)], number / 3, (number + 1) / 3)
@@ -90,7 +91,7 @@ def test_training_in_between_repairs_what_rounding_broke(model: GPT) -> None:
 
 
 def test_moving_the_last_share_leaves_the_others_alone(model: GPT) -> None:
-    gradual = Gradual(model, plan_of(model), lr=0.002)
+    gradual = Gradual(model, plan_of(model), optim=OptimConfig(), lr=0.002)
     gradual.round_share(0.75)
     gradual.round_share(1.0)
     here, coarse = gradual.round(0.0), gradual.round(2.0)
