@@ -26,7 +26,7 @@ from stages import tokens as token_stages
 RECORDS = {"chunk_tokens": 4096, "epochs": 3, "optimizer": "sgd", "lr": 0.005, "decay": 0.0, "schedule": "cosine"}
 METHODS = {
     "sgd as the records do (chunks of 4,096, 3 epochs)": TttConfig(**RECORDS, output_lr=(), output_stream_lr=()),  # type: ignore[arg-type]
-    "sgd, weights only (dynamic evaluation)": TttConfig(output_lr=(), output_stream_lr=()),
+    "sgd, weights only (dynamic evaluation)": TttConfig(lr=6e-4, output_lr=(), output_stream_lr=()),
     "fast output weights only": TttConfig(epochs=0),
     "sgd and fast output weights (default)": TttConfig(),
     "lora": TttConfig(method="lora"),
