@@ -28,7 +28,7 @@ from pgolf import runtime as runtimes
 from pgolf.codec import container
 from pgolf.config import Config
 from pgolf.model.gpt import GPT
-from pgolf.shards import write_shards
+from pgolf.shards import TokenStream, write_shards
 from stages.quantize import quantize_model
 
 WEIGHT_STD = 0.04
@@ -88,7 +88,7 @@ def main() -> None:
     length = config.quantize.sequence or config.train.seq_len
     with tempfile.TemporaryDirectory() as folder, clock.progress("everything"):
         paths = random_shard(Path(folder), config, 4 * config.quantize.calibration_tokens)
-        quantized = quantize_model(context, build, model, paths, length)[0]
+        quantized = quantize_model(context, build, model, TokenStream.open(paths), length)[0]
         with clock.progress("encode"):
             data = container.encode(quantized, config.package.coder)
     with clock.progress("decode"):

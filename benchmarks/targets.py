@@ -33,7 +33,7 @@ from stages.context import StageContext
 from stages.package import package
 from stages.quantize import quantize, train_shards
 from stages.report import Silent
-from stages.steps import Material
+from stages.steps import Material, Samples
 
 ROOM = 53_000  # for a script
 
@@ -58,7 +58,7 @@ def model_alone(stage: Stage, name: str, config: Config, bits: list[float], runt
     wanted = config.quantize.calibration_tokens, steps.choosing_tokens(config.quantize.sensitivity_tokens, count)
     batches = [sample.batches(stream, tokens, length, choosing=part > 0, seed=0) for part, tokens in enumerate(wanted)]
     header = {"model": configs.to_dict(config)["model"]}
-    material = Material(model, weights, hessian.calibrate(model, batches[0]), *batches, header)
+    material = Material(model, weights, hessian.calibrate(model, batches[0]), Samples(*batches), header)
     rows = []
     for each in bits:
         started, target = time.process_time(), round(count * each / 8)

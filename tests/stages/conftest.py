@@ -22,7 +22,7 @@ SETTINGS = {
         "log_every": 1,
         "holdout_tokens": 500,
     },
-    "quantize": {"method": "gptq", "calibration_tokens": 1024},
+    "quantize": {"method": "trellis", "calibration_tokens": 1024, "distill_steps": 4, "distill_tokens": 256},
     "evaluate": {"stride": 16},
     "ttt": {"chunk_tokens": 512, "epochs": 1},
 }
