@@ -3,7 +3,7 @@
 Every matrix is rounded some of its columns at a time, from the last to the first as error feedback goes; after each
 share all that is left (the other columns, gains, norms, mixes) is trained on the mean KL divergence to the unquantized
 model, over train tokens. Feedback is the linear answer to a rounding error inside one matrix; the training that follows
-is the answer of the whole model, and repairs about half of what the feedback leaves. The order by shares is that of
+is the answer of the whole model, and repairs a third or more of what the feedback leaves. The order by shares is that of
 incremental network quantization (arXiv 1702.03044), the objective that of distillation (QUANTIZATION 7.2). The number
 of steps is fixed, so that the result depends on nothing but its inputs.
 """
@@ -30,7 +30,7 @@ from pgolf.quant.grid import Floats
 from pgolf.quant.tensors import QuantizedTensor
 from pgolf.quant.waterfill import Problem, Rounding, Steps
 
-MUON_RATE = 2.0  # Muon's learning rate over Adam's: the first pair tried; both times two lose a third of the gain
+MUON_RATE = 2.0  # Muon's learning rate over Adam's: the first pair tried; doubling both lost a twentieth of the gain
 _MOMENTUM, _BETAS = 0.9, (0.9, 0.95)
 
 
