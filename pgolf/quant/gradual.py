@@ -3,7 +3,7 @@
 Every matrix is rounded some of its columns at a time, from the last to the first as error feedback goes; after each
 share all that is left (the other columns, gains, norms, mixes) is trained on the mean KL divergence to the unquantized
 model, over train tokens. Feedback is the linear answer to a rounding error inside one matrix; the training that follows
-is the answer of the whole model, and repairs a third or more of what the feedback leaves. The order by shares is that of
+is the answer of the whole model, and repairs a third of what the feedback leaves or more. The order by shares is of
 incremental network quantization (arXiv 1702.03044), the objective that of distillation (QUANTIZATION 7.2). The number
 of steps is fixed, so that the result depends on nothing but its inputs.
 """
