@@ -32,7 +32,7 @@ from pgolf.model.gpt import GPT
 from pgolf.training.holdout import holdout_loss
 from pgolf.training.trainer import Trainer
 from stages.tokens import open_split
-from stages.train import holdout_tokens
+from stages.train import holdout_score, holdout_tokens
 
 
 def parts(model: ModelConfig) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
@@ -111,10 +111,12 @@ def run(config: Config, tokens: store.Stage, runtime: runtimes.Runtime, clock: C
     for name, weights in candidates.items():
         trainer.flat.data.copy_(weights)
         losses[name] = holdout_loss(model, loader.holdout, config.train.sizes_at(1.0)[1], runtime.device)
-    loader.close()
     best = min(losses, key=lambda name: losses[name])
+    score = holdout_score(tokens, loader.holdout, losses[best])
+    loader.close()
     return {
         "nats_per_token": losses[best],
+        "bits_per_byte": score["holdout_bits_per_byte"],
         "last": losses["last"],
         "best": best,
         "parameters": trainer.parameters,

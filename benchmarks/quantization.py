@@ -10,6 +10,7 @@ val tokens in disjoint windows, both against the float model. Writes quantizatio
 """
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import tempfile
@@ -18,6 +19,8 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import brotli
 import matplotlib
@@ -28,17 +31,20 @@ from torch import Tensor
 from pgolf import runtime as runtimes
 from pgolf import store
 from pgolf.codec import container
-from pgolf.config import QuantizeConfig
+from pgolf.config import Config, QuantizeConfig
 from pgolf.quant import allocate, gptq, hessian, methods, nearest, sample, waterfill
 from pgolf.quant.allocate import Matrices, Plan
 from pgolf.quant.divergence import Divergence
 from pgolf.quant.hessian import Calibration
 from pgolf.quant.tensors import QuantizedModel
-from stages import models, tokens
+from stages import models, steps, tokens
 from stages.quantize import train_shards
+from stages.report import Silent
+from stages.steps import Material, Samples
 
 HERE = Path(__file__).parent
 BITS = (2.0, 2.5, 3.0, 3.6, 4.4)
+TEACHING_STEPS = 400  # as in preset `mini`
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +55,10 @@ class Case:
     weights: Mapping[str, Tensor]
     roles: Mapping[str, str]
     calibration: Mapping[str, Calibration]
+    plain: Mapping[str, Calibration]  # without gradients, on the same tokens
     choosing: Divergence  # train tokens, for allocation
     judging: Divergence  # val tokens, for the result
+    teaching: Sequence[Tensor]  # train tokens, a batch per step of training in between
     bytes_per_token: float
     threads: int
 
@@ -95,9 +103,11 @@ def decoded(matrices: Matrices, controls: Mapping[str, Tensor]) -> dict[str, Ten
     return QuantizedModel(matrices, controls).state_dict()
 
 
-def ours(case: Case, states: int = 8) -> list[Point]:
-    """Trellis, waterfilled, Fisher weights, measured allocation; the real container."""
-    rounding = waterfill.Rounding(states=states, resolution=QuantizeConfig().resolution)
+def ours(case: Case, states: int = 8, trained: bool = False) -> list[Point]:
+    """Trellis, waterfilled, Fisher weights, measured allocation; the real container. trained: as `mini` ships it, with
+    training between shares."""
+    settings = QuantizeConfig()
+    rounding = waterfill.Rounding(states=states, resolution=settings.resolution)
     problems = {
         name: waterfill.prepare(
             case.array(name), role, case.calibration[name].curvature, case.calibration[name].output, 1e-3
@@ -109,9 +119,16 @@ def ours(case: Case, states: int = 8) -> list[Point]:
     for bits in BITS:
         log2_c = plan.log2_c_for_bits(bits, list(problems))
         plan.refit(plan.round(log2_c))
-        matrices = plan.round(log2_c)
-        size = len(container.encode(QuantizedModel(matrices, case.controls)))
-        points.append(judge(case, size, decoded(matrices, case.controls)))
+        matrices, controls = plan.round(log2_c), case.controls
+        if trained:
+            plan.last_log2_c = log2_c
+            context: Any = SimpleNamespace(
+                config=Config(quantize=dataclasses.replace(settings, target_bytes=0)), reporter=Silent()
+            )
+            material = Material(case.judging.model, case.weights, case.calibration, Samples(teaching=case.teaching), {})
+            matrices, controls = steps.distill(context, material, plan)
+        size = len(container.encode(QuantizedModel(matrices, controls)))
+        points.append(judge(case, size, decoded(matrices, controls)))
     return points
 
 
@@ -130,7 +147,7 @@ def records(case: Case) -> list[Point]:
         matrices = {}
         for name, role in case.roles.items():
             sigmas, bits = (20.0, 8) if role == "embed" else (12.85, 6)
-            plain = case.calibration[name].hessian
+            plain = case.plain[name].curvature
             matrices[name] = gptq.quantize(case.array(name), plain, role, bits, sigmas * factor, 0.01)
         size = packed(matrices, case.controls, lambda data: brotli.compress(data, quality=11, lgwin=24))
         points.append(judge(case, size, decoded(matrices, case.controls)))
@@ -174,6 +191,7 @@ def prepare(path: Path, count: int, calibration_tokens: int, threads: int) -> Ca
     to = lambda batches: [batch.to(runtime.device) for batch in batches]  # noqa: E731
     calibrating = to(sample.batches(train, calibration_tokens, length, choosing=False, seed=0))
     choosing = to(sample.batches(train, min(16_384, count), length, choosing=True, seed=0))
+    teaching = sample.batches(train, TEACHING_STEPS * QuantizeConfig().distill_tokens, length, choosing=False, seed=0)
     val = tokens.open_split(tokenized, "val")
     rows = min(len(val), count) // length
     judging = torch.from_numpy(val[: rows * length].astype(np.int64)).view(rows, length)
@@ -183,8 +201,10 @@ def prepare(path: Path, count: int, calibration_tokens: int, threads: int) -> Ca
         weights=weights,
         roles=model.matrix_roles(),
         calibration=hessian.calibrate(model, calibrating),
+        plain=hessian.calibrate(model, calibrating, gradients=False),
         choosing=Divergence(model, choosing),
         judging=Divergence(model, to(list(judging.split(max(1, 8192 // length))))),
+        teaching=steps.cut(to(teaching), TEACHING_STEPS),
         bytes_per_token=float(np.mean(tokens.token_bytes(tokenized))),
         threads=runtime.threads,
     )
@@ -243,6 +263,7 @@ def main() -> None:
         work: dict[str, Callable[[], list[Point]]] = {
             "ours (trellis)": lambda: ours(case),  # noqa: B023
             "ours without the trellis": lambda: ours(case, states=0),  # noqa: B023
+            "ours, trained in between": lambda: ours(case, trained=True),  # noqa: B023
             "records (GPTQ, brotli)": lambda: records(case),  # noqa: B023
             "seed (nearest, zlib)": lambda: seed(case),  # noqa: B023
         }
@@ -263,13 +284,12 @@ def main() -> None:
                 )
             plain = {n: {k: [vars(p) for p in points] for k, points in done.items()} for n, done in results.items()}
             table.write_text(json.dumps(plain, indent=1) + "\n")
-        for label, points in curves.items():
-            if label != "ours (trellis)":
-                for what, value in (("KL", lambda p: p.kl), ("BPB lost", lambda p: p.bits_per_byte_lost)):
-                    size, loss = advantage(curves["ours (trellis)"], points, value)
-                    print(
-                        f"  against {label}, by {what}: bytes at equal loss {size:.3f}, loss at equal bytes {loss:.3f}"
-                    )
+        for mine in [label for label in curves if label in ("ours (trellis)", "ours, trained in between")]:
+            for label, points in curves.items():
+                if label != mine:
+                    for what, value in (("KL", lambda p: p.kl), ("BPB lost", lambda p: p.bits_per_byte_lost)):
+                        size, loss = advantage(curves[mine], points, value)
+                        print(f"  {mine} against {label}, by {what}: {size:.3f} of the bytes, {loss:.3f} of the loss")
     draw(results, arguments.output.with_suffix(".png"))
 
 

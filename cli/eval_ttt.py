@@ -25,11 +25,15 @@ def add_to(app: typer.Typer) -> None:
         mixture: Mixture = False,
     ) -> None:
         """Score a model that learns from every chunk of text once it is scored, never before."""
+        from pgolf.errors import PgolfError
         from stages import scoring
         from stages.eval_ttt import eval_ttt as run
 
         extra = [] if method is None else [f"ttt.method={method}"]
         extra += [] if seconds is None else [f"ttt.seconds={seconds}"]
         stage_context = common.context(*assignments(context, reset, mixture), *extra)
+        chosen = stage_context.config.ttt.method
+        if context is not None and chosen != "in-place":
+            raise PgolfError(f"--context goes with --method in-place; {chosen} has contexts of its own: leave it out")
         source = stage_context.input(common.source, *scoring.MODEL_STAGES)
         common.finish(run(stage_context, source, documents, tune))

@@ -72,7 +72,7 @@ def choose(context: StageContext, build: StageBuild, material: Material) -> Quan
     else:
         matrices = _by_role(context, plan)
     if material.samples.teaching:
-        matrices, controls = _distill(context, material, plan)
+        matrices, controls = distill(context, material, plan)
     return QuantizedModel(matrices, controls, material.header)
 
 
@@ -125,7 +125,7 @@ def _land(
         return allocate.land(rounds, target, size, octaves, lambda found: bar.update(found, note=f"{found:,} bytes"))
 
 
-def _distill(context: StageContext, material: Material, plan: Plan) -> tuple[Matrices, dict[str, Tensor]]:
+def distill(context: StageContext, material: Material, plan: Plan) -> tuple[Matrices, dict[str, Tensor]]:
     """Round share by share with training in between; the last share lands on the byte target, if there is one."""
     settings, batches = context.config.quantize, material.samples.teaching
     gradual = Gradual(material.model, plan, context.config.optim, settings.distill_lr)

@@ -54,7 +54,7 @@ class _Writer:
             self.bits += np.bincount(plane, cost, minlength=len(self.bits))
         for start in range(0, len(contexts), _BATCH):
             part = slice(start, start + _BATCH)
-            self.encoder.encode(symbols[part].astype(np.int32), _FAMILY, table[contexts[part]])
+            self.encoder.encode(symbols[part].astype(np.int32), _FAMILY, table.take(contexts[part], axis=0))
 
     def bytes(self) -> bytes:
         return self.encoder.get_compressed().astype("<u4").tobytes()
@@ -134,7 +134,7 @@ def decode(planes: Sequence[Plane], streams: Streams, alphabet: int, memory: int
     sign_at = escape_at = 0
     try:
         for positions in scan:
-            magnitudes = decoder.decode(_FAMILY, scan.table[scan.contexts])
+            magnitudes = decoder.decode(_FAMILY, scan.table.take(scan.contexts, axis=0))
             some = np.flatnonzero(magnitudes)
             whole = magnitudes.astype(np.int64)
             over = np.flatnonzero(magnitudes == alphabet - 1)

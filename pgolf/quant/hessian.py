@@ -2,13 +2,15 @@
 
 The loss of a small error E in one matrix is close to ½ Σ_t (g_tᵀ E x_t)², x_t the input and g_t the gradient of the
 loss with respect to the output, labels drawn from the model itself (the true Fisher; YAQA, arXiv 2505.22988). Kept
-are two approximations of it: the plain H = E[x xᵀ], and the Kronecker form ½ tr(H_O E H_I Eᵀ) with
-H_I = Σ |g_t|² x_t x_tᵀ / Σ |g_t|² and H_O = Σ |x_t|² g_t g_tᵀ, scaled so that the form is in nats per token of text.
+is one of two approximations of it: the plain H = E[x xᵀ], or with gradients the Kronecker form ½ tr(H_O E H_I Eᵀ)
+with H_I = Σ |g_t|² x_t x_tᵀ / Σ |g_t|² and H_O = Σ |x_t|² g_t g_tᵀ, scaled so that the form is in nats per token of
+text.
 
-Looped layers are seen by forward hooks in every pass, and every pass counts. Products are float32, sums float64. The
-tied embedding is seen from both sides: as the head it meets the final norm's output, as the input it meets the
-gradient; each side weighs a row by the frequency of its token, so one matrix and one weight per row serve both
-(Hessian of the softmax: p (1 - p) per token, coupling between tokens left out).
+Looped layers are seen by forward hooks in every pass, and every pass counts. Products are float32 and leave out most of
+what symmetry gives for nothing (they are half the work on a large model), sums float64. The tied embedding is seen from
+both sides: as the head it meets the final norm's output, as the input it meets the gradient; each side weighs a row by
+the frequency of its token, so one matrix and one weight per row serve both (Hessian of the softmax: p (1 - p) per
+token, coupling between tokens left out).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +26,7 @@ from pgolf.model.gpt import CHUNK_TOKENS, GPT
 from pgolf.quant.grid import Floats
 
 PRIOR_COUNTS = 10.0  # added to every token's count, so that a token calibration never saw keeps a sane step
+SYMMETRIC_BLOCK = 256  # columns: leaves out 44% of a product of 2,048, and blocks are still large enough to be fast
 EMBEDDING, HEAD = "tok_emb.weight", "lm_head.weight"
 
 
@@ -31,26 +34,19 @@ EMBEDDING, HEAD = "tok_emb.weight", "lm_head.weight"
 class Calibration:
     """What calibration says of one matrix (rows, columns)."""
 
-    hessian: Floats
-    """(columns, columns) E[x xᵀ] over tokens and passes: the layer's own output error."""
-    fisher: Floats | None
-    """(columns, columns) the same, tokens weighted by the squared gradient; None where gradients were not asked for."""
+    curvature: Floats
+    """(columns, columns) E[x xᵀ] over tokens and passes, the layer's own output error; with gradients H_I, where tokens
+    are weighted by the squared gradient."""
     output: Floats
     """(rows, rows) H_O, or (rows,) its diagonal where the rest is not worth keeping (an embedding); ones without
     gradients."""
 
-    @property
-    def curvature(self) -> Floats:
-        return self.hessian if self.fisher is None else self.fisher
-
 
 @dataclass
 class _Sums:
-    plain: Tensor  # (columns, columns) Σ x xᵀ
-    weighted: Tensor  # (columns, columns) Σ |g|² x xᵀ
-    output: Tensor  # (rows, rows) Σ |x|² g gᵀ, or (rows,) its diagonal
-    vectors: int = 0
-    weight: float = 0.0  # Σ |g|²
+    inputs: Tensor  # (columns, columns) Σ |g|² x xᵀ, its lower triangle; without gradients Σ x xᵀ
+    output: Tensor  # (rows, rows) Σ |x|² g gᵀ, its lower triangle, or (rows,) its diagonal
+    weight: float = 0.0  # Σ |g|², or how many vectors
 
 
 @dataclass
@@ -64,20 +60,36 @@ class _Collector:
         """The sums of one matrix; zeros at first. `output` is the shape of what is kept of H_O."""
         if name not in self.sums:
             square = torch.zeros(columns, columns, dtype=torch.float64)
-            self.sums[name] = _Sums(square, square.clone(), torch.zeros(output, dtype=torch.float64))
+            self.sums[name] = _Sums(square, torch.zeros(output, dtype=torch.float64))
         return self.sums[name]
 
     def add(self, name: str, x: Tensor, gradient: Tensor | None) -> None:
         """x: (N, columns) inputs; gradient: (N, rows) of the outputs, or None."""
         rows = 0 if gradient is None else gradient.shape[1]
         sums = self.of(name, x.shape[1], (rows, rows))
-        sums.plain += (x.T @ x).double().cpu()
-        sums.vectors += len(x)
-        if gradient is not None:
-            weight = gradient.square().sum(dim=1, keepdim=True)  # (N, 1)
-            sums.weighted += ((x * weight).T @ x).double().cpu()
-            sums.weight += float(weight.sum(dtype=torch.float64))
-            sums.output += ((gradient * x.square().sum(dim=1, keepdim=True)).T @ gradient).double().cpu()
+        if gradient is None:
+            _add_products(sums.inputs, x, x)
+            sums.weight += len(x)
+            return
+        weight = gradient.square().sum(dim=1, keepdim=True)  # (N, 1)
+        _add_products(sums.inputs, x * weight, x)
+        sums.weight += float(weight.sum(dtype=torch.float64))
+        _add_products(sums.output, gradient * x.square().sum(dim=1, keepdim=True), gradient)
+
+
+def _add_products(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add the lower triangle of leftᵀ @ right (columns, columns), which is symmetric, and parts of the upper one."""
+    for start in range(0, len(total), SYMMETRIC_BLOCK):
+        stop = min(len(total), start + SYMMETRIC_BLOCK)
+        total[start:stop, :stop] += (left[:, start:stop].T @ right[:, :stop]).to(total.device)
+
+
+def _whole(triangle: Tensor) -> Floats:
+    """The symmetric matrix of a lower triangle; the diagonal alone, (rows,), as it is."""
+    if triangle.ndim == 1:
+        return triangle.numpy()
+    lower = triangle.tril()
+    return (lower + lower.tril(-1).T).numpy()
 
 
 def calibrate(
@@ -129,12 +141,14 @@ def _one_batch(model: GPT, tokens: Tensor, collector: _Collector, generator: tor
 def _add_head(collector: _Collector, name: str, x: Tensor, log_p: Tensor) -> None:
     """The matrix `name` as the head: x (N, width), log_p (N, V). The label's expectation is taken exactly."""
     sums = collector.of(f"{name}/head", x.shape[1], (log_p.shape[1],))
-    sums.plain += (x.T @ x).double().cpu()
-    sums.vectors += len(x)
+    if not collector.gradients:
+        _add_products(sums.inputs, x, x)
+        sums.weight += len(x)
+        return
     p = log_p.exp()
     variance = p - p.square()  # (N, V) of the gradient's elements
     weight = variance.sum(dim=1, keepdim=True)
-    sums.weighted += ((x * weight).T @ x).double().cpu()
+    _add_products(sums.inputs, x * weight, x)
     sums.weight += float(weight.sum(dtype=torch.float64))
     sums.output += variance.sum(dim=0, dtype=torch.float64).cpu()
 
@@ -197,7 +211,7 @@ def _add_lookup(collector: _Collector, name: str, rows: int, tokens: Tensor, gra
     sums.output += torch.bincount(tokens, minlength=rows).double().cpu()
     if gradient is not None:
         gradient = gradient.float()
-        sums.plain += (gradient.T @ gradient).double().cpu()
+        _add_products(sums.inputs, gradient, gradient)
 
 
 def _finish(name: str, collector: _Collector, shape: tuple[int, ...], tokens: int) -> Calibration:
@@ -205,13 +219,14 @@ def _finish(name: str, collector: _Collector, shape: tuple[int, ...], tokens: in
     if table is not None or head is not None:
         return _finish_embedding(table, head, collector.gradients, shape, tokens)
     sums = collector.sums.get(name)
-    if sums is None or not sums.vectors:
+    if sums is None:
         raise PgolfError(f"the matrix {name} is never used on the calibration tokens, so it has no Hessian")
-    fisher, output = None, np.ones(shape[0])
-    if sums.weight > 0:
-        fisher = (sums.weighted / sums.weight).numpy()
-        output = (sums.output / (tokens * np.trace(fisher))).numpy()
-    return Calibration(hessian=(sums.plain / sums.vectors).numpy(), fisher=fisher, output=output)
+    if not sums.weight:  # used, and the loss does not feel it: what follows it is zero, as before any training
+        return Calibration(np.eye(shape[1]), np.ones(shape[0]))
+    curvature, output = _whole(sums.inputs) / sums.weight, np.ones(shape[0])
+    if collector.gradients:
+        output = _whole(sums.output) / (tokens * np.trace(curvature))
+    return Calibration(curvature, output)
 
 
 def _finish_embedding(
@@ -222,16 +237,15 @@ def _finish_embedding(
     Both sides share one matrix and one weight per row: H̄ = f H_head + G, ρ_v splits the trace as the sides do.
     """
     rows, columns = shape
-    plain = np.eye(columns) if head is None else (head.plain / head.vectors).numpy()
     if not gradients:
-        return Calibration(plain, None, np.ones(rows))
+        return Calibration(np.eye(columns) if head is None else _whole(head.inputs) / head.weight, np.ones(rows))
     fisher, traces = np.zeros((columns, columns)), np.zeros(rows)
     if head is not None:
         weight = (head.output.numpy() + PRIOR_COUNTS * head.weight / tokens) / tokens  # (V,)
-        side = (head.weighted / head.weight).numpy()
+        side = _whole(head.inputs) / head.weight
         fisher, traces = fisher + weight.sum() * side, traces + weight * np.trace(side)
     if table is not None:
         frequency = (table.output + PRIOR_COUNTS).numpy() / (tokens + PRIOR_COUNTS * rows)  # (V,) sums to 1
-        side = (table.plain / tokens).numpy()
+        side = _whole(table.inputs) / tokens
         fisher, traces = fisher + side, traces + frequency * np.trace(side)
-    return Calibration(plain, fisher, traces / np.trace(fisher))
+    return Calibration(fisher, traces / np.trace(fisher))

@@ -28,7 +28,8 @@ class TensorReport:
     relative_error: float
     """‖W − Ŵ‖ / ‖W‖."""
     output_error: float | None
-    """The same of the layer's output on calibration tokens: the root of tr(E H Eᵀ) / tr(W H Wᵀ); None without them."""
+    """The same of the layer's output on calibration tokens, which count as they did in calibration (by their squared
+    gradient, or alike): the root of tr(E H Eᵀ) / tr(W H Wᵀ); None without them."""
 
 
 def quantize_matrix(
@@ -41,7 +42,7 @@ def quantize_matrix(
     if settings.method == "sdclip":
         return nearest.quantize(weight, role, int(bits), sigmas)
     assert calibration is not None, f"{settings.method} without calibration"
-    return gptq.quantize(weight, calibration.hessian, role, int(bits), sigmas, settings.damping)
+    return gptq.quantize(weight, calibration.curvature, role, int(bits), sigmas, settings.damping)
 
 
 def float_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -86,8 +87,8 @@ def _tensor_report(
     size = float(np.sum(weight * weight))
     output = None
     if calibration is not None:
-        signal = feedback.loss(weight, calibration.hessian)
-        output = float(np.sqrt(max(0.0, feedback.loss(error, calibration.hessian)) / signal)) if signal > 0 else 0.0
+        signal = feedback.loss(weight, calibration.curvature)
+        output = float(np.sqrt(max(0.0, feedback.loss(error, calibration.curvature)) / signal)) if signal > 0 else 0.0
     return TensorReport(
         name=name,
         role=tensor.role,

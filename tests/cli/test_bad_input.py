@@ -160,6 +160,11 @@ def test_the_wrong_kind_of_stage(made, command, stage, needs):
     refused(*words, says=[f"holds a {stage} stage", needs], folder=made)
 
 
+def test_a_context_that_the_method_would_not_use(made):
+    words = ["eval-ttt", "--artifacts", made, "--run", "tiny", "--method", "lora", "--context", "banded"]
+    refused(*words, says=["--context goes with --method in-place", "lora"], folder=made)
+
+
 @pytest.mark.parametrize(
     ("command", "changed"),
     [

@@ -38,8 +38,7 @@ def test_every_pass_of_a_loop_is_seen() -> None:
     assert len(inputs) == 3 * len(tokens)
     x = torch.cat(inputs).double()
     found = hessian.calibrate(model, tokens, gradients=False)["blocks.0.mlp.fc.weight"]
-    np.testing.assert_allclose(found.hessian, (x.T @ x / len(x)).numpy(), rtol=1e-4, atol=1e-7)
-    assert found.fisher is None
+    np.testing.assert_allclose(found.curvature, (x.T @ x / len(x)).numpy(), rtol=1e-4, atol=1e-7)
 
 
 def test_weights_keep_their_values_and_need_for_gradients() -> None:
@@ -65,8 +64,7 @@ def test_the_fisher_form_predicts_the_divergence_of_noise(changes: dict[str, obj
         )
         e = error.double().numpy()
         output = np.diag(found.output) if found.output.ndim == 1 else found.output
-        assert found.fisher is not None
-        predicted = 0.5 * float(np.sum((output @ e @ found.fisher) * e))
+        predicted = 0.5 * float(np.sum((output @ e @ found.curvature) * e))
         ratios.append(distance.of({name: weight.detach() + error}) / predicted)
     assert min(ratios) > 0.4
     assert max(ratios) < 2.5
