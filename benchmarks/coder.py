@@ -157,7 +157,7 @@ def main() -> None:
             rows.append(measure(name, model, bits, arguments.nncodec, small=True))
     for source in arguments.sources:
         path = source / "quantized.safetensors" if source.is_dir() else source
-        rows.append(measure(str(path.parent.name), file.load(path), 0.0, arguments.nncodec, small=True))
+        rows.append(measure("/".join(path.parts[-3:-1]), file.load(path), 0.0, arguments.nncodec, small=True))
     if arguments.record:
         layer = [(512, 512), (256, 512), (256, 512), (512, 512), (2048, 512), (512, 2048)]
         model, _ = synthetic([(8192, 512), *layer * 11], "gauss", 0.3, False)
