@@ -15,13 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from quantization import Case, decoded, judge, prepare
+from quantization import Case, decoded, judge, plan_of, prepare
 from torch import Tensor
 
 from pgolf.codec import container
-from pgolf.config import QuantizeConfig
 from pgolf.model.gpt import GPT
-from pgolf.quant import allocate, waterfill
+from pgolf.quant import waterfill
 from pgolf.quant.allocate import Plan
 from pgolf.quant.dequantize import dequantize
 from pgolf.quant.tensors import QuantizedModel
@@ -77,15 +76,8 @@ def main() -> None:
     arguments = parser.parse_args()
     for path in arguments.stages:
         case = prepare(path, arguments.tokens, arguments.calibration_tokens, arguments.threads)
-        problems = {
-            name: waterfill.prepare(
-                case.array(name), role, case.calibration[name].curvature, case.calibration[name].output, 1e-3
-            )
-            for name, role in case.roles.items()
-        }
-        plan = Plan(problems, waterfill.Rounding(resolution=QuantizeConfig().resolution), case.threads)
-        names = list(problems)
-        allocate.measure(plan, case.choosing, plan.log2_c_for_bits(3.0, names))
+        plan = plan_of(case)
+        names = list(plan.problems)
 
         def point(matrices: dict, case: Case = case) -> tuple[int, float]:
             size = len(container.encode(QuantizedModel(matrices, case.controls)))

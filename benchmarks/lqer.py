@@ -14,12 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from quantization import Case, decoded, judge, prepare
+from quantization import Case, decoded, judge, plan_of, prepare
 from torch import Tensor
 
 from pgolf.codec import container
-from pgolf.config import QuantizeConfig
-from pgolf.quant import allocate, waterfill
 from pgolf.quant.allocate import Plan
 from pgolf.quant.tensors import QuantizedModel
 from pgolf.quant.waterfill import Problem
@@ -62,15 +60,8 @@ def main() -> None:
     arguments = parser.parse_args()
     for path in arguments.stages:
         case = prepare(path, arguments.tokens, arguments.calibration_tokens, arguments.threads)
-        problems = {
-            name: waterfill.prepare(
-                case.array(name), role, case.calibration[name].curvature, case.calibration[name].output, 1e-3
-            )
-            for name, role in case.roles.items()
-        }
-        plan = Plan(problems, waterfill.Rounding(resolution=QuantizeConfig().resolution), case.threads)
-        names = list(problems)
-        allocate.measure(plan, case.choosing, plan.log2_c_for_bits(3.0, names))
+        plan = plan_of(case)
+        names = list(plan.problems)
         curve, models = [], {}
         for bits in CURVE:
             log2_c = plan.log2_c_for_bits(bits, names)
@@ -84,7 +75,7 @@ def main() -> None:
         for bits in RATES:
             plain, base = models[bits], sizes[CURVE.index(bits)]
             errors = {name: case.array(name) - plain[name].double().numpy() for name in names}
-            over = sorted(((factors(problems[name], errors[name], 1)[1], name) for name in names), reverse=True)
+            over = sorted(((factors(plan.problems[name], errors[name], 1)[1], name) for name in names), reverse=True)
             print(f"  {bits} bits; singular values over the edge of noise: "
                   + ", ".join(f"{name} {ratio:.2f}" for ratio, name in over[:4]))  # fmt: skip
             largest = sorted(names, key=lambda name: -float(np.sum(errors[name] ** 2)))[:3]

@@ -103,21 +103,26 @@ def decoded(matrices: Matrices, controls: Mapping[str, Tensor]) -> dict[str, Ten
     return QuantizedModel(matrices, controls).state_dict()
 
 
-def ours(case: Case, states: int = 8, trained: bool = False) -> list[Point]:
-    """Trellis, waterfilled, Fisher weights, measured allocation; the real container. trained: as `mini` ships it, with
-    training between shares."""
-    settings = QuantizeConfig()
-    rounding = waterfill.Rounding(states=states, resolution=settings.resolution)
+def plan_of(case: Case, states: int = 8) -> Plan:
+    """Steps for all matrices, their shares measured at 3 bits."""
     problems = {
         name: waterfill.prepare(
             case.array(name), role, case.calibration[name].curvature, case.calibration[name].output, 1e-3
         )
         for name, role in case.roles.items()
     }
-    plan, points = Plan(problems, rounding, case.threads), []
+    rounding = waterfill.Rounding(states=states, resolution=QuantizeConfig().resolution)
+    plan = Plan(problems, rounding, case.threads)
     allocate.measure(plan, case.choosing, plan.log2_c_for_bits(3.0, list(problems)))
+    return plan
+
+
+def ours(case: Case, states: int = 8, trained: bool = False) -> list[Point]:
+    """Trellis, waterfilled, Fisher weights, measured allocation; the real container. trained: as `mini` ships it, with
+    training between shares."""
+    settings, plan, points = QuantizeConfig(), plan_of(case, states), []
     for bits in BITS:
-        log2_c = plan.log2_c_for_bits(bits, list(problems))
+        log2_c = plan.log2_c_for_bits(bits, list(plan.problems))
         plan.refit(plan.round(log2_c))
         matrices, controls = plan.round(log2_c), case.controls
         if trained:
