@@ -49,6 +49,15 @@ def test_weights_keep_their_values_and_need_for_gradients() -> None:
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
 
 
+def test_a_matrix_that_the_loss_does_not_feel_yet_counts_all_inputs_alike() -> None:
+    model = model_of()
+    with torch.no_grad():
+        model.blocks[0].mlp.proj.weight.zero_()  # as before any training: nothing reaches the loss through fc
+    found = hessian.calibrate(model, batches())["blocks.0.mlp.fc.weight"]
+    assert np.array_equal(found.curvature, np.eye(16))
+    assert np.array_equal(found.output, np.ones(len(found.output)))
+
+
 @pytest.mark.parametrize("changes", [{}, {"embed_dim": 8, "tied_head": False, "bigram_rows": 50, "bigram_dim": 8}])
 def test_the_fisher_form_predicts_the_divergence_of_noise(changes: dict[str, object]) -> None:
     """½ tr(H_O E H_I Eᵀ) is the KL of a small random error in one matrix, within what the factored form neglects."""
