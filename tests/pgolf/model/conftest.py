@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pgolf.model import native
+from pgolf.model.kernels import native
 from pgolf.runtime import Runtime
 
 

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pgolf.model import linear_kernel, loss_kernel
+from pgolf.model.kernels import linear
+from pgolf.model.kernels import loss as loss_kernel
 from pgolf.model.loss import CHUNK_TOKENS, PLAIN, Arithmetic, plain_softmax, softcap, token_losses, weighted_loss
 from pgolf.runtime import Runtime
 
@@ -24,7 +25,7 @@ def problem(cap: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
 def arithmetic(request: pytest.FixtureRequest, kernels: Runtime) -> Arithmetic:
     if request.param == "plain":
         return PLAIN
-    return Arithmetic(loss_kernel.softmax, linear_kernel.product, linear_kernel.outer)
+    return Arithmetic(loss_kernel.softmax, linear.product, linear.outer)
 
 
 @pytest.mark.parametrize("cap", [0.0, 5.0, 30.0])
