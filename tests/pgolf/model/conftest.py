@@ -1,4 +1,4 @@
-"""The kernels that this machine can build; a test of one that it cannot is skipped, and says which path stays untested."""
+"""Fixtures for the kernels: a test of one that this machine cannot build is skipped and says what stays untested."""
 
 import pytest
 import torch
