@@ -152,13 +152,15 @@ class GPT(nn.Module):
         for position, layer in enumerate(order):
             block = cast(Block, self.blocks[layer])
             wanted = last if position == len(order) - 1 else 0
+            in_lanes = self.lanes is not None and layer >= self.config.parallel_from
+            if in_lanes and second is None:
+                second = x  # before the skip joins: every record since PR #1530
             if self.skips is not None and position >= half and saved:
                 x = self.skips.join(position - half, x, saved.pop())
-            if self.lanes is not None and layer >= self.config.parallel_from:
+            if self.lanes is not None and second is not None:
                 at = layer - self.config.parallel_from
-                b = x if second is None else second
                 advance = self.compiled_lanes if compiled and self.compiled_lanes else self.lanes.step
-                x, second = advance(at, block, x, b, step, views[layer], values.get(layer), wanted)
+                x, second = advance(at, block, x, second, step, views[layer], values.get(layer), wanted)
             else:
                 run = self.compiled[layer] if compiled else block
                 x = run(x, step, views[layer], values.get(layer), wanted)
