@@ -78,6 +78,16 @@ class ModelConfig:
     """Learned gates between the stream and what comes back; false: it is added, as in the challenge baseline."""
     smear_gate: bool = False
     """Add a learned share of the previous token's embedding to each token's, never across a document start."""
+    canon_taps: int = 0
+    """Earlier tokens that a depthwise convolution adds to the inputs of attention and MLP, in the document; 0: off."""
+    copy_orders: tuple[int, ...] = ()
+    """Lengths of the contexts whose earlier occurrences in the document propose the token that followed; empty: off."""
+    copy_depth: int = 1
+    """Candidates per order of `copy_orders`, the latest first."""
+    copy_input: bool = False
+    """The latest candidate of each order is also added to the embedding of the token, times a learned vector."""
+    head_map: bool = False
+    """A learned square matrix, starting as the identity, between the final norm and the output embedding."""
     bigram_rows: int = 0
     """Rows of the hashed embedding of token pairs; 0: off."""
     bigram_dim: int = 64
@@ -115,6 +125,12 @@ class ModelConfig:
             raise PgolfError(f"model.head_gate is {self.head_gate!r}; choose {', '.join(HEAD_GATES)}")
         if self.bigram_rows == 1 or min(self.bigram_rows, self.embed_dim) < 0:
             raise PgolfError("model.bigram_rows and model.embed_dim must be 0 (off) or more than 1")
+        if self.canon_taps < 0 or self.copy_depth < 1 or any(order < 1 for order in self.copy_orders):
+            raise PgolfError(
+                "model.canon_taps must be 0 or more, model.copy_depth and every model.copy_orders 1 or more"
+            )
+        if self.copy_orders and (self.embed_dim or not self.tied_head):
+            raise PgolfError("model.copy_orders needs the tied embedding: leave model.embed_dim and model.tied_head")
         for name in ("layer_windows", "value_embed_layers"):
             if any(value < 0 for value in getattr(self, name)):
                 raise PgolfError(f"model.{name} holds a negative number: {list(getattr(self, name))}")

@@ -18,8 +18,11 @@ the block; off, its parameters do not exist.
 | value embeddings | `value_embed_layers`, `value_x0` | `value_embedding`, `attention` |
 | U-Net skips | `skips`, `skip_gates` | `skips` |
 | SmearGate | `smear_gate` | `smear` |
+| short convolution | `canon_taps` | `canon` |
+| copy heads | `copy_orders`, `copy_depth`, `copy_input` | `copy_heads` |
 | hashed bigrams | `bigram_rows` | `bigram` |
 | factored, untied embedding; bias | `embed_dim`, `tied_head`, `logit_bias` | here |
+| map before the tied head | `head_map` | here |
 | backout | `backout` | here |
 | multi-token loss | `future_weights`, `future_until` | `future` |
 | logit softcap | `logit_softcap` | `loss` |
@@ -36,6 +39,7 @@ from pgolf.config.model import ModelConfig
 from pgolf.model import future, visible
 from pgolf.model.bigram import BigramEmbedding
 from pgolf.model.block import Block
+from pgolf.model.copy_heads import CopyHeads, candidates
 from pgolf.model.lanes import Lanes
 from pgolf.model.layers import Linear, rms_norm
 from pgolf.model.loop import layer_order
@@ -86,6 +90,8 @@ class GPT(nn.Module):
         deepest = len(layer_order(config, max(config.loop_passes, config.eval_loop_passes)))
         self.skips = Skips(config, deepest // 2) if config.skips else None
         self.backout = nn.Parameter(torch.tensor(BACKOUT)) if config.backout else None
+        self.head_map = Linear(config.dim, config.dim) if config.head_map else None
+        self.copy_heads = CopyHeads(config) if config.copy_orders else None
         self.lm_head = None if config.tied_head else Linear(width, config.vocab_size)
         self.logit_bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.logit_bias else None
         self._tables: tuple[Tensor, Tensor] | None = None
@@ -95,6 +101,8 @@ class GPT(nn.Module):
         nn.init.normal_(self.tok_emb.weight, std=self.config.embed_init_std)
         if self.emb_proj is not None:
             nn.init.orthogonal_(self.emb_proj.weight)
+        if self.head_map is not None:
+            nn.init.eye_(self.head_map.weight)
         if self.lm_head is not None:
             with torch.no_grad():
                 self.lm_head.weight.copy_(self.tok_emb.weight)
@@ -133,13 +141,21 @@ class GPT(nn.Module):
         dtype = self.compute_dtype
         x = self.tok_emb(tokens).to(dtype)
         x = x if self.emb_proj is None else self.emb_proj(x)
+        copied = None
+        if self.copy_heads is not None:
+            copied = candidates(tokens, self.config, self.window)
+            x = x + self.copy_heads.at_input(copied, self.tok_emb.weight, dtype)
         x = x if self.bigram is None else x + self.bigram(tokens, dtype)
         inside = self._inside(tokens)
         x = x if self.smear is None or inside is None else self.smear(x, inside)
         x = rms_norm(x)
         step = Step(x, *self._rotary(tokens.shape[1], tokens.device), inside)
         values = {} if self.value_emb is None else self.value_emb(tokens, dtype)
-        return rms_norm(self._run(x, step, self._views(tokens), values, last))
+        x = rms_norm(self._run(x, step, self._views(tokens), values, last))
+        x = x if self.head_map is None else self.head_map(x)
+        if self.copy_heads is None or copied is None:
+            return x
+        return x + self.copy_heads(x, copied[:, -last:], self._head())
 
     def _run(self, x: Tensor, step: Step, views: list[visible.View], values: dict[int, Tensor], last: int) -> Tensor:
         """The stream (B, T, dim) through all blocks executed now; (B, last, dim) with `last`."""
@@ -218,7 +234,7 @@ class GPT(nn.Module):
         return hidden if self.emb_proj is None else hidden @ self.emb_proj.weight.to(hidden.dtype)
 
     def _inside(self, tokens: Tensor) -> Tensor | None:
-        if self.smear is None and not self.config.key_offset:
+        if self.smear is None and not self.config.key_offset and not self.config.canon_taps:
             return None
         return (tokens != self.config.bos_id).to(self.compute_dtype)[..., None]
 
