@@ -35,6 +35,8 @@ class ModelConfig:
     """Dimensions of each head that rotate, from the first; 0: all of them (the records: 16 of 64)."""
     logit_softcap: float = 30.0
     """Logits are squashed to `c * tanh(z / c)`; 0: off."""
+    asymmetric_softcap: bool = False
+    """Separate caps above and below zero, both `logit_softcap` in training, which test-time training may move."""
     x0_mix: bool = True
     """Every block begins from a learned mix of the stream and the normed embedding."""
     parallel_from: int = -1
@@ -125,6 +127,8 @@ class ModelConfig:
             raise PgolfError(f"model.head_gate is {self.head_gate!r}; choose {', '.join(HEAD_GATES)}")
         if self.bigram_rows == 1 or min(self.bigram_rows, self.embed_dim) < 0:
             raise PgolfError("model.bigram_rows and model.embed_dim must be 0 (off) or more than 1")
+        if self.asymmetric_softcap and self.logit_softcap <= 0:
+            raise PgolfError("model.asymmetric_softcap needs model.logit_softcap above 0")
         if self.canon_taps < 0 or self.copy_depth < 1 or any(order < 1 for order in self.copy_orders):
             raise PgolfError(
                 "model.canon_taps must be 0 or more, model.copy_depth and every model.copy_orders 1 or more"

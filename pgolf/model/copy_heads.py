@@ -34,9 +34,9 @@ class CopyHeads(nn.Module):
 
     def forward(self, hidden: Tensor, candidates: Tensor, table: Tensor) -> Tensor:
         """hidden (B, T, dim) -> what is added to it; the rest as in `at_input`."""
-        gates = F.linear(hidden, self.gate.to(hidden.dtype), self.bias.to(hidden.dtype)).float()  # (B, T, candidates)
+        gates = F.linear(hidden, self.gate.to(hidden.dtype), self.bias.to(hidden.dtype))  # (B, T, candidates)
         tokens = candidates.flatten(2)  # (B, T, candidates)
-        weights = (gates * (tokens >= 0)).flatten(0, 1)
+        weights = (gates * (tokens >= 0)).flatten(0, 1).to(table.dtype)
         bags = tokens.clamp(min=0).flatten(0, 1)
         added = F.embedding_bag(bags, table, mode="sum", per_sample_weights=weights)
         return added.view_as(hidden).to(hidden.dtype)

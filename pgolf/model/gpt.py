@@ -25,7 +25,7 @@ the block; off, its parameters do not exist.
 | map before the tied head | `head_map` | here |
 | backout | `backout` | here |
 | multi-token loss | `future_weights`, `future_until` | `future` |
-| logit softcap | `logit_softcap` | `loss` |
+| logit softcap | `logit_softcap`, `asymmetric_softcap` | `loss`, here |
 """
 
 from collections.abc import Callable
@@ -93,6 +93,8 @@ class GPT(nn.Module):
         self.head_map = Linear(config.dim, config.dim) if config.head_map else None
         self.copy_heads = CopyHeads(config) if config.copy_orders else None
         self.lm_head = None if config.tied_head else Linear(width, config.vocab_size)
+        # PR #1923 trains the two caps at test time only; kept as distances from `logit_softcap`, so decay leaves them.
+        self.softcap_shift = nn.Parameter(torch.zeros(2)) if config.asymmetric_softcap else None
         self.logit_bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.logit_bias else None
         self._tables: tuple[Tensor, Tensor] | None = None
         self._initialize()
@@ -195,7 +197,10 @@ class GPT(nn.Module):
         x = self.before_head(hidden)
         z = F.linear(x, self.tok_emb.weight.to(x.dtype)) if self.lm_head is None else self.lm_head(x)
         z = z.float() if self.logit_bias is None else z.float() + self.logit_bias
-        return softcap(z, self.config.logit_softcap)
+        if self.softcap_shift is None:
+            return softcap(z, self.config.logit_softcap)
+        above, below = self.config.logit_softcap + self.softcap_shift
+        return torch.where(z > 0, above * torch.tanh(z / above), below * torch.tanh(z / below))
 
     def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood of each target in nats, (B, T) float32."""
@@ -203,6 +208,8 @@ class GPT(nn.Module):
 
     def hidden_losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood in nats of targets (n,) after hidden states (n, dim): (n,) float32."""
+        if self.softcap_shift is not None and not self.training:
+            return F.cross_entropy(self.logits(hidden), targets, reduction="none")
         x, cap = self.before_head(hidden), self.config.logit_softcap
         return token_losses(x, self._head(), self.logit_bias, targets, cap, self.arithmetic)
 
