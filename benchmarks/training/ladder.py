@@ -11,17 +11,14 @@ there already is not run again. `mini_ladder.md` beside it is the table.
 import argparse
 import dataclasses
 import json
-import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from ablation import run
 
 from pgolf import config as configs
 from pgolf import runtime as runtimes
-from pgolf import store
+from pgolf.store import stage_directory
 
 RESULTS = Path(__file__).parents[1] / "results" / "mini_ladder.jsonl"
 
@@ -37,7 +34,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     runtime = runtimes.choose("auto", threads=options.threads)
-    tokens = store.open_stage(options.tokens_stage, ("tokenize",))
+    tokens = stage_directory.open_stage(options.tokens_stage, ("tokenize",))
     rows = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
     known = {(row["preset"], row["settings"], row["tokens"], row["seed"]) for row in rows}
     for settings in options.variants:

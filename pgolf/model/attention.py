@@ -9,9 +9,8 @@ from pgolf.model.attention_mask import View, mask
 from pgolf.model.forward_context import Step
 from pgolf.model.head_gate import HeadGate
 from pgolf.model.kernels import attention
-from pgolf.model.layers import Linear, rms_norm
+from pgolf.model.layers import Linear, previous, rms_norm
 from pgolf.model.rotary import rotate
-from pgolf.model.shift import previous
 from pgolf.model.xsa import exclude_self
 
 

@@ -7,7 +7,7 @@ document's first tokens see nothing of the document before. The weights are few:
 import torch
 from torch import Tensor, nn
 
-from pgolf.model.shift import previous
+from pgolf.model.layers import previous
 
 
 class Canon(nn.Module):
