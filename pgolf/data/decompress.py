@@ -15,6 +15,8 @@ import zlib
 from pathlib import PurePosixPath
 from typing import IO, Any
 
+import zstandard
+
 from pgolf.errors import PgolfError
 
 COMPRESSIONS = (".gz", ".xz", ".zst")
@@ -84,7 +86,7 @@ class _Unpacked(io.RawIOBase):
         self._begun = True
         try:
             self._ready = memoryview(self._decoder.decompress(data))
-        except (zlib.error, lzma.LZMAError, EOFError, MemoryError, *_zstd_errors()) as error:
+        except (zlib.error, lzma.LZMAError, EOFError, MemoryError, zstandard.ZstdError) as error:
             raise self._error(f"it is damaged ({error})") from error
         self._bytes_out += len(self._ready)
         if self._bytes_out > max(FREE_BYTES, MAX_RATIO * self._bytes_in):
@@ -106,14 +108,4 @@ def _decoder(suffix: str) -> Any:
         return zlib.decompressobj(wbits=31)  # header, checksum and length of gzip are checked
     if suffix == ".xz":
         return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=WINDOW_BYTES)
-    import zstandard
-
     return zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES).decompressobj()
-
-
-def _zstd_errors() -> tuple[type[Exception], ...]:
-    try:
-        import zstandard
-    except ImportError:
-        return ()
-    return (zstandard.ZstdError,)
