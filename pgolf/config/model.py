@@ -24,7 +24,8 @@ class ModelConfig:
     mlp_slope: float = 0.0
     """Slope of the squared activation below zero: 0 is relu squared, 0.5 the records' leaky relu squared."""
     bos_id: int = 1
-    """The token that begins a document; the parts that respect document boundaries look for it."""
+    """The token that begins a document, which document boundaries are found by. `train` and `import` set it to the
+    tokenizer's own, whatever is given here."""
     embed_init_std: float = 0.005
     """Standard deviation of the initial embedding (the records' value)."""
     qk_gain: float = 5.25
