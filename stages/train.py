@@ -32,7 +32,7 @@ from pgolf.training.metrics_log import MetricsLog
 from pgolf.training.trainer import Trainer
 from stages.context import StageBuild, StageContext
 from stages.reports.loss_curve import draw
-from stages.views.tokens import open_split, tokenizer_of
+from stages.views.tokens import open_split, tokenizer_of, with_bos
 
 SECTIONS = ("model", "train", "optim", "average")
 _HOLDOUT_SHARE = 0.05  # of the train tokens at most
@@ -43,6 +43,7 @@ _FREE = ("checkpoint_every", "checkpoint_seconds", "log_every", "compile", "micr
 def train(context: StageContext, tokens: Stage) -> Stage:
     """Train a model on a `tokenize` stage. Raises PgolfError for bad input before anything is written, for state of
     another run in the way, for a loss that is not finite, and KeyboardInterrupt after an orderly Ctrl-C."""
+    context = context.replace(config=with_bos(context.config, tokens))
     config, runtime = context.config, context.runtime
     _check(config, tokens)
     stream = open_split(tokens, "train")

@@ -20,15 +20,15 @@ UNIT = 2048  # the longest training context of the records
 _MIN_UNITS = 64  # in shorter streams the unit is the sequence itself, or an epoch would leave out too much
 
 
-def split_holdout(stream: TokenStream, tokens: int, bos_id: int = 1) -> tuple[TokenStream, TokenStream]:
-    """Cut the last `tokens` tokens, or a little less so that they begin with a document, off a train stream.
+def split_holdout(stream: TokenStream, tokens: int, bos_id: int | None = None) -> tuple[TokenStream, TokenStream]:
+    """Cut the last `tokens` tokens, or a little less so that they begin with a document's `bos_id`, off a train stream.
 
     Returns (for training, held out). Raises PgolfError when nothing would be left to train on.
     """
     cut = len(stream) - tokens
     if cut < 2:
         raise PgolfError(f"holding out {tokens} tokens leaves none to train on: {stream.name} has {len(stream)}")
-    if tokens:
+    if tokens and bos_id is not None:
         start = stream.find_after(bos_id, cut)
         cut = cut if start is None else start
     return stream.view(0, cut), stream.view(cut, len(stream))
@@ -44,7 +44,7 @@ class Loader:
         world_rank: int = 0,
         world_size: int = 1,
         holdout_tokens: int = 0,
-        bos_id: int = 1,
+        bos_id: int | None = None,
     ) -> None:
         self.stream, self.holdout = split_holdout(stream, holdout_tokens, bos_id)
         self._seed, self._world_rank, self._world_size = seed, world_rank, world_size

@@ -100,11 +100,11 @@ def test_holdout_begins_with_a_document():
     tokens = np.full(100, 9, np.uint16)
     tokens[[0, 30, 75, 90]] = 1
     stream = TokenStream([tokens], "train")
-    train, holdout = split_holdout(stream, 40)
+    train, holdout = split_holdout(stream, 40, bos_id=1)
     assert len(train) == 75
     assert len(holdout) == 25
     assert holdout[0:1].tolist() == [1]
-    assert len(Loader(stream, 0, holdout_tokens=40).stream) == 75
+    assert len(Loader(stream, 0, holdout_tokens=40, bos_id=1).stream) == 75
 
 
 def test_without_holdout_all_is_train(small):
