@@ -1,10 +1,12 @@
+# The launcher works on plain paths with system calls, before anything but the basics is imported.
+# ruff: noqa: PTH
 """Run a program behind a wall made of the kernel's own means, with bounded memory, time, processes and output.
 
 Two levels, the strongest that this system allows (docs/SECURITY.md lists what each stops):
 
 - `namespaces`: user, mount, process, network and IPC namespaces (Linux 5.12). The program sees a read-only root that
-  holds Python, the system's libraries and the named inputs, a private in-memory folder, no network, and no other process;
-  every process it leaves behind ends with it.
+  holds Python, the system's libraries and the named inputs, a private in-memory folder, no network, and no other
+  process; every process it leaves behind ends with it.
 - `landlock`: where namespaces are forbidden (most containers). Landlock (Linux 6.2) limits files to the same set, and a
   seccomp filter denies sockets, signals, new processes and changes of file metadata.
 
@@ -28,17 +30,25 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 NAMESPACES, LANDLOCK, NOTHING = "namespaces", "landlock", "nothing"
 LEVELS = (NAMESPACES, LANDLOCK)
 # The user's own choices of GPU and of libraries; without them CUDA finds no driver in many containers.
 _PASSED_ON = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "CUDA_PATH")
-_GPU_FILES = ("/dev/nvidia*", "/dev/nvidia-caps", "/dev/dxg", "/proc/driver/nvidia", "/sys/module/nvidia*", "/run/nvidia*")
+_GPU_FILES = (
+    "/dev/nvidia*",
+    "/dev/dxg",
+    "/proc/driver/nvidia",
+    "/sys/module/nvidia*",
+    "/run/nvidia*",
+)
 _SYSTEM = ("/usr", "/bin", "/lib", "/lib32", "/lib64", "/sbin", "/etc/ld.so.cache", "/etc/ld.so.conf",
            "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime", "/sys/devices/system")  # fmt: skip
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+_START = "import json,runpy,sys; sys.path[:]=json.loads(sys.argv.pop(1)); del sys.argv[0]; \
+runpy.run_{}(sys.argv[0],run_name='__main__'{})"
 _NOBODY = 65534  # the overflow id of Linux: owns nothing
 
 
@@ -48,8 +58,8 @@ class Limits:
 
     seconds: float = 3600.0
     memory_bytes: int = 16 << 30
-    """Address space of each process, and resident memory of all of them together. Address space is not limited with a
-    GPU: CUDA reserves hundreds of GB."""
+    """Resident memory of all processes together. Each may reserve 8 GiB of addresses more than that (threads do),
+    or any number with a GPU: CUDA reserves hundreds of GB."""
     file_bytes: int = 256 << 20
     processes: int = 512
     output_bytes: int = 16 << 20
@@ -106,7 +116,7 @@ def run(
             "work": str(work),
             "root": str(root),
             "readable": [str(path) for path in _existing([*_python(), *libraries, *map(str, readable)])],
-            "gpu": gpu,
+            "gpu": gpu and bool(_gpu_files()),
             "level": chosen,
             "limits": asdict(limits),
         }
@@ -145,10 +155,18 @@ def module(name: str, *arguments: str) -> list[str]:
 
     An isolated Python takes neither PYTHONPATH nor the user's own site-packages from the environment.
     """
+    return ["-I", "-c", _START.format("module", ",alter_sys=True"), search_path(), name, *arguments]
+
+
+def script(path: Path, *arguments: str) -> list[str]:
+    """The same for the Python file `path`."""
+    return ["-I", "-c", _START.format("path", ""), search_path(), str(path), *arguments]
+
+
+def search_path() -> str:
+    """Where this process imports from, as JSON; never its working folder."""
     path = [os.path.abspath(entry) for entry in sys.path if entry and os.path.exists(entry)]
-    path.append(str(Path(__file__).parents[1]))
-    code = "import json,runpy,sys; sys.path[:]=json.loads(sys.argv.pop(1)); name=sys.argv.pop(1); "
-    return ["-I", "-c", f"{code}runpy.run_module(name,run_name='__main__',alter_sys=True)", json.dumps(path), name, *arguments]
+    return json.dumps([*path, str(Path(__file__).parents[1])])
 
 
 @functools.cache
@@ -176,7 +194,7 @@ def _collect(launcher: "subprocess.Popen[bytes]", limits: Limits) -> tuple[bytes
     """Both outputs, each cut at its bound, and the limit that ended the program."""
     assert launcher.stdout is not None
     assert launcher.stderr is not None
-    streams = {launcher.stdout: bytearray(), launcher.stderr: bytearray()}
+    streams = {launcher.stdout.fileno(): bytearray(), launcher.stderr.fileno(): bytearray()}
     deadline, ended = time.monotonic() + limits.seconds, ""
     with selectors.DefaultSelector() as selector:
         for stream in streams:
@@ -186,12 +204,11 @@ def _collect(launcher: "subprocess.Popen[bytes]", limits: Limits) -> tuple[bytes
             if left <= 0:
                 ended = "time"
             for key, _ in selector.select(max(0.0, min(left, 1.0))):
-                stream = key.fileobj
                 block = os.read(key.fd, 1 << 16)
-                streams[stream] += block  # type: ignore[index]
+                streams[key.fd] += block
                 if not block:
-                    selector.unregister(stream)
-                elif len(streams[stream]) > limits.output_bytes:  # type: ignore[index]
+                    selector.unregister(key.fd)
+                elif len(streams[key.fd]) > limits.output_bytes:
                     ended = "output"
     if not ended:
         try:
@@ -201,7 +218,8 @@ def _collect(launcher: "subprocess.Popen[bytes]", limits: Limits) -> tuple[bytes
     if ended:
         launcher.kill()  # what is behind the wall dies with its launcher
     launcher.wait()
-    return bytes(streams[launcher.stdout]), bytes(streams[launcher.stderr]), ended
+    stdout, stderr = streams.values()
+    return bytes(stdout), bytes(stderr), ended
 
 
 def _python() -> list[str]:
@@ -236,7 +254,8 @@ _SYSCALLS = {
         "101 310 311 165 166 155 161 272 308 248 249 250 321 298 323 425 426 427 246 320 175 313 176 304 303 169 167"
         " 168 179 163 164 227 159 305 428 429 430 431 432 433 442 438 103 312 172 173",
         # Denied with Landlock alone: sockets, signals, shared memory, processes, and the metadata that Landlock leaves.
-        "41 62 200 234 424 434 129 297 29 64 68 240 57 58 90 91 268 452 92 93 94 260 132 235 280 261 188 189 190 197 198 199",
+        "41 62 200 234 424 434 129 297 29 64 68 240 57 58 90 91 268 452 92 93 94 260 132 235 280 261 188 189 190 197"
+        " 198 199",
         (56, 435),
     ),
     "aarch64": (
@@ -281,7 +300,7 @@ def _bind(source: str, root: str, writable: bool = False, device: bool = False) 
     else:
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
     _mount(source, target, "", _MS_BIND | _MS_REC)
-    attributes = struct.pack("QQQQ", (0 if writable else 1) | 2 | (0 if device else 4), 0, 0, 0)  # rdonly, nosuid, nodev
+    attributes = struct.pack("QQQQ", (0 if writable else 1) | 2 | (0 if device else 4), 0, 0, 0)
     at_fdcwd, recursive, number = -100, 0x8000, 442  # mount_setattr
     _call("syscall", number, ctypes.c_long(at_fdcwd), target.encode(), recursive, attributes, len(attributes))
 
@@ -448,7 +467,7 @@ def _limit(limits: Limits, gpu: bool) -> None:
         resource.RLIMIT_CPU: int(limits.seconds * (os.cpu_count() or 1)) + 10,
     }
     if not gpu:
-        values[resource.RLIMIT_AS] = limits.memory_bytes
+        values[resource.RLIMIT_AS] = limits.memory_bytes + (8 << 30)
     for kind, value in values.items():
         _, hard = resource.getrlimit(kind)
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)

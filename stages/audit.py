@@ -5,6 +5,7 @@ budget, clocks, calibration, the score on record) is tested beside it. The stage
 `report.md`, whether the audit passed or failed; after that, a failure is raised.
 """
 
+import base64
 import json
 import tempfile
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import numpy as np
 
 from pgolf import audit as audits
 from pgolf import config as configs
-from pgolf import data
+from pgolf import data, sandbox
 from pgolf.audit import AuditSettings, Finding, evaluators, record, watch
 from pgolf.audit import text as text_checks
 from pgolf.audit.subject import FLOOR_FP32, ISOLATES_NOTHING
@@ -283,57 +284,55 @@ def _calibration(case: _Case, quantized: Stage | None) -> Finding:
 
 
 def _isolation(case: _Case, nll: np.ndarray, noise: float) -> Finding:
-    """Score the same stream once more in a process of its own, watched, and compare."""
-    with tempfile.TemporaryDirectory(prefix="pgolf-audit-") as place, tempfile.TemporaryDirectory() as given:
-        folder, inputs = Path(place), Path(given)
+    """Score the same stream once more in a process of its own, in the sandbox, and compare."""
+    with tempfile.TemporaryDirectory(prefix="pgolf-audit-") as given:
+        inputs = Path(given)
+        inputs.chmod(0o755)  # the sandbox's user is another one
         if case.source.manifest.stage == "package" and SCRIPT in case.source.manifest.outputs:
-            return _script_alone(case, nll, folder, inputs)
-        return _child_alone(case, nll, noise, folder, inputs)
+            if sandbox.available() == sandbox.NOTHING:
+                return watch.not_watched(f"no sandbox for the package's script works here ({sandbox.reasons()})")
+            return _script_alone(case, nll, inputs)
+        return _child_alone(case, nll, noise, inputs)
 
 
-def _child_alone(case: _Case, nll: np.ndarray, noise: float, folder: Path, inputs: Path) -> Finding:
-    tokens, scores = inputs / "tokens.npy", folder / "scores.npy"
+def _child_alone(case: _Case, nll: np.ndarray, noise: float, inputs: Path) -> Finding:
+    tokens, job = inputs / "tokens.npy", inputs / "job.json"
     np.save(tokens, case.tokens.astype(np.int64))
-    job = inputs / "job.json"
-    values = configs.to_dict(case.config)
-    job.write_text(
-        json.dumps(
-            {
-                "stage": str(case.source.path.resolve()),
-                "evaluator": case.options.evaluator,
-                "config": values,
-                "device": case.context.runtime.device.type,
-                "threads": case.context.runtime.threads,
-                "tokens": str(tokens),
-                "scores": str(scores),
-            }
-        )
-    )
-    watched = watch.run("module", "stages.workers.audit_child", [str(job)], folder)
+    values = {
+        "stage": str(case.source.path.resolve()),
+        "evaluator": case.options.evaluator,
+        "config": configs.to_dict(case.config),
+        "device": case.context.runtime.device.type,
+        "threads": case.context.runtime.threads,
+        "tokens": str(tokens),
+    }
+    job.write_text(json.dumps(values))
     payload = [name for name in (WEIGHTS, QUANTIZED, PACKED) if name in case.source.manifest.outputs]
-    allowed = [job, tokens, *(case.source.path / name for name in ("manifest.json", *payload))]
+    allowed = [job, tokens, *(case.source.path.resolve() / name for name in ("manifest.json", *payload))]
+    gpu = values["device"] != "cpu"
+    watched = watch.run("module", "stages.workers.audit_child", [str(job)], allowed, gpu=gpu)
     finding = watch.isolation(watched, allowed)
     if finding.failed:
         return finding
-    again = np.load(scores)
+    again = np.frombuffer(base64.b64decode(watched.stdout.split()[-1]))
     return _same(finding, float(np.abs(again - nll).max()), max(noise, 10 * FLOOR_FP32), "nats per token")
 
 
-def _script_alone(case: _Case, nll: np.ndarray, folder: Path, inputs: Path) -> Finding:
+def _script_alone(case: _Case, nll: np.ndarray, inputs: Path) -> Finding:
     """The packaged script itself, with nothing but its package and shards of the audited text."""
-    for name in case.source.manifest.outputs:
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(case.source.file(name).read_bytes())
+    shards, files = inputs / "val", [case.source.file(name).resolve() for name in case.source.manifest.outputs]
+    shards.mkdir()
     count = len(case.tokens)
-    write_shards(inputs, "fineweb_val", iter([case.tokens]), count)
-    write_shards(inputs, "fineweb_val_bytes", iter([case.token_bytes[:count].astype(np.uint16)]), count)
-    arguments = ["eval", "--val", str(inputs), "--device", case.context.runtime.device.type]
+    write_shards(shards, "fineweb_val", iter([case.tokens]), count)
+    write_shards(shards, "fineweb_val_bytes", iter([case.token_bytes[:count].astype(np.uint16)]), count)
+    arguments = ["eval", "--val", str(shards), "--device", case.context.runtime.device.type]
     arguments += ["--threads", str(case.context.runtime.threads)]
     if case.options.evaluator == evaluators.TTT:
         arguments.append("--ttt")
-    watched = watch.run("path", str(folder / SCRIPT), arguments, folder)
-    finding = watch.isolation(watched, [inputs, *inputs.iterdir()])
+    script = str(case.source.file(SCRIPT).resolve())
+    allowed = [shards, *files]
+    watched = watch.run("path", script, arguments, allowed, gpu=case.context.runtime.device.type != "cpu")
+    finding = watch.isolation(watched, [*allowed, *shards.iterdir()])
     if finding.failed:
         return finding
     if case.config.evaluate.mixture or _reported(case) is None:

@@ -119,6 +119,22 @@ def _planned(source: Stage, config: Config, target: int) -> dict[str, Any]:
     return claims.planned_config(source, dataclasses.replace(config, quantize=quantize, evaluate=evaluate))
 
 
+def remake(data: bytes) -> tuple[bool, str, dict[str, Any]]:
+    """Make the script again from the settings that a package's script holds; nothing of it is run.
+
+    Whether both are the same bytes, the requirements of the one made here, and the settings. Raises PgolfError for
+    anything but a script made by `package`.
+    """
+    settings = json.loads(script.unpack(data)[script.SETTINGS])
+    for on_gpu in (False, True):
+        made = program.make(ENTRY, _everything(settings), on_gpu)
+        if script.pack(made.modules, settings).data == data:
+            break
+    else:
+        return False, requirements(sorted({*made.libraries, *script.LIBRARIES})), settings
+    return True, requirements(sorted({*made.libraries, *script.LIBRARIES})), settings
+
+
 def requirements(libraries: Sequence[str]) -> str:
     """The lines of `requirements.txt` for imported top-level names: the distribution of each, at its version here."""
     owners = importlib.metadata.packages_distributions()
