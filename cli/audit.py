@@ -14,9 +14,12 @@ def add_to(app: typer.Typer) -> None:
         common: Common,
         evaluator: Annotated[str, typer.Option(help="sliding or ttt.")] = "sliding",
         tokens: Annotated[int, typer.Option(help="Length of val to audit on; 0: several windows or chunks.")] = 0,
-        probes: Annotated[int, typer.Option(help="Changes of the text, one evaluation each.")] = 64,
+        probes: Annotated[int, typer.Option(help="Changes of the text, one evaluation each.")] = 128,
         seconds: Annotated[float, typer.Option(help="Stop probing after so long (8 at least); 0: never.")] = 300.0,
         limit_seconds: Annotated[float, typer.Option(help="What training and evaluation may take.")] = 600.0,
+        probe_seed: Annotated[
+            int | None, typer.Option(help="Repeat the draws of an earlier audit. Default: new ones.")
+        ] = None,
         mixture: Mixture = False,
     ) -> None:
         """Test whether a score counts: causal, normalized, scored before learned from, in one pass, exact bytes.
@@ -29,5 +32,5 @@ def add_to(app: typer.Typer) -> None:
         from stages.views import evaluation
 
         context = common.context(*assignments(None, False, mixture))
-        options = AuditOptions(evaluator, tokens, probes, seconds, limit_seconds)
+        options = AuditOptions(evaluator, tokens, probes, seconds, limit_seconds, probe_seed)
         common.finish(run(context, context.input(common.source, *evaluation.MODEL_STAGES), options))

@@ -1,5 +1,3 @@
-# The launcher works on plain paths with system calls, before anything but the basics is imported.
-# ruff: noqa: PTH
 """Run a program behind a wall made of the kernel's own means, with bounded memory, time, processes and output.
 
 Two levels, the strongest that this system allows (docs/SECURITY.md lists what each stops):
@@ -165,8 +163,14 @@ def script(path: Path, *arguments: str) -> list[str]:
 
 def search_path() -> str:
     """Where this process imports from, as JSON; never its working folder."""
-    path = [os.path.abspath(entry) for entry in sys.path if entry and os.path.exists(entry)]
-    return json.dumps([*path, str(Path(__file__).parents[1])])
+    return json.dumps([*_import_path(), str(Path(__file__).parents[1])])
+
+
+def _import_path() -> list[str]:
+    """`sys.path` without the folder of the running script and the working folder, which may hold anything."""
+    here = {os.getcwd(), os.path.dirname(os.path.abspath(sys.argv[0]))} if sys.argv else {os.getcwd()}
+    paths = [os.path.abspath(entry) for entry in sys.path if entry and os.path.exists(entry)]
+    return [path for path in paths if path not in here or path in os.environ.get("PYTHONPATH", "").split(os.pathsep)]
 
 
 @functools.cache
@@ -227,7 +231,7 @@ def _python() -> list[str]:
     own = [sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), os.path.dirname(sys.executable)]
     package = Path(__file__).parents[1]
     pgolf = [str(package / name) for name in ("pgolf", "stages", "cli")]
-    paths = [entry for entry in sys.path if entry and Path(entry).resolve() != package]
+    paths = [entry for entry in _import_path() if Path(entry).resolve() != package]
     return [*own, os.path.realpath(sys.executable), *paths, *pgolf]
 
 
@@ -289,14 +293,14 @@ def _mount(source: str, target: str, kind: str, flags: int, data: str = "") -> N
 def _bind(source: str, root: str, writable: bool = False, device: bool = False) -> None:
     """Show `source` (file, folder or link) at the same path below `root`."""
     target = root + source
-    if os.path.lexists(target):
+    if os.path.islink(target) or os.path.isfile(target):
         return
     os.makedirs(os.path.dirname(target), mode=0o755, exist_ok=True)
     if os.path.islink(source):
         os.symlink(os.readlink(source), target)
         return
     if os.path.isdir(source):
-        os.mkdir(target, 0o755)
+        os.makedirs(target, mode=0o755, exist_ok=True)
     else:
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
     _mount(source, target, "", _MS_BIND | _MS_REC)
@@ -346,9 +350,13 @@ def _new_root(spec: dict, memory: int) -> bool:
     _mount("none", "/", "", _MS_REC | _MS_PRIVATE)
     _mount("tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=755,size=16m")
     size = min(memory, 2 << 30)
-    for folder in ("/tmp", "/dev/shm", work):  # new ones, in memory
+
+    def in_memory(folder: str) -> None:
         os.makedirs(root + folder, exist_ok=True)
         _mount("tmpfs", root + folder, "tmpfs", _MS_NOSUID | _MS_NODEV, f"mode=1777,size={size}")
+
+    in_memory("/tmp")
+    in_memory("/dev/shm")
     for source in [path for path in _SYSTEM if os.path.exists(path)] + spec["readable"]:
         _bind(source, root)
     gpu = _gpu_files() if spec["gpu"] else []
@@ -357,6 +365,7 @@ def _new_root(spec: dict, memory: int) -> bool:
     for source in gpu:
         if not source.startswith("/proc/"):
             _bind(source, root, writable=True, device=True)
+    in_memory(work)
     os.mkdir(root + "/proc")
     proc = True
     try:

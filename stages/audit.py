@@ -47,12 +47,14 @@ class AuditOptions:
     evaluator: str = evaluators.SLIDING
     tokens: int = 0
     """Length of the audited stream, from the beginning of val; 0: enough for several windows or chunks."""
-    probes: int = 64
+    probes: int = AuditSettings.probes
     """Changes of the text, one evaluation each."""
     seconds: float = 300.0
     """After so many seconds no further probe is made; at least 8 are; 0: no limit."""
     limit_seconds: float = record.CAP_SECONDS
     """What training and evaluation may take."""
+    seed: int | None = None
+    """Of places and replacements, to repeat an audit; None: drawn from the system's randomness."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def audit(context: StageContext, source: Stage, options: AuditOptions) -> Stage:
     stream = token_stages.open_split(tokenized, "val")
     bos = int(tokenized.manifest.details["bos_id"])
     count = min(options.tokens, len(stream)) or evaluators.audited_tokens(stream, bos, options.evaluator, config)
-    recorded = {"evaluator": options.evaluator, "tokens": count, "probes": options.probes}
+    recorded = {"evaluator": options.evaluator, "tokens": count, "probes": options.probes, "seed": options.seed}
     with context.build("audit", inputs={"model": source}, sections=SECTIONS, options=recorded) as build:
         if build.existing is None:
             tokens = np.asarray(stream[0:count])
@@ -114,15 +116,16 @@ def _run(case: _Case) -> dict[str, Any]:
     tokenizer = token_stages.tokenizer_of(case.tokenized)
     expected_runs = options.probes + 24
     with context.reporter.progress("audit", total=expected_runs) as bar:
-        black_box, subject = evaluators.black_box(
+        black_box, subjects = evaluators.black_box(
             options.evaluator,
             model,
             config,
             case.tokens,
             tokenizer,
             runtime,
-            AuditSettings(probes=options.probes, seconds=options.seconds, seed=context.config.seed),
+            AuditSettings(probes=options.probes, seconds=options.seconds, seed=options.seed),
             lambda runs: bar.update(min(runs, expected_runs), note=f"{runs} evaluations"),
+            token_stages.open_split(case.tokenized, "val"),
         )
     noise = next(item.numbers["noise_nats"] for item in black_box.findings if item.check == "repeatability")
     findings = [
@@ -131,15 +134,19 @@ def _run(case: _Case) -> dict[str, Any]:
         *_of_the_record(case, black_box.base.nll, noise),
         _isolation(case, black_box.base.nll, noise),
     ]
+    runs, spent = sum(one.runs for one in subjects), sum(one.seconds for one in subjects)
     score = Score.from_nll(black_box.base.nll, case.token_bytes[1 : len(case.tokens)])
-    crosses = subject.claims.documents == ISOLATES_NOTHING
+    crosses = subjects[0].claims.documents == ISOLATES_NOTHING
     in_order = bool((np.diff(black_box.base.order) >= 0).all())
     named = [_with_text(finding, tokenizer.pieces) for finding in findings]
     return {
         "source": case.source.label,
         "evaluator": options.evaluator,
         "settings": {section: configs.to_dict(config)[section] for section in SECTIONS},
-        "text": f"val, the first {len(case.tokens):,} tokens",
+        "text": f"val, the first {len(case.tokens):,} tokens"
+        + (f" and {len(subjects) - 1} stretches drawn from all of it" if len(subjects) > 1 else ""),
+        "seed": black_box.seed,
+        "power": black_box.power,
         "findings": [finding.to_dict() for finding in named],
         "disputes": record.disputes(options.evaluator, adapts, config.evaluate.mixture, crosses, in_order),
         "metrics": score.metrics()
@@ -147,9 +154,9 @@ def _run(case: _Case) -> dict[str, Any]:
             "checks_passed": sum(finding.outcome == audits.PASSED for finding in findings),
             "checks_failed": sum(finding.failed for finding in findings),
             "checks_not_run": sum(finding.outcome == audits.NOT_RUN for finding in findings),
-            "evaluations": subject.runs,
-            "seconds": round(subject.seconds, 3),
-            "tokens_per_second": round(subject.runs * score.tokens_scored / max(subject.seconds, 1e-9), 1),
+            "evaluations": runs,
+            "seconds": round(spent, 3),
+            "tokens_per_second": round(sum(one.runs * len(one.tokens) for one in subjects) / max(spent, 1e-9), 1),
         },
     }
 

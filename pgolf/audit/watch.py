@@ -115,10 +115,6 @@ def isolation(watched: Watched, inputs: Sequence[Path]) -> Finding:
         "libraries_loaded_by_hand": [path for path in watched.libraries if not _below(path, _python_roots())],
         "sandbox": watched.level,
     }
-    if watched.status != 0:
-        last = (watched.stderr.strip().splitlines() or ["no message"])[-1]
-        text = f"in an empty folder the evaluation ends with status {watched.status}: {last}"
-        return Finding("isolation", "A17", FAILED, text, numbers, {"status": watched.status})
     if watched.network:
         text = f"it reaches for the network: {watched.network[0]}"
         return Finding("isolation", "A17", FAILED, text, numbers, {"event": watched.network[0]})
@@ -128,6 +124,10 @@ def isolation(watched: Watched, inputs: Sequence[Path]) -> Finding:
     if written:
         text = f"it writes outside its own folder: {len(written)} files"
         return Finding("isolation", "A17", FAILED, text, numbers, {"file": written[0]})
+    if watched.status != 0:
+        last = (watched.stderr.strip().splitlines() or ["no message"])[-1]
+        text = f"in an empty folder the evaluation ends with status {watched.status}: {last}"
+        return Finding("isolation", "A17", FAILED, text, numbers, {"status": watched.status})
     text = f"alone in an empty folder: {len(read)} inputs read, no other file, no network"
     if watched.programs:
         text += f"; programs started: {', '.join(sorted({Path(name).name for name in watched.programs}))}"

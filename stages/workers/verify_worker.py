@@ -30,7 +30,8 @@ from stages.views import claims
 _ORDINARY = b'The quick brown Fox, said NASA\'s Dr. W. Zyx ("at 3:45 am"), jumps over 1,267 lazy dogs & 89% of V-keys!'
 """Every tokenizer of the challenge gives this back; one with another normalizer than its NFKC may not."""
 AUDIT_SECONDS = 300.0
-"""After so long no further probe is made; at least 8 are."""
+"""After so long no further probe is made."""
+_FEWEST_PROBES = 64  # the field's audit tests ask for as many
 
 
 class _Unknown(Exception):
@@ -156,18 +157,21 @@ def _audit(
 ) -> dict[str, Any]:
     """What pgolf's own evaluator with the claimed settings passes; how much is tested is the verifier's choice."""
     config = evaluators.resolve(configs.from_dict(settings), 0)
-    places = slice(0, evaluators.audited_tokens(text.tokens, tokenizer.bos_id, name, config))
-    tokens = text.tokens[places]
-    budget = AuditSettings(seconds=AUDIT_SECONDS)
-    black_box, subject = evaluators.black_box(name, model, config, tokens, tokenizer, runtime, budget)
-    findings = [*black_box.findings, byte_accounting(tokenizer, tokens, text.token_bytes[places], None)]
+    count = evaluators.audited_tokens(text.tokens, tokenizer.bos_id, name, config)
+    tokens, budget = text.tokens[:count], AuditSettings(seconds=AUDIT_SECONDS)
+    black_box, subjects = evaluators.black_box(
+        name, model, config, tokens, tokenizer, runtime, budget, whole=text.tokens
+    )
+    if black_box.probes < _FEWEST_PROBES and not any(finding.failed for finding in black_box.findings):
+        raise _Unknown(f"the audit of {name} made {black_box.probes} probes in {AUDIT_SECONDS:.0f} s, too few to tell")
+    findings = [*black_box.findings, byte_accounting(tokenizer, tokens, text.token_bytes[:count], None)]
     failed = first_failure(findings)
     return {
         "passed": sum(finding.outcome == PASSED for finding in findings),
         "failed": None if failed is None else explain(failed),
-        "tokens": len(tokens),
-        "power": f"{subject.runs} evaluations",
-        "evaluations": subject.runs,
+        "tokens": sum(len(subject.tokens) for subject in subjects),
+        "power": black_box.power,
+        "evaluations": sum(subject.runs for subject in subjects),
     }
 
 
