@@ -109,7 +109,7 @@ def compare(reporter: Reporter, reference: Sequence[Stage], candidate: Sequence[
     paired = None
     if len(reference) == len(candidate) == 1:
         margin = samples[1].margin_bits_per_byte(statistics.MARGIN_NATS)
-        paired = statistics.bootstrap(_documents(reference[0]), _documents(candidate[0]), margin)
+        paired = statistics.bootstrap(documents_of(reference[0]), documents_of(candidate[0]), margin)
     verdict = statistics.verdict(*samples, found, paired)
     result = Comparison(list(reference), list(candidate), samples, found, paired, verdict)
     _show(reporter, result)
@@ -126,13 +126,13 @@ def _sample(stages: Sequence[Stage]) -> Sample:
     return Sample(tuple(float(item["bits_per_byte"]) for item in metrics), float(np.mean(ratios)))
 
 
-def _documents(stage: Stage) -> Documents:
+def documents_of(stage: Stage) -> Documents:
     """Per-token scores of an evaluation, summed by document."""
     payload = load_file(stage.file(evaluation.SCORES_FILE))
     tokenized = stage.parent("model").ancestor("tokenize")
-    named = [entry.path for role, entry in sorted(stage.manifest.inputs.items()) if role.startswith("documents:")]
-    if named:
-        tokens, _, _ = token_stages.encode_documents(tokenized, named)
+    encoded = token_stages.encode_documents(tokenized, token_stages.recorded_documents(stage, "documents"))
+    if encoded is not None:
+        tokens = encoded[0]
     else:
         stream = token_stages.open_split(tokenized, "val")
         tokens = np.asarray(stream[0 : len(stream)])
