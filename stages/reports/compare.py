@@ -1,8 +1,10 @@
 """Compare two sides of evaluations: several seeds each, or one pair document by document. Writes nothing."""
 
 import dataclasses
+import glob
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,8 +67,9 @@ def find(names: str, artifacts: Path, label: str | None) -> list[Stage]:
     Raises PgolfError for a name that leads to no evaluation.
     """
     found: list[Stage] = []
-    for name in filter(None, (part.strip() for part in names.split(","))):
-        paths = _matching(Path(name)) or _matching(artifacts / name)
+    whole = [names] if names and (Path(names).is_dir() or (artifacts / names).is_dir()) else []
+    for name in whole or filter(None, (part.strip() for part in names.split(","))):
+        paths = _matching(Path(), name) or _matching(artifacts, name)
         if not paths:
             raise PgolfError(f"{name}: no stage directory and no run of that name in {artifacts}")
         found += [_evaluation(path, label) for path in paths]
@@ -75,9 +78,19 @@ def find(names: str, artifacts: Path, label: str | None) -> list[Stage]:
     return found
 
 
-def _matching(pattern: Path) -> list[Path]:
-    start = Path(pattern.anchor)
-    return sorted(path for path in start.glob(str(pattern.relative_to(pattern.anchor))) if path.is_dir())
+def _matching(folder: Path, name: str) -> list[Path]:
+    """The folder of that name; only where there is none, and `*` is in it, the folders that it matches.
+
+    Brackets and question marks are what they are: runs are called `[v2]`.
+    """
+    if (folder / name).is_dir():
+        return [folder / name]
+    if "*" not in name:
+        return []
+    pattern = re.sub(r"([\[?])", r"[\1]", name)
+    return sorted(
+        Path(path) for path in glob.glob(str(Path(glob.escape(str(folder))) / pattern)) if Path(path).is_dir()
+    )
 
 
 def _evaluation(path: Path, label: str | None) -> Stage:
