@@ -14,12 +14,11 @@ from pathlib import Path
 from pgolf import config as configs
 from pgolf import runtime as runtimes
 from pgolf import store
-from pgolf.training.holdout import holdout_loss
 from stages.context import StageContext
 from stages.models import load_model
 from stages.quantize import quantize
 from stages.report import Silent
-from stages.tokens import open_split
+from stages.tokens import holdout_of
 
 WINDOW = 512
 ROWS = {
@@ -40,11 +39,10 @@ def main() -> None:
     options = parser.parse_args()
     runtime = runtimes.choose("cpu", options.threads)
     source = store.open_stage(options.source)
-    stream = open_split(source.ancestor("tokenize"), "train")
-    held_out = stream.view(len(stream) - source.ancestor("train").manifest.details["holdout_tokens"], len(stream))
+    holdout = holdout_of(source)
 
     def loss(stage: store.Stage) -> float:
-        return holdout_loss(load_model(stage, runtime), held_out, WINDOW, runtime.device)
+        return holdout.loss(load_model(stage, runtime), WINDOW, runtime)
 
     unquantized = loss(source)
     print(f"{'floating point':46} {unquantized:.4f} nats per token", flush=True)

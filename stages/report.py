@@ -1,42 +1,5 @@
-"""What a stage tells while it works. `cli` shows it; a caller without a screen passes `Silent`."""
+"""The progress-reporting interface, from its place in the library."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from pgolf.progress import Progress, Reporter, Silent
 
-
-class Progress(Protocol):
-    """One thing under way. `total` is in whatever unit the stage counts (tokens, windows, tensors)."""
-
-    def update(self, completed: float, total: float | None = None, note: str = "") -> None:
-        """Set how far it is; `note` is a short text beside the bar, for example `loss 2.13  41,000 tokens/s`."""
-
-
-class Reporter(Protocol):
-    def progress(self, title: str, total: float | None = None) -> AbstractContextManager[Progress]:
-        """A context manager that yields a Progress; shown from the start, taken away at the end."""
-
-    def message(self, text: str) -> None:
-        """One line that stays on the screen."""
-
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table that stays on the screen. The first column is aligned left, the others right."""
-
-
-class _NoProgress:
-    def update(self, completed: float, total: float | None = None, note: str = "") -> None:
-        pass
-
-
-class Silent:
-    """Says nothing."""
-
-    @contextmanager
-    def progress(self, title: str, total: float | None = None) -> Iterator[Progress]:
-        yield _NoProgress()
-
-    def message(self, text: str) -> None:
-        pass
-
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        pass
+__all__ = ["Progress", "Reporter", "Silent"]

@@ -22,7 +22,13 @@ SETTINGS = (
     *("quantize.calibration_tokens=2048",),
 )
 VARIED = (
-    *("model.loop_first=1", "model.loop_last=1", "model.loop_passes=2", "model.loop_from=0.4", "train.micro_tokens=256"),
+    *(
+        "model.loop_first=1",
+        "model.loop_last=1",
+        "model.loop_passes=2",
+        "model.loop_from=0.4",
+        "train.micro_tokens=256",
+    ),
     *("train.batch_schedule=[[0.5, 1024]]", "train.seq_schedule=[[0.6, 128]]", "optim.neuron_beta=0.9"),
 )
 
