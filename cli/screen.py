@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from stages.report import Progress as StageProgress
+from pgolf.progress import Progress as StageProgress
 
 console = Console(stderr=True, highlight=False)
 

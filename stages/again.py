@@ -13,12 +13,12 @@ from typing import Any
 
 from pgolf.codec import container
 from pgolf.config import Config
-from pgolf.loader import Loader
 from pgolf.runtime import Runtime
-from pgolf.shards import TokenStream
+from pgolf.tokens.loader import Loader
+from pgolf.tokens.shards import TokenStream
 from pgolf.training.fit import At, Hooks, fit, select_average
-from pgolf.training.health import StepResult
 from pgolf.training.holdout import Holdout
+from pgolf.training.nonfinite import StepResult
 from stages.quantize import quantize_model
 
 TRAIN = "fineweb_train_*.bin"

@@ -14,14 +14,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pgolf.errors import PgolfError
-from pgolf.model.compile import compile_model
+from pgolf.model.fast_paths import compile_model
 from pgolf.model.gpt import GPT
-from pgolf.store import Stage
-from pgolf.training.choose import Weights, blend, select
+from pgolf.store.stage_directory import Stage
+from pgolf.training.select_checkpoint import Weights, blend, select
 from stages.context import StageBuild, StageContext
-from stages.models import inherit_model
-from stages.tokens import holdout_of
 from stages.train import byte_table, save_weights
+from stages.views.models import inherit_model
+from stages.views.tokens import holdout_of
 
 _PREFIX, _SUFFIX = "average-", ".safetensors"
 

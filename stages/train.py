@@ -13,21 +13,21 @@ import torch
 from safetensors.torch import save_file
 
 from pgolf import config as configs
-from pgolf.bytes import ByteTable
 from pgolf.config import Config
 from pgolf.errors import PgolfError
-from pgolf.loader import Loader
-from pgolf.store import Stage
+from pgolf.store.stage_directory import Stage
+from pgolf.tokens.byte_counts import ByteTable
+from pgolf.tokens.loader import Loader
 from pgolf.training import checkpoint as checkpoints
 from pgolf.training.checkpoint import Checkpoint
 from pgolf.training.fit import At, Fit, Hooks, fit
 from pgolf.training.holdout import Holdout
-from pgolf.training.rate import matrix_rate
+from pgolf.training.interrupt import Interrupt
+from pgolf.training.matmul_throughput import matrix_rate
+from pgolf.training.metrics_log import MetricsLog
 from stages.context import StageBuild, StageContext
-from stages.interrupt import Interrupt
-from stages.loss_curve import draw
-from stages.metrics import MetricsLog
-from stages.tokens import open_split, tokenizer_of
+from stages.reports.loss_curve import draw
+from stages.views.tokens import open_split, tokenizer_of
 
 SECTIONS = ("model", "train", "optim", "average")
 # Settings with other values of which a stopped run may be continued: they change no weight.

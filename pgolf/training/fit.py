@@ -18,16 +18,16 @@ from torch import Tensor
 
 from pgolf.config import Config
 from pgolf.errors import PgolfError
-from pgolf.loader import Loader
-from pgolf.model.compile import compile_model
+from pgolf.model.fast_paths import compile_model
 from pgolf.model.flops import training_flops_per_token
 from pgolf.model.gpt import GPT
 from pgolf.progress import Reporter
 from pgolf.runtime import Runtime
-from pgolf.training.choose import Choice, select
-from pgolf.training.control import Control
-from pgolf.training.health import StepResult
+from pgolf.tokens.loader import Loader
+from pgolf.training.budget_clock import Control
 from pgolf.training.holdout import Holdout
+from pgolf.training.nonfinite import StepResult
+from pgolf.training.select_checkpoint import Choice, select
 from pgolf.training.trainer import Trainer
 
 _CORE_FLOPS = 5e10  # float32 operations per second of one CPU core, generously: products of large matrices with AVX2

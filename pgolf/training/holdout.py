@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from pgolf.bytes import ByteTable
 from pgolf.config import Config
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
 from pgolf.runtime import Runtime
-from pgolf.shards import TokenStream
+from pgolf.tokens.byte_counts import ByteTable
+from pgolf.tokens.shards import TokenStream
 
 SHARE = 0.05
 """Part of the train tokens that is held out at most, whatever `train.holdout_tokens` asks for."""
