@@ -95,7 +95,7 @@ def _train(
     build.earlier_seconds = values["elapsed"]
     at = At(values["elapsed"], values["tokens"], 0.0)
     constant = {"identity": identity, "restarts": values["restarts"]}
-    log = MetricsLog(writer.path("metrics.jsonl"), config.train, runtime.is_main, values["iteration"], at)
+    log = MetricsLog(writer.folder / "metrics.jsonl", config.train, runtime.is_main, values["iteration"], at)
     with checkpoints.Writer(writer.folder / ".scratch", constant) as checkpoint, log:
         hooks = Hooks(
             resume=None if previous is None else (previous.tensors, previous.values),

@@ -75,6 +75,7 @@ class MetricsLog:
 
     def _open(self) -> None:
         kept = _lines(self._path, self._iteration)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
         self._file = self._path.open("a", encoding="utf-8", buffering=1)  # a line reaches the disk when written
         if self._config.tensorboard:
