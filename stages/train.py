@@ -27,7 +27,7 @@ from pgolf.training.matmul_throughput import matrix_rate
 from pgolf.training.metrics_log import MetricsLog
 from stages.context import StageBuild, StageContext
 from stages.reports.loss_curve import draw
-from stages.views.tokens import open_split, tokenizer_of
+from stages.views.tokens import open_split, tokenizer_of, with_bos
 
 SECTIONS = ("model", "train", "optim", "average")
 # Settings with other values of which a stopped run may be continued: they change no weight.
@@ -50,6 +50,7 @@ def train(context: StageContext, tokens: Stage, finish: bool = False) -> Stage:
     Raises PgolfError for bad input before anything is written, for state of another run in the way, for a loss that is
     not finite, and KeyboardInterrupt after an orderly Ctrl-C.
     """
+    context = context.replace(config=with_bos(context.config, tokens))
     config, runtime = context.config, context.runtime
     _check(config, tokens)
     holdout = Holdout.of(open_split(tokens, "train"), config)

@@ -1,11 +1,13 @@
 """What other stages need of a tokenize stage: token streams, the held-out slice, bytes per token, the tokenizer."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pgolf import data
+from pgolf.config import Config
 from pgolf.errors import PgolfError
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.byte_counts import ByteTable
@@ -49,6 +51,15 @@ def token_bytes(stage: Stage) -> np.ndarray:
 def tokenizer_of(stage: Stage) -> Tokenizer:
     """The tokenizer of a tokenize stage."""
     return Tokenizer.open(stage.file("tokenizer.model"))
+
+
+def with_bos(config: Config, stage: Stage) -> Config:
+    """The configuration with `model.bos_id` set to the BOS of the stage's tokenizer, which documents begin with.
+
+    Manifests of before this detail existed come from tokenizers whose BOS is the default.
+    """
+    bos_id = int(stage.manifest.details.get("bos_id", config.model.bos_id))
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, bos_id=bos_id))
 
 
 def encode_documents(
