@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pgolf.model import linear_kernel, native
+from pgolf.model.kernels import linear, native
 from pgolf.runtime import Runtime
 
 
@@ -21,6 +21,6 @@ def kernels() -> Runtime:
 def product_kernel(kernels: Runtime) -> None:
     """Skips where matrix products in C cannot be built."""
     try:
-        linear_kernel.load()
+        linear.load()
     except native.Unavailable as reason:
         pytest.skip(f"not tested here: matrix products in C ({reason})")

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pgolf.model import linear_kernel, loss_kernel
+from pgolf.model.kernels import linear
+from pgolf.model.kernels import loss as loss_kernel
 from pgolf.model.loss import CHUNK_TOKENS, PLAIN, Arithmetic, plain_softmax, softcap, token_losses, weighted_loss
 from pgolf.runtime import Runtime
 
@@ -28,7 +29,7 @@ def arithmetic(request: pytest.FixtureRequest) -> Arithmetic:
     if request.param == "softmax in C":
         return PLAIN._replace(softmax=loss_kernel.softmax)
     request.getfixturevalue("product_kernel")
-    return Arithmetic(loss_kernel.softmax, linear_kernel.product, linear_kernel.outer)
+    return Arithmetic(loss_kernel.softmax, linear.product, linear.outer)
 
 
 @pytest.mark.parametrize("cap", [0.0, 5.0, 30.0])

@@ -1,0 +1,180 @@
+"""Products of many rows with a small matrix in C, for float32 on a CPU.
+
+A small model's matrices have 32 to 1,024 columns and fit in the first caches, so a register tile of a few rows by
+three vectors needs no packing of the rows. With 512-bit vectors it is faster than torch's own product on some AMD
+processors, where MKL keeps to 256 bits; with 256-bit vectors torch is faster (`benchmarks/results/speed.md`).
+`fast_paths` measures which. The order of every sum depends on the shapes alone, never on the number of threads.
+"""
+
+import ctypes
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pgolf.model.kernels import native
+
+LEAST_ROWS = 64  # below, calling it costs more than it saves
+
+SOURCE = (
+    native.VECTORS
+    + r"""
+typedef float uvec __attribute__((vector_size(BYTES), aligned(4)));
+#define BLOCK 256
+/* HEIGHT rows of WIDTH vectors are summed in registers, beside WIDTH factors and one splat. */
+#define WIDTH (REGISTERS == 16 && BYTES == 16 ? 2 : 3)
+#define HEIGHT (REGISTERS == 32 ? 8 : 4)
+#define COLUMNS (WIDTH * LANES)
+#define PAD(n) (((n) + LANES - 1) / LANES * LANES)
+
+/* sums[r][column] += sum over p < k of x[r * rx + p * px] * w[p * ldw + column], for R rows of C vectors */
+static inline __attribute__((always_inline)) void sum_tile(const int R, const int C, vec (*sums)[WIDTH],
+                                                           const float *restrict x, const float *restrict w, int k,
+                                                           int64_t rx, int64_t px, int64_t ldw) {
+  vec a[HEIGHT][WIDTH];
+  UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) a[r][c] = sums[r][c];
+  for (int p = 0; p < k; p++) {
+    vec b[WIDTH];
+    UNROLL for (int c = 0; c < C; c++) b[c] = *(const uvec *)(w + p * ldw + c * LANES);
+    UNROLL for (int r = 0; r < R; r++) {
+      vec s = splat(x[r * rx + p * px]);
+      UNROLL for (int c = 0; c < C; c++) a[r][c] += s * b[c];
+    }
+  }
+  UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) sums[r][c] = a[r][c];
+}
+
+/* out (rows, columns) (+)= the product of those rows and columns; w is readable up to a whole vector of columns */
+static void tile(float *out, const float *x, const float *w, int rows, int columns, int k, int64_t rx, int64_t px,
+                 int64_t ldw, int64_t ldo, int add) {
+  const int parts = (columns + LANES - 1) / LANES;
+  for (int r = 0; r < rows;) {
+    const int height = rows - r >= HEIGHT ? HEIGHT : 1;
+    vec sums[HEIGHT][WIDTH] = {};
+    if (add)
+      for (int i = 0; i < height; i++) memcpy(sums[i], out + (r + i) * ldo, (size_t)columns * 4);
+#define CASE(R, C) if (height == R && parts == C) sum_tile(R, C, sums, x + r * rx, w, k, rx, px, ldw);
+    CASE(HEIGHT, WIDTH) else CASE(HEIGHT, 2) else CASE(HEIGHT, 1)
+    else CASE(1, WIDTH) else CASE(1, 2) else CASE(1, 1)
+    for (int i = 0; i < height; i++) memcpy(out + (r + i) * ldo, sums[i], (size_t)columns * 4);
+    r += height;
+  }
+}
+
+/* out (n, m) = x (n, k) w, w (k, m) or with turned (m, k) */
+void product(const float *x, const float *w, float *out, int n, int k, int m, int turned, int threads) {
+  const int padded = PAD(m), step = 4 * HEIGHT;
+  float *packed = 0;
+  if (turned || padded != m) {
+    packed = aligned_alloc(BYTES, (size_t)k * padded * 4);
+    memset(packed, 0, (size_t)k * padded * 4);
+    for (int p = 0; p < k; p++)
+      for (int j = 0; j < m; j++)
+        packed[(int64_t)p * padded + j] = turned ? w[(int64_t)j * k + p] : w[(int64_t)p * m + j];
+  }
+  const float *columns = packed ? packed : w;
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int i = 0; i < n; i += step)
+    for (int j = 0; j < m; j += COLUMNS)
+      tile(out + (int64_t)i * m + j, x + (int64_t)i * k, columns + j, n - i < step ? n - i : step,
+           m - j < COLUMNS ? m - j : COLUMNS, k, k, 1, padded, m, 0);
+  free(packed);
+}
+
+/* out (m, k) (+)= g^T x, g (n, m), x (n, k) */
+void outer(const float *g, const float *x, float *out, int n, int m, int k, int add, int threads) {
+  const int padded = PAD(k);
+  if (!add) memset(out, 0, (size_t)m * k * 4);
+#pragma omp parallel num_threads(threads)
+  {
+    float *copy = padded == k ? 0 : aligned_alloc(BYTES, (size_t)BLOCK * padded * 4);
+    for (int start = 0; start < n; start += BLOCK) {
+      const int count = n - start < BLOCK ? n - start : BLOCK;
+      const float *rows = x + (int64_t)start * k;
+      if (copy) {
+        for (int i = 0; i < count; i++) memcpy(copy + (int64_t)i * padded, rows + (int64_t)i * k, (size_t)k * 4);
+        rows = copy;
+      }
+#pragma omp for schedule(static) nowait
+      for (int i = 0; i < m; i += HEIGHT)
+        for (int j = 0; j < k; j += COLUMNS)
+          tile(out + (int64_t)i * k + j, g + (int64_t)start * m + i, rows + j, m - i < HEIGHT ? m - i : HEIGHT,
+               k - j < COLUMNS ? k - j : COLUMNS, count, 1, m, padded, k, 1);
+    }
+    free(copy);
+  }
+}
+"""
+)
+
+
+def load() -> ctypes.CDLL:
+    """The compiled kernel. Raises native.Unavailable."""
+    return native.library(SOURCE)
+
+
+def product(x: Tensor, w: Tensor, out: Tensor, turned: bool = False) -> Tensor:
+    """out (n, m) = x (n, k) @ w, with w (k, m), or (m, k) when `turned`; all contiguous float32. Returns out."""
+    (rows, inner), columns = x.shape, out.shape[1]
+    tensors = map(native.pointer, (x, w, out))
+    load().product(*tensors, rows, inner, columns, int(turned), torch.get_num_threads())
+    return out
+
+
+def outer(g: Tensor, x: Tensor, out: Tensor, add: bool) -> Tensor:
+    """out (m, k) = or += g (n, m)^T @ x (n, k); all contiguous float32. Returns out."""
+    (rows, height), width = g.shape, x.shape[1]
+    tensors = map(native.pointer, (g, x, out))
+    load().outer(*tensors, rows, height, width, int(add), torch.get_num_threads())
+    return out
+
+
+@torch.library.custom_op("pgolf::linear", mutates_args=())
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x (..., k) @ weight (m, k)^T, float32."""
+    flat = x.reshape(-1, x.shape[-1]).contiguous()
+    out = x.new_empty(len(flat), len(weight))
+    return product(flat, weight.contiguous(), out, turned=True).view(*x.shape[:-1], len(weight))
+
+
+@torch.library.custom_op("pgolf::linear_backward", mutates_args=())
+def linear_backward(grad: Tensor, x: Tensor, weight: Tensor, by_x: bool, by_weight: bool) -> tuple[Tensor, Tensor]:
+    """Gradients by x and weight; an empty tensor for one that is not wanted."""
+    g, flat = grad.reshape(-1, grad.shape[-1]).contiguous(), x.reshape(-1, x.shape[-1]).contiguous()
+    dx, dw = (x.new_empty(x.shape) if by_x else x.new_empty(0)), (x.new_empty(weight.shape if by_weight else 0))
+    if by_x:
+        product(g, weight.contiguous(), dx.view(flat.shape), turned=False)
+    if by_weight:
+        outer(g, flat, dw, add=False)
+    return dx, dw
+
+
+@linear.register_fake
+def _(x: Tensor, weight: Tensor) -> Tensor:
+    return x.new_empty(*x.shape[:-1], len(weight))
+
+
+@linear_backward.register_fake
+def _(grad: Tensor, x: Tensor, weight: Tensor, by_x: bool, by_weight: bool) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape if by_x else 0), x.new_empty(weight.shape if by_weight else 0)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    by_x, by_weight = ctx.needs_input_grad[:2]
+    dx, dw = linear_backward(grad, *ctx.saved_tensors, by_x, by_weight)
+    return dx if by_x else None, dw if by_weight else None
+
+
+linear.register_autograd(_differentiate, setup_context=_save)
+
+
+def fast_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """As F.linear, through the kernel where that pays."""
+    if x.dtype == torch.float32 and x.numel() >= LEAST_ROWS * x.shape[-1]:
+        return linear(x, weight)
+    return F.linear(x, weight.to(x.dtype))
