@@ -8,7 +8,7 @@ from pgolf.runtime import Runtime
 
 
 class Interrupt:
-    """While it is entered, the first Ctrl-C (or termination request) only sets `requested`; a second one stops at once.
+    """While it is entered, the first Ctrl-C (closed terminal, request to end) sets `requested`; a second one stops.
 
     Under torchrun only rank 0 is asked; the others learn from it, and no rank stops at a second signal, since the
     launcher passes on what the terminal has already sent to all.
@@ -21,8 +21,11 @@ class Interrupt:
 
     def __enter__(self) -> "Interrupt":
         if threading.current_thread() is threading.main_thread():
-            kinds = (signal.SIGINT, signal.SIGTERM) if self._alone else (signal.SIGINT,)
-            self._before = {kind: signal.signal(kind, self._handle) for kind in kinds}
+            names = ("SIGINT", "SIGHUP", "SIGTERM") if self._alone else ("SIGINT", "SIGHUP")
+            kinds = (getattr(signal, name) for name in names if hasattr(signal, name))  # no SIGHUP on Windows
+            self._before = {
+                kind: signal.signal(kind, self._handle) for kind in kinds if signal.getsignal(kind) != signal.SIG_IGN
+            }
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
