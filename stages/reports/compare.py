@@ -1,7 +1,6 @@
 """Compare two sides of evaluations: several seeds each, or one pair document by document. Writes nothing."""
 
 import dataclasses
-import glob
 import json
 import math
 import re
@@ -87,10 +86,10 @@ def _matching(folder: Path, name: str) -> list[Path]:
         return [folder / name]
     if "*" not in name:
         return []
-    pattern = re.sub(r"([\[?])", r"[\1]", name)
-    return sorted(
-        Path(path) for path in glob.glob(str(Path(glob.escape(str(folder))) / pattern)) if Path(path).is_dir()
-    )
+    path = Path(name)
+    start = Path(path.anchor) if path.is_absolute() else folder
+    pattern = re.sub(r"([\[?])", r"[\1]", str(path.relative_to(path.anchor)))
+    return sorted(found for found in start.glob(pattern) if found.is_dir())
 
 
 def _evaluation(path: Path, label: str | None) -> Stage:
