@@ -161,7 +161,7 @@ _PACKAGES |= {"hf": "huggingface_hub", "az": "adlfs", "abfs": "adlfs", "sftp": "
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Turn what goes wrong with a remote file into one line: clients pass on the errors of several network libraries."""
+    """Turn what goes wrong with a remote file into one line: clients pass on errors of many network libraries."""
     try:
         yield
     except PgolfError:
