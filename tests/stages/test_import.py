@@ -16,6 +16,7 @@ from stages.eval_sliding import eval_sliding
 from stages.import_checkpoint import import_checkpoint
 from stages.package import package
 from stages.quantize import quantize
+from stages.views.evaluation import Documents
 from stages.views.models import load_model, load_weights
 
 SEED = {"vocab_size": 384, "dim": 16, "num_layers": 3, "num_heads": 2, "num_kv_heads": 1, "mlp_ratio": 2.0}
@@ -71,7 +72,7 @@ def test_seed_checkpoint_is_quantized_scored_and_packaged(chain, documents, tmp_
     assert all(torch.equal(found[name], weights[name]) for name in weights)
     quantized = quantize(run, imported)
     scored = eval_sliding(run, quantized)
-    other = eval_sliding(run.replace(name="other"), quantized, documents=[documents[1]])
+    other = eval_sliding(run.replace(name="other"), quantized, Documents.of([documents[1]]))
     assert scored.manifest.metrics["bits_per_byte"] == pytest.approx(other.manifest.metrics["bits_per_byte"], abs=1e-9)
     packaged = package(run, quantized)
     score = packaged.manifest.details["claims"]["scores"]["sliding"]
