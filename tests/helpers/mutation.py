@@ -99,7 +99,8 @@ def _read_manifest(path: Path) -> Any:
 
 def _json_lines() -> bytes:
     odd = [text.encode("utf-8", "surrogatepass").decode("utf-8", "replace") for text in texts.ODD]
-    return "".join(json.dumps({"id": 12, "text": text}, ensure_ascii=len(text) % 2 == 0) + "\n" for text in odd).encode()
+    lines = [json.dumps({"id": 12, "text": text}, ensure_ascii=len(text) % 2 == 0) for text in odd]
+    return "".join(line + "\n" for line in lines).encode()
 
 
 def _parquet() -> bytes:
@@ -192,7 +193,6 @@ KINDS = {
     "quantized": Kind(_save_quantized, _read_quantized, tells=False),
     "settings (TOML)": Kind(
         _written("a.toml", lambda: _TOML),
-        ),
         lambda path: configs.to_dict(configs.load(file=path)),
         tells=False,
     ),
