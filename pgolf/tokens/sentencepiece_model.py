@@ -23,7 +23,7 @@ class Pieces:
         self.sp = spm.SentencePieceProcessor()
         try:
             self.sp.LoadFromSerializedProto(proto)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:  # its message may hold bytes that are not UTF-8
             raise PgolfError(
                 f"{name} is no SentencePiece model; name a .model file that SentencePiece wrote"
             ) from error
