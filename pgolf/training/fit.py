@@ -176,9 +176,6 @@ def _loop(
     with hooks.stop as requested, reporter.progress("train", total, unit) as bar:
         control.start()
         while not (decision := control.decide(trainer.iteration, requested(), trainer.in_flight)).stop:
-            known(trainer.step(decision.fraction))
-            if shown.due():
-                bar.update(control.elapsed if train.seconds else trainer.iteration, note=shown.note())
             if not told_passes and decision.fraction >= _PASSES_AFTER:
                 told_passes = True
                 expected = trainer.tokens / decision.fraction
@@ -186,6 +183,9 @@ def _loop(
                     f"about {expected:,.0f} tokens will be trained on, {expected / len(trainer.stream):.2g} passes "
                     f"over the {len(trainer.stream):,} train tokens"
                 )
+            known(trainer.step(decision.fraction))
+            if shown.due():
+                bar.update(control.elapsed if train.seconds else trainer.iteration, note=shown.note())
             if (
                 trainer.iteration - saved_at[0] >= train.checkpoint_every
                 or 0 < train.checkpoint_seconds <= control.elapsed - saved_at[1]
