@@ -1,7 +1,6 @@
 """`pgolf verify`: hold a package to what it claims."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -56,7 +55,7 @@ def add_to(app: typer.Typer) -> None:
         """
 
         def work() -> None:
-            from cli.screen import Screen, say_error
+            from cli.screen import Screen, say_error, say_json
             from pgolf.errors import CheckFailed, PgolfError
             from stages import verify as stage
 
@@ -81,7 +80,7 @@ def add_to(app: typer.Typer) -> None:
             screen.table(stage.printable(str(folder)), ("check", "answer", "what was found"), rows)
             if as_json:
                 found = [dataclasses.asdict(one) for one in checks]
-                print(json.dumps({"answer": answer, "checks": found}))
+                say_json({"answer": answer, "checks": found})
             deciding = next((one for one in checks if one.answer == answer), None)
             if answer == stage.FAIL and deciding:
                 say_error(f"FAIL {deciding.what}: {deciding.detail}")

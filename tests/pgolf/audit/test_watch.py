@@ -17,7 +17,9 @@ def watched(tmp_path, source, *arguments, inputs=()):
 def test_a_program_that_keeps_to_its_inputs_passes(tmp_path):
     data = tmp_path / "input.txt"
     data.write_text("7")
-    seen = watched(tmp_path, "import sys; print(open(sys.argv[1]).read()); open('note', 'w').write('x')", data, inputs=[data])
+    seen = watched(
+        tmp_path, "import sys; print(open(sys.argv[1]).read()); open('note', 'w').write('x')", data, inputs=[data]
+    )
     finding = watch.isolation(seen, [data, tmp_path / "script.py"])
     assert finding.outcome == "passed"
     assert seen.stdout == "7\n"
