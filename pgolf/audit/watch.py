@@ -95,7 +95,7 @@ def run(
         )
     }
     home = next((name for what, name in events if what == "home"), "")
-    return Watched(outcome.status, stdout, outcome.stderr, outcome.level, home, **found)
+    return Watched(outcome.status, stdout.removesuffix("\n"), outcome.stderr, outcome.level, home, **found)
 
 
 def isolation(watched: Watched, inputs: Sequence[Path]) -> Finding:
