@@ -22,6 +22,7 @@ from typing import Any
 import pgolf
 from pgolf import config as configs
 from pgolf import data, sandbox
+from pgolf.audit.text import LOSSY_SHARE
 from pgolf.errors import PgolfError
 from pgolf.package.ledger import MODEL, SCRIPT, TOKENIZER
 from pgolf.progress import Reporter
@@ -50,7 +51,6 @@ _LARGEST = {
 }
 """The files of a package, and how many bytes of each are read: parsing takes several hundred times as much memory."""
 _INERT = (".md", ".txt", ".log", ".json")  # may lie beside a package; Python imports none of them
-_LOSSY_SHARE = 1e-3  # of the text's bytes; the challenge's own normalizer changes less than 1e-4 (issue 1604 there)
 _MEMORY_BYTES = 8 << 30
 _REQUIREMENT = re.compile(r"[a-z0-9][a-z0-9._-]*==[0-9][0-9a-z.!-]*")
 
@@ -301,7 +301,7 @@ class _Package:
                 f"the tokenizer is lossy: {lossy} of {answer['documents']} documents, {changed:,} of {total:,} bytes, "
             )
             text += "do not come back from their tokens"
-            if lossless or changed > _LOSSY_SHARE * total:
+            if lossless or changed > LOSSY_SHARE * total:
                 raise _Untrue(text + (", though it is claimed to be lossless" if lossless else ""))
             raise _Unknown(f"not comparable with other scores: {text}")
         return f"{total:,} bytes of {self._text().name}, {answer['counted']}" + _alone(outcome)

@@ -16,7 +16,7 @@ from pgolf import config as configs
 from pgolf import data
 from pgolf import runtime as runtimes
 from pgolf.audit import PASSED, AuditSettings, evaluators, explain, first_failure
-from pgolf.audit.text import ODD_TEXTS, byte_accounting
+from pgolf.audit.text import ORDINARY_TEXT, byte_accounting
 from pgolf.codec import container
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
@@ -27,8 +27,6 @@ from pgolf.tokens.encode import encode_documents
 from pgolf.tokens.tokenizer import Tokenizer
 from stages.views import claims
 
-_ORDINARY = b'The quick brown Fox, said NASA\'s Dr. W. Zyx ("at 3:45 am"), jumps over 1,267 lazy dogs & 89% of V-keys!'
-"""Every tokenizer of the challenge gives this back; one with another normalizer than its NFKC may not."""
 AUDIT_SECONDS = 300.0
 """After so long no further probe is made."""
 _FEWEST_PROBES = 64  # the field's audit tests ask for as many
@@ -80,11 +78,9 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
         measured = scoring.score(model, text, config.evaluate, ttt, runtime).metrics()
         scores[name] = measured | {"device": runtime.device.type, "dtype": str(runtime.dtype).removeprefix("torch.")}
     audits = {name: _audit(name, job["scores"][name], model, tokenizer, text, runtime) for name in job["audits"]}
-    odd = [word for word in ODD_TEXTS if tokenizer.decode(tokenizer.encode([word.encode()])[0]) != word.encode()]
     return {
         "text": claims.identity(text.tokens, text.token_bytes),
         "bytes": int(text.token_bytes.sum()),
-        "odd_texts": odd,
         "scores": scores,
         "audits": audits,
         **found,
@@ -142,7 +138,7 @@ def _shards(job: dict[str, Any], tokenizer: Tokenizer) -> tuple[scoring.Text, di
             f"{int(text.token_bytes.sum()):,}: name the tokenizer of the shards with --tokenizer"
         )
     counted = "by your shards' sidecar" if sidecar else "by the challenge's table for your tokenizer"
-    if tokenizer.decode(tokenizer.encode([_ORDINARY])[0]) != _ORDINARY:
+    if tokenizer.decode(tokenizer.encode([ORDINARY_TEXT])[0]) != ORDINARY_TEXT:
         raise PgolfError("the tokenizer is lossy: ordinary letters do not come back from their tokens")
     return text, {
         "documents": int((text.tokens == tokenizer.bos_id).sum()),

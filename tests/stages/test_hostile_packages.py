@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sentencepiece
-from test_package import claims_again
+from lying_packages import claims_again
 
 from pgolf.errors import PgolfError
 from pgolf.progress import Silent

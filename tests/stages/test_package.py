@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from lying_packages import claims_again
 
 from pgolf.errors import CheckFailed, PgolfError
 from pgolf.package import script
 from pgolf.progress import Silent
 from pgolf.store import lineage, stage_directory
-from pgolf.store.manifest import hash_file
 from stages.audit import AuditOptions, audit
 from stages.eval_sliding import eval_sliding
 from stages.package import package, requirements
@@ -35,32 +35,6 @@ def script_of(folder: Path, *arguments: str) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def claims_again(folder: Path, change) -> None:
-    """Change the claims in every place that holds them, so that the folder agrees with itself."""
-    claimed = json.loads((folder / "claims.json").read_text())
-    manifest = json.loads((folder / "manifest.json").read_text())
-    change(claimed)
-    for name in claimed["files"]:
-        found = hash_file(folder / name)
-        claimed["files"][name] = {"bytes": found.bytes, "sha256": found.sha256}
-    (folder / "claims.json").write_text(json.dumps(claimed))
-    manifest["details"]["claims"] = claimed
-    for name in manifest["outputs"]:
-        found = hash_file(folder / name)
-        manifest["outputs"][name] = {"bytes": found.bytes, "sha256": found.sha256}
-    for row in manifest["details"]["ledger"]["files"]:
-        row["bytes"] = (folder / row["file"]).stat().st_size
-    files = {row["file"]: row["bytes"] for row in manifest["details"]["ledger"]["files"]}
-    total = files["model.pgz"] + files["train_gpt.py"]
-    manifest["details"]["ledger"] |= {"counted_bytes": total, "total_bytes": total}
-    manifest["metrics"] |= {
-        "model_bytes": files["model.pgz"],
-        "code_bytes": files["train_gpt.py"],
-        "total_bytes": total,
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def verdict(folder: Path, chain, **options) -> tuple[bool, str]:
