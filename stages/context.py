@@ -23,14 +23,14 @@ from typing import Any
 
 import pgolf
 from pgolf import config as configs
-from pgolf import manifest as manifests
-from pgolf import store
 from pgolf.config import Config
 from pgolf.errors import PgolfError
-from pgolf.manifest import Input, Manifest
+from pgolf.progress import Reporter
 from pgolf.runtime import Runtime
-from pgolf.store import Stage, StageWriter
-from stages.report import Reporter
+from pgolf.store import manifest as manifests
+from pgolf.store import stage_directory
+from pgolf.store.manifest import Input, Manifest
+from pgolf.store.stage_directory import Stage, StageWriter
 
 
 @dataclass
@@ -79,11 +79,11 @@ class StageContext:
         together. Raises PgolfError when there is none, or the one given is of another kind.
         """
         if given is not None:
-            return store.open_stage(given, kinds)
+            return stage_directory.open_stage(given, kinds)
         labels = [label for kind in kinds for label in ((self.label(kind), kind) if self.name else (kind,))]
         for label in labels:
             if (self.run / label / manifests.FILE_NAME).is_file():
-                return store.open_stage(self.run / label, kinds)
+                return stage_directory.open_stage(self.run / label, kinds)
         raise PgolfError(
             f"{self.run} has no {' or '.join(kinds)} stage; run pgolf {kinds[0]} first or name one with --from"
         )
@@ -111,7 +111,7 @@ class StageContext:
         resolved: dict[str, Any] = configs.to_dict(self.config) | {"options": dict(options or {})}
         with ExitStack() as held:
             if self.runtime.is_main:
-                held.enter_context(store.locked(self.run))
+                held.enter_context(stage_directory.locked(self.run))
             existing = None if self.force else self._up_to_date(destination, entries, resolved, sections)
             writer = StageWriter(destination, resumable=resumable)
             build = StageBuild(stage_name=stage, label=label, writer=writer, existing=existing)
@@ -147,7 +147,7 @@ class StageContext:
                 raise
             self.runtime.wait()
             if not self.runtime.is_main:
-                build.result = store.open_stage(destination)
+                build.result = stage_directory.open_stage(destination)
 
     def _up_to_date(
         self,
@@ -158,11 +158,11 @@ class StageContext:
     ) -> Stage | None:
         if not (destination / manifests.FILE_NAME).is_file():
             return None
-        found = store.open_stage(destination)
+        found = stage_directory.open_stage(destination)
         old = found.manifest
         keys = (*sections, "seed", "options")
         same_config = all(_canonical(old.config.get(key)) == _canonical(resolved.get(key)) for key in keys)
-        return found if same_config and store.same_inputs(old.inputs, entries) else None
+        return found if same_config and stage_directory.same_inputs(old.inputs, entries) else None
 
     def replace(self, **changes: Any) -> "StageContext":
         return dataclasses.replace(self, **changes)

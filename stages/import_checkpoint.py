@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from pgolf import foreign
 from pgolf.errors import PgolfError
+from pgolf.model import challenge_checkpoint
 from pgolf.model.gpt import GPT
-from pgolf.store import Stage
+from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.train import save_weights
 
@@ -27,8 +27,8 @@ def import_checkpoint(context: StageContext, file: Path, tokens: Stage | None = 
     """
     if not file.is_file():
         raise PgolfError(f"no such file: {file}")
-    weights, kind = foreign.read_state_dict(file)
-    model = foreign.model_config(weights, context.config.model)
+    weights, kind = challenge_checkpoint.read_state_dict(file)
+    model = challenge_checkpoint.model_config(weights, context.config.model)
     with torch.device("meta"):
         expected = {name: tuple(tensor.shape) for name, tensor in GPT(model).state_dict().items()}
     _check({name: tuple(tensor.shape) for name, tensor in weights.items()}, expected, file)

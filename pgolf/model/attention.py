@@ -5,13 +5,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgolf.config.model import ModelConfig
-from pgolf.model import attention_kernel
+from pgolf.model.attention_mask import View, mask
+from pgolf.model.forward_context import Step
 from pgolf.model.head_gate import HeadGate
+from pgolf.model.kernels import attention
 from pgolf.model.layers import Linear, rms_norm
 from pgolf.model.rotary import rotate
 from pgolf.model.shift import previous
-from pgolf.model.step import Step
-from pgolf.model.visible import View, mask
 from pgolf.model.xsa import exclude_self
 
 
@@ -70,7 +70,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, view: View, native: bool = False) ->
     The queries are those of the last L of the T positions.
     """
     if native and q.dtype == torch.float32:
-        return attention_kernel.attention(q, k, v, view.first)[0]
+        return attention.attention(q, k, v, view.first)[0]
     queries, length = q.shape[1], k.shape[1]
     if view.window:
         padded = F.pad(q, (0, 0, 0, 0, length - queries, 0))  # (B, T, H, D)

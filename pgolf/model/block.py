@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from pgolf.config.model import ModelConfig
 from pgolf.model.attention import Attention
+from pgolf.model.attention_mask import View
+from pgolf.model.forward_context import Step
 from pgolf.model.layers import rms_norm
 from pgolf.model.mlp import MLP
-from pgolf.model.step import Step
-from pgolf.model.visible import View
 
 
 class Block(nn.Module):

@@ -33,17 +33,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgolf.config.model import ModelConfig
-from pgolf.model import future, visible
+from pgolf.model import attention_mask, multi_token_prediction
 from pgolf.model.bigram import BigramEmbedding
 from pgolf.model.block import Block
+from pgolf.model.depth_recurrence import layer_order
+from pgolf.model.forward_context import Step
 from pgolf.model.lanes import Lanes
 from pgolf.model.layers import Linear, rms_norm
-from pgolf.model.loop import layer_order
 from pgolf.model.loss import CHUNK_TOKENS, PLAIN, Arithmetic, softcap, token_losses, weighted_loss
 from pgolf.model.rotary import rotary_tables
 from pgolf.model.skips import Skips
 from pgolf.model.smear import SmearGate
-from pgolf.model.step import Step
 from pgolf.model.value_embedding import ValueEmbedding
 
 __all__ = ["CHUNK_TOKENS", "GPT"]
@@ -114,7 +114,7 @@ class GPT(nn.Module):
     def set_progress(self, fraction: float) -> None:
         """Tell the model how much of training is done, 0 to 1: parts that switch on or fade out look at it."""
         self.set_looped(fraction >= self.config.loop_from)
-        self.future_share = future.share(self.config, fraction)
+        self.future_share = multi_token_prediction.share(self.config, fraction)
 
     def layer_order(self) -> list[int]:
         """Physical layer of every block executed now: training or evaluation depth by `self.training`."""
@@ -141,7 +141,9 @@ class GPT(nn.Module):
         values = {} if self.value_emb is None else self.value_emb(tokens, dtype)
         return rms_norm(self._run(x, step, self._views(tokens), values, last))
 
-    def _run(self, x: Tensor, step: Step, views: list[visible.View], values: dict[int, Tensor], last: int) -> Tensor:
+    def _run(
+        self, x: Tensor, step: Step, views: list[attention_mask.View], values: dict[int, Tensor], last: int
+    ) -> Tensor:
         """The stream (B, T, dim) through all blocks executed now; (B, last, dim) with `last`."""
         order = self.layer_order()
         half = len(order) // 2
@@ -191,7 +193,7 @@ class GPT(nn.Module):
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """The training loss: mean nats per token and whatever terms exist in training only. A scalar."""
         x = self.before_head(self.hidden(tokens)).flatten(0, 1)  # (B T, dim)
-        wanted, weights = future.targets(targets, self.config, self.future_share)
+        wanted, weights = multi_token_prediction.targets(targets, self.config, self.future_share)
         return weighted_loss(
             x, self._head(), self.logit_bias, wanted, weights, self.config.logit_softcap, self.arithmetic
         )
@@ -220,12 +222,12 @@ class GPT(nn.Module):
             return None
         return (tokens != self.config.bos_id).to(self.compute_dtype)[..., None]
 
-    def _views(self, tokens: Tensor) -> list[visible.View]:
+    def _views(self, tokens: Tensor) -> list[attention_mask.View]:
         """What each physical layer's attention sees."""
-        starts = visible.document_starts(tokens, self.config.bos_id) if self.config.document_attention else None
+        starts = attention_mask.document_starts(tokens, self.config.bos_id) if self.config.document_attention else None
         windows = self.config.layer_windows or (0,) * self.config.num_layers
         narrowed = [min(filter(None, (window, self.window)), default=0) for window in windows]
-        made = {window: visible.view(starts, window, tokens, self.native) for window in set(narrowed)}
+        made = {window: attention_mask.view(starts, window, tokens, self.native) for window in set(narrowed)}
         return [made[window] for window in narrowed]
 
     def _rotary(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -8,9 +8,9 @@ block the lanes are averaged. Skips enter lane a.
 import torch
 from torch import Tensor, nn
 
+from pgolf.model.attention_mask import View
 from pgolf.model.block import Block
-from pgolf.model.step import Step
-from pgolf.model.visible import View
+from pgolf.model.forward_context import Step
 
 KEEP = 1.1  # start of r, PR #1530 and the speedrun
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pgolf.model.linear_kernel import fast_linear
+from pgolf.model.kernels.linear import fast_linear
 
 NORM_EPS = torch.finfo(torch.float32).eps  # torch's own default for float32, the same in every activation type
 
