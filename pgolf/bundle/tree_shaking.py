@@ -26,12 +26,15 @@ _PURE_CALLS = {
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def shake(entry: str, names: Collection[str], roots: Collection[str]) -> dict[str, tuple[SourceModule, ast.Module]]:
-    """Each module needed to use `names` of the module `entry`, with the syntax tree of what is left of it.
+def shake(
+    entry: str, names: Collection[str], roots: Collection[str], leave_out: Collection[str] = ()
+) -> list[tuple[SourceModule, ast.Module]]:
+    """The modules needed to use `names` of the module `entry`, by name, with the syntax tree of what is left of each.
 
-    roots: the packages whose modules are followed. Raises BundleError when the entry does not exist.
+    roots: the packages whose modules are followed. leave_out: names of methods to remove whoever mentions them.
+    Raises BundleError when the entry does not exist.
     """
-    shaker = _Shaker(roots)
+    shaker = _Shaker(roots, leave_out)
     if not shaker.reach(entry, names):
         raise BundleError(f"there is no module {entry} in {', '.join(sorted(roots))}")
     while shaker.changed:
@@ -39,7 +42,7 @@ def shake(entry: str, names: Collection[str], roots: Collection[str]) -> dict[st
         for state in list(shaker.states.values()):
             for node in _statements(state.module.tree.body):
                 shaker.visit(state, node)
-    return {name: (state.module, state.rest()) for name, state in sorted(shaker.states.items())}
+    return [(state.module, state.rest()) for _, state in sorted(shaker.states.items())]
 
 
 class _State:
@@ -77,8 +80,8 @@ class _State:
 
 
 class _Shaker:
-    def __init__(self, roots: Collection[str]) -> None:
-        self.roots = roots
+    def __init__(self, roots: Collection[str], leave_out: Collection[str]) -> None:
+        self.roots, self.leave_out = roots, leave_out
         self.states: dict[str, _State] = {}
         self.missing: set[str] = set()
         """Names that are no modules."""
@@ -94,6 +97,10 @@ class _Shaker:
                 self.missing.add(name)
                 return False
             self.reach(name.rpartition(".")[0])
+            for node in ast.walk(module.tree):
+                if isinstance(node, ast.ClassDef):
+                    kept = [item for item in node.body if getattr(item, "name", None) not in self.leave_out]
+                    node.body = kept or [ast.Pass()]
             self.states[name] = _State(module)
             self.changed = True
         state = self.states[name]
