@@ -1,6 +1,6 @@
 """`pgolf package`: coded weights and the script that runs them, against the byte cap."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -45,9 +45,11 @@ def show(reporter: "Reporter", stage: "Stage", verbose: bool) -> None:
     reporter.message(f"next: pgolf verify {stage.path}")
 
 
-def _tables(reporter: "Reporter", ledger: dict) -> None:  # type: ignore[type-arg]
+def _tables(reporter: "Reporter", ledger: dict[str, Any]) -> None:
     reporter.table(
-        "sizes of the code; the shipped file decides", ("what", "bytes"), [(k, f"{v:,}") for k, v in ledger["readings"].items()]
+        "sizes of the code; the shipped file decides",
+        ("what", "bytes"),
+        [(k, f"{v:,}") for k, v in ledger["readings"].items()],
     )
     reporter.table(
         "model.pgz by role",

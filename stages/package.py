@@ -15,9 +15,9 @@ from pgolf.codec import container
 from pgolf.codec import ledger as codec_ledger
 from pgolf.config import Config
 from pgolf.errors import CheckFailed
-from pgolf.progress import Reporter
 from pgolf.program import build as program
 from pgolf.program.ledger import MODEL, README, SCRIPT, TOKENIZER, File, Ledger
+from pgolf.progress import Reporter
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.reports import package_text
