@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pgolf.config import Config
-from pgolf.errors import PgolfError
+from pgolf.errors import PgolfError, RankError
 from pgolf.model.fast_paths import compile_model
 from pgolf.model.flops import training_flops_per_token
 from pgolf.model.gpt import GPT
@@ -112,7 +112,7 @@ def fit(
             raise
         batch_tokens, _ = config.train.sizes_at(0.0)
         at_once = config.train.micro_tokens or batch_tokens // runtime.world_size
-        raise PgolfError(
+        raise RankError(
             f"out of memory on {runtime.device} in a pass of {at_once:,} tokens; lower train.micro_tokens, for example "
             f"to {max(config.train.seq_len, at_once // 2)}: the result is the same"
         ) from error
