@@ -182,7 +182,11 @@ def climbs_out(folder: Path) -> None:
 
 def calls_home(folder: Path) -> None:
     """A script that opens a connection and then does as it should."""
-    code = (folder / "train_gpt.py").read_bytes().replace(b"import ast,brotli,", b"import socket;socket.socket()\nimport ast,brotli,", 1)
+    code = (
+        (folder / "train_gpt.py")
+        .read_bytes()
+        .replace(b"import ast,brotli,", b"import socket;socket.socket()\nimport ast,brotli,", 1)
+    )
     (folder / "train_gpt.py").write_bytes(code)
     agree(folder)
 
