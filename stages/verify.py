@@ -24,7 +24,7 @@ from pgolf import config as configs
 from pgolf import data, sandbox
 from pgolf.audit.text import LOSSY_SHARE
 from pgolf.errors import PgolfError
-from pgolf.package.ledger import MODEL, SCRIPT, TOKENIZER
+from pgolf.program.ledger import MODEL, README, SCRIPT, TOKENIZER
 from pgolf.progress import Reporter
 from pgolf.sandbox import Limits, Outcome
 from pgolf.store import manifest as manifests
@@ -45,9 +45,10 @@ _LARGEST = {
     manifests.FILE_NAME: 4 << 20,
     claims.FILE: 1 << 20,
     MODEL: 1 << 30,
-    SCRIPT: 1 << 20,
+    SCRIPT: 512 << 10,
     TOKENIZER: 16 << 20,
     REQUIREMENTS: 1 << 12,
+    README: 1 << 16,
 }
 """The files of a package, and how many bytes of each are read: parsing takes several hundred times as much memory."""
 _INERT = (".md", ".txt", ".log", ".json")  # may lie beside a package; Python imports none of them
@@ -210,12 +211,12 @@ class _Package:
             with path.open("rb") as file:
                 (self.folder / path.name).write_bytes(file.read(_LARGEST[path.name]))
             names.add(path.name)
-        if missing := sorted(set(_LARGEST) - names):
+        if missing := sorted(set(_LARGEST) - names - {README}):  # packages of version 0.1 have none
             raise _Untrue(f"{', '.join(missing)} missing")
         return f"{len(names)} files, no links" + (f"; not looked at: {', '.join(beside)}" if beside else "")
 
     def hashes(self) -> str:
-        expected = set(_LARGEST) - {manifests.FILE_NAME}
+        expected = {path.name for path in self.folder.iterdir()} - {manifests.FILE_NAME}
         if set(self.manifest.outputs) != expected:
             raise _Untrue(f"the manifest lists {sorted(self.manifest.outputs)[:8]}, a package has {sorted(expected)}")
         for name in sorted(expected):
@@ -265,7 +266,7 @@ class _Package:
     def code(self) -> str:
         """The script and its requirements are what this pgolf makes for the settings in the script."""
         remade, libraries, settings = packages.remake((self.folder / SCRIPT).read_bytes())
-        own = configs.from_dict(settings["config"])
+        own = configs.from_dict(settings)
         for name, score in self.claimed["scores"].items():
             claimed = configs.from_dict(score["settings"])
             if claimed.evaluate != own.evaluate or (name == "ttt" and claimed.ttt != own.ttt):

@@ -20,7 +20,7 @@ from pgolf.audit.text import ORDINARY_TEXT, byte_accounting
 from pgolf.codec import container
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
-from pgolf.package import scoring
+from pgolf.program import scoring
 from pgolf.runtime import Runtime
 from pgolf.tokens.byte_counts import ByteTable, table_faults
 from pgolf.tokens.encode import encode_documents
