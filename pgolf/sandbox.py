@@ -113,7 +113,7 @@ def run(
             "argv": [executable, *arguments],
             "work": str(work),
             "root": str(root),
-            "readable": [str(path) for path in _existing([*_python(), *libraries, *map(str, readable)])],
+            "readable": [str(path) for path in _existing([*python_files(), *libraries, *map(str, readable)])],
             "gpu": gpu and bool(_gpu_files()),
             "level": chosen,
             "limits": asdict(limits),
@@ -226,13 +226,15 @@ def _collect(launcher: "subprocess.Popen[bytes]", limits: Limits) -> tuple[bytes
     return bytes(stdout), bytes(stderr), ended
 
 
-def _python() -> list[str]:
+def python_files() -> list[str]:
     """Every place that this Python imports from, and pgolf itself."""
     own = [sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), os.path.dirname(sys.executable)]
     package = Path(__file__).parents[1]
     pgolf = [str(package / name) for name in ("pgolf", "stages", "cli")]
     paths = [entry for entry in _import_path() if Path(entry).resolve() != package]
-    return [*own, os.path.realpath(sys.executable), *paths, *pgolf]
+    # Packages that are links to another place, as some installers make them.
+    linked = [item.path for path in paths if os.path.isdir(path) for item in os.scandir(path) if item.is_symlink()]
+    return [*own, os.path.realpath(sys.executable), *paths, *map(os.path.realpath, linked), *pgolf]
 
 
 def _existing(paths: Sequence[str]) -> list[Path]:

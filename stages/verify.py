@@ -265,7 +265,10 @@ class _Package:
 
     def code(self) -> str:
         """The script and its requirements are what this pgolf makes for the settings in the script."""
-        remade, libraries, settings = packages.remake((self.folder / SCRIPT).read_bytes())
+        try:
+            remade, libraries, settings = packages.remake((self.folder / SCRIPT).read_bytes())
+        except PgolfError as error:
+            raise self._other_code(f"{SCRIPT}: {error}") from error
         own = configs.from_dict(settings)
         for name, score in self.claimed["scores"].items():
             claimed = configs.from_dict(score["settings"])
@@ -282,18 +285,19 @@ class _Package:
             text = f"{SCRIPT} is not what pgolf makes for these settings"
         else:
             return f"{SCRIPT} and {REQUIREMENTS} are what pgolf makes for these settings"
+        raise self._other_code(text)
+
+    def _other_code(self, text: str) -> Exception:
         made = self.manifest.pgolf
         if made == {"version": pgolf.__version__, "commit": git_commit()}:
-            raise _Untrue(text)
-        raise _Unknown(f"{text}; pgolf {made.get('version')} at {made.get('commit')} made it: verify with that one")
+            return _Untrue(text)
+        return _Unknown(f"{text}; pgolf {made.get('version')} at {made.get('commit')} made it: verify with that one")
 
     def bytes(self) -> str:
         """The text is the claimed one, comes back from its tokens, and its bytes are counted right."""
-        answer, outcome = self._scored()
-        claimed, found = self.claimed, answer["text"]
-        if found["tokens_sha256"] != claimed["text"]["tokens_sha256"]:
-            raise _Unknown(f"{self._text().name} is not the text that the scores are claimed of (other tokens)")
-        if found["bytes_sha256"] != claimed["text"]["bytes_sha256"]:
+        answer, outcome = self._scored_text()
+        claimed = self.claimed
+        if answer["text"]["bytes_sha256"] != claimed["text"]["bytes_sha256"]:
             raise _Untrue(f"other bytes per token were counted than {answer['counted']}")
         lossless = all(score["lossless"] for score in claimed["scores"].values())
         lossy, changed, total = answer["lossy_documents"], answer["changed_bytes"], answer["bytes"]
@@ -308,12 +312,12 @@ class _Package:
         return f"{total:,} bytes of {self._text().name}, {answer['counted']}" + _alone(outcome)
 
     def scores(self) -> str:
-        answer, outcome = self._scored()
+        answer, outcome = self._scored_text()
         return "computed by this pgolf from the weights: " + self._compare(answer["scores"], outcome)
 
     def audits(self) -> str:
         """The audits' findings; empty when there is none."""
-        answer, _ = self._scored()
+        answer, _ = self._scored_text()
         for name, entry in self.claimed.get("audits", {}).items():
             if entry["checks_failed"]:
                 raise _Untrue(f"{name}: {entry['checks_failed']} checks failed by the package's own account")
@@ -395,6 +399,13 @@ class _Package:
         outcome = self._isolated(arguments, text.files)
         return _answer(outcome), outcome
 
+    def _scored_text(self) -> tuple[dict[str, Any], Outcome]:
+        """The same, where the text is the one that the scores are claimed of."""
+        answer, outcome = self._scored()
+        if answer["text"]["tokens_sha256"] != self.claimed["text"]["tokens_sha256"]:
+            raise _Unknown(f"{self._text().name} is not the text that the scores are claimed of (other tokens)")
+        return answer, outcome
+
     def _isolated(self, arguments: Sequence[str], more: Sequence[Path]) -> Outcome:
         limits = Limits(seconds=self.options.seconds, memory_bytes=_MEMORY_BYTES)
         try:
@@ -434,7 +445,10 @@ def _documents_beside(stage: Path) -> _Text:
     path = stage / manifests.FILE_NAME
     if not path.is_file() or path.stat().st_size > _LARGEST[manifests.FILE_NAME]:
         raise _Unknown(f"{stage} is not there: name the text that the scores are of with --val")
-    manifest = manifests.parse(path.read_text("utf-8"), path)
+    try:
+        manifest = manifests.parse(path.read_text("utf-8"), path)
+    except PgolfError as error:
+        raise _Unknown(str(error)) from error
     options = manifest.config.get("options", {})
     by_split: dict[str, list[Path]] = {"train": [], "val": []}
     for role, entry in manifest.inputs.items():

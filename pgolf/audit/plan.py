@@ -40,6 +40,8 @@ def probes(subject: Subject, order: np.ndarray, count: int, generator: np.random
         Probe(position, _replacement(subject, position, index, generator), everything_after=index % 2 == 1)
         for index, position in enumerate(drawn)
     ]
+    if subject.claims.adapts:
+        return found  # schedules over documents (phases, batches of them) may change with their number
     begins = generator.permutation(np.flatnonzero(subject.tokens[1:] == subject.bos_id) + 1)[: max(2, count // 16)]
     taken = [Probe(int(place), another(subject, subject.bos_id, generator), False, True) for place in begins]
     put = [Probe(int(place), subject.bos_id, False, True) for place in generator.permutation(open_places)[: len(taken)]]

@@ -7,8 +7,6 @@ and starts, so that the report can name an attempt. Native code acts unseen by t
 
 import json
 import os
-import sys
-import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,14 +137,7 @@ def not_watched(reason: str) -> Finding:
 
 
 def _python_roots() -> tuple[str, ...]:
-    own = [sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), *_packages()]
-    return tuple(os.path.realpath(path) for path in own)
-
-
-def _packages() -> list[str]:
-    root = Path(__file__).parents[3]
-    own = [root / name for name in ("pgolf", "stages", "cli")]
-    return [str(path) for path in [*own, *root.glob("*.egg-info"), *root.glob("*.dist-info")]]
+    return tuple(os.path.realpath(path) for path in sandbox.python_files())
 
 
 def _roots(more: Sequence[Path]) -> tuple[str, ...]:

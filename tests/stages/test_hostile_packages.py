@@ -27,8 +27,9 @@ from stages.workers import verify_worker
 
 
 @pytest.fixture(autouse=True)
-def here(monkeypatch):
-    """Run the worker in this process."""
+def here(monkeypatch, chain):
+    """Run the worker in this process; the checkout is the one that made the package, whatever was edited since."""
+    monkeypatch.setattr(stage, "git_commit", lambda: chain.packaged.manifest.pgolf["commit"])
 
     def run(arguments, *_, **__):
         said = io.StringIO()
@@ -69,7 +70,8 @@ def consistent(folder, val, monkeypatch, **claimed):
         patched.setattr(verify_worker, "_answer", lambda job: found.setdefault("answer", honest(job)))
         patched.setattr(stage._Package, "code", lambda self: "left out")
         claims_again(folder, lambda claims: None)
-        verify(folder, Options(val=val, device="cpu", threads=1), Silent())
+        checks = verify(folder, Options(val=val, device="cpu", threads=1), Silent())
+    assert "answer" in found, checks
     answer = found["answer"]
 
     def change(claims):
