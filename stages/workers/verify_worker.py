@@ -123,7 +123,7 @@ def _shards(job: dict[str, Any], tokenizer: Tokenizer) -> tuple[scoring.Text, di
             f"{folder} holds neither byte counts nor the tokenizer of its shards: name that one with --tokenizer, or "
             "documents with --val"
         )
-    own = Tokenizer.open(reference) if reference is not None else tokenizer
+    own = Tokenizer.open(Path(reference)) if reference is not None else tokenizer
     text = scoring.read_shards(folder, own)
     if text is None:
         raise _Unknown(f"{folder} holds no val shards")
