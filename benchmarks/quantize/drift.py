@@ -22,8 +22,7 @@ from pgolf.codec import container
 from pgolf.model.gpt import GPT
 from pgolf.quant import waterfill
 from pgolf.quant.allocate import Plan
-from pgolf.quantized.dequantize import dequantize
-from pgolf.quantized.tensors import QuantizedModel
+from pgolf.quantized.tensors import QuantizedModel, dequantize
 
 CURVE = (2.0, 2.5, 3.0, 3.5)
 RATES = (2.5, 3.0)

@@ -180,7 +180,13 @@ def nncodec(case: Case, python: str) -> list[Point]:
         source, target = Path(folder) / "in.npz", Path(folder) / "out.npz"
         np.savez(source, **{name: tensor.numpy() for name, tensor in case.weights.items()})
         for parameter in (-28, -24, -20, -16, -12, -8):
-            command = [python, str(HERE.parent / "codec" / "nncodec_model.py"), str(source), str(target), str(parameter)]
+            command = [
+                python,
+                str(HERE.parent / "codec" / "nncodec_model.py"),
+                str(source),
+                str(target),
+                str(parameter),
+            ]
             size = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
             given = {
                 name: torch.from_numpy(value).view_as(case.weights[name]) for name, value in np.load(target).items()

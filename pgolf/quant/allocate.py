@@ -19,8 +19,7 @@ from pgolf.quant import rate_tables, waterfill
 from pgolf.quant.divergence import Divergence
 from pgolf.quant.grid import Floats
 from pgolf.quant.waterfill import Problem, Rounding
-from pgolf.quantized.dequantize import dequantize
-from pgolf.quantized.tensors import QuantizedTensor
+from pgolf.quantized.tensors import QuantizedTensor, dequantize
 
 OFFSET_LIMIT = 1.5  # octaves that a measurement may move a matrix; more is noise or a matrix that is not used
 TOLERANCE = 0.001  # of the target: where the packaged model must lie below it

@@ -10,8 +10,7 @@ from pgolf.config.quantize import QuantizeConfig
 from pgolf.errors import PgolfError
 from pgolf.quant import error_feedback, gptq, rtn
 from pgolf.quant.hessian import Calibration
-from pgolf.quantized.dequantize import dequantize
-from pgolf.quantized.tensors import QuantizedModel, QuantizedTensor
+from pgolf.quantized.tensors import QuantizedModel, QuantizedTensor, dequantize
 
 HALF_LIMIT = 2.0**-10  # control tensors go to float16 where that moves no value by more than this share of the largest
 

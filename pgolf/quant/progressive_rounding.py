@@ -27,8 +27,7 @@ from pgolf.quant.allocate import Matrices, Plan
 from pgolf.quant.divergence import kl
 from pgolf.quant.grid import Floats
 from pgolf.quant.waterfill import Problem, Rounding, Steps
-from pgolf.quantized.dequantize import dequantize
-from pgolf.quantized.tensors import QuantizedTensor
+from pgolf.quantized.tensors import QuantizedTensor, dequantize
 
 MUON_RATE = 2.0  # Muon's learning rate over Adam's: the first pair tried; doubling both lost a twentieth of the gain
 _MOMENTUM, _BETAS = 0.9, (0.9, 0.95)
