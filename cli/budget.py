@@ -72,6 +72,6 @@ def add_to(app: typer.Typer) -> None:
         if found.over > 0:
             say_error(
                 f"{found.what} takes {found.total_bytes:,} bytes, {found.over:,} over the cap of {found.cap_bytes:,}; "
-                f"quantize with --target-bytes {max(found.cap_bytes - sum(found.other_bytes.values()), 0)}"
+                f"{budgets.remedy(found.cap_bytes, found.other_bytes)}"
             )
             raise typer.Exit(CheckFailed.exit_code)

@@ -61,7 +61,12 @@ class Common:
         base = None
         if self.preset is None and self.config is None:
             base = runs.recorded_config(self.source or self.run_dir)
-        return configs.load(self.preset, self.config, [*self.set, *extra], base=base)
+        config = configs.load(self.preset, self.config, [*self.set, *extra], base=base)
+        if self.preset or self.config or self.set or extra:  # what a run has recorded was checked when it was given
+            from pgolf.quant import methods
+
+            methods.of(config.quantize)
+        return config
 
     def context(self, *extra: str) -> "StageContext":
         """Everything a stage needs, from these options."""

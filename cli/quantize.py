@@ -26,12 +26,12 @@ def add_to(app: typer.Typer) -> None:
         ] = None,
     ) -> None:
         """Quantize the weights of a trained model."""
-        from pgolf.config.quantize import CHOOSES_STEPS
+        from pgolf.quant.methods import METHODS
         from stages.quantize import INPUT_KINDS
         from stages.quantize import quantize as stage
 
         extra = [] if method is None else [f"quantize.method={method}"]
-        if method is not None and method not in CHOOSES_STEPS and target_bytes is None:
+        if method in METHODS and not METHODS[method].chooses_steps and target_bytes is None:
             extra.append("quantize.target_bytes=0")  # a run's own target is for methods that choose their steps
         extra += [] if coder is None else [f"package.coder={coder}"]
         extra += [] if target_bytes is None else [f"quantize.target_bytes={target_bytes}"]

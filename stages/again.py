@@ -17,6 +17,7 @@ from pgolf.codec import container
 from pgolf.config import Config
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
+from pgolf.quant import pipeline
 from pgolf.runtime import Runtime
 from pgolf.tokens.loader import Loader
 from pgolf.tokens.shards import TokenStream
@@ -24,7 +25,6 @@ from pgolf.training.budget_clock import Control
 from pgolf.training.holdout import holdout_loss
 from pgolf.training.select_checkpoint import Weights, choose
 from pgolf.training.trainer import Trainer
-from stages.quantize import quantize_model
 from stages.train import holdout_tokens, prepare
 
 TRAIN = "fineweb_train_*.bin"
@@ -97,10 +97,10 @@ def train_again(data: Path, out: Path, config: Config, runtime: Runtime) -> None
     averages = {name: lambda flat=flat: named(flat) for name, flat in sorted(trainer.averages.finished().items())}
     choice = choose(last, averages, config.average.interpolate, loss_of, lambda count, note: context.message(note))
     model.load_state_dict(choice.weights)
-    build: Any = SimpleNamespace(details={}, metrics={})
     length = config.quantize.sequence or settings.seq_len
-    quantized, _, _ = quantize_model(context, build, model.eval(), loader.stream, length)
-    coded = container.encode(quantized, config.package.coder)
+    target = config.quantize.target_bytes
+    result = pipeline.quantize(model.eval(), config, loader.stream, length, runtime, context.reporter, target)
+    coded = container.encode(result.model, config.package.coder)
     out.write_bytes(coded)
     context.message(f"{out}: {len(coded)} bytes")
 

@@ -17,8 +17,10 @@ from pgolf.config import Config
 from pgolf.errors import CheckFailed
 from pgolf.package import program, script
 from pgolf.package.ledger import MODEL, SCRIPT, TOKENIZER, File, Ledger, code_lines
+from pgolf.progress import Reporter
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
+from stages.reports.budget import remedy
 from stages.views import claims, evaluation
 from stages.views.models import load_quantized
 
@@ -85,38 +87,51 @@ def package(context: StageContext, source: Stage) -> Stage:
     return build.stage
 
 
-def reserved(source: Stage, config: Config) -> dict[str, int]:
-    """Bytes of the byte target that the files beside the model will take, by file, before there is a model.
+class PlannedScript:
+    """The size that a package's script will have, before there is a model; its code is built once, when first asked."""
 
-    source: the float model; config: what it will be quantized and scored with. The script holds the model's own target,
-    and a compressor's size jumps with every digit, so the script is made for the target that it leaves until both agree
-    within a thousandth of the script; if they never do, the largest one counts. A two-thousandth is left free, for
-    settings of a score that cannot be known yet.
-    """
-    found = {}
-    if config.package.count_tokenizer:
-        found[TOKENIZER] = source.ancestor("tokenize").file(TOKENIZER).stat().st_size
-    if config.package.count_code:
-        target = config.quantize.target_bytes - sum(found.values())
-        guesses = [0]
-        for _ in range(_GUESSES):
-            planned = {"config": _planned(source, config, max(1, target - guesses[-1]))}
-            made = program.make(ENTRY, _everything(planned), _on_gpu(source, {}))
-            size = len(script.pack(made.modules, planned).data)
-            if size <= guesses[-1] <= size + size // 1000:
-                break
-            guesses.append(size + size // 2000)
-        else:
-            guesses.append(max(guesses))
-        found[SCRIPT] = guesses[-1]
-    return found
+    def __init__(self, source: Stage, reporter: Reporter) -> None:
+        """source: the float model."""
+        self._source, self._reporter = source, reporter
+        self._made: program.Program | None = None
 
+    def beside(self, config: Config) -> dict[str, int]:
+        """Bytes of `quantize.target_bytes` that the files beside the model will take, by file.
 
-def _planned(source: Stage, config: Config, target: int) -> dict[str, Any]:
-    """What will be recorded in the script when the model gets `target` bytes and is scored as configured."""
-    quantize = dataclasses.replace(config.quantize, target_bytes=target)
-    evaluate = evaluation.resolve(config.evaluate, source)
-    return claims.planned_config(source, dataclasses.replace(config, quantize=quantize, evaluate=evaluate))
+        config: what the model will be quantized and scored with. The script holds the model's own target, and a
+        compressor's size jumps with every digit, so the settings are packed with the target that the last size leaves,
+        until both agree within a thousandth of the script; if they never do, the largest size counts. A two-thousandth
+        is left free, for settings of a score that cannot be known yet.
+        """
+        found = {}
+        if config.package.count_tokenizer:
+            found[TOKENIZER] = self._source.ancestor("tokenize").file(TOKENIZER).stat().st_size
+        if config.package.count_code:
+            target = config.quantize.target_bytes - sum(found.values())
+            guesses = [0]
+            with self._reporter.progress("size of the script"):
+                for _ in range(_GUESSES):
+                    size = self._packed(config, max(1, target - guesses[-1]))
+                    if size <= guesses[-1] <= size + size // 1000:
+                        break
+                    guesses.append(size + size // 2000)
+                else:
+                    guesses.append(max(guesses))
+            found[SCRIPT] = guesses[-1]
+        return found
+
+    def _packed(self, config: Config, target: int) -> int:
+        """Bytes of the script when the model gets `target` bytes and is scored as configured."""
+
+        def planned(target: int) -> dict[str, Any]:
+            quantize = dataclasses.replace(config.quantize, target_bytes=target)
+            evaluate = evaluation.resolve(config.evaluate, self._source)
+            whole = dataclasses.replace(config, quantize=quantize, evaluate=evaluate)
+            return {"config": claims.planned_config(self._source, whole)}
+
+        if self._made is None:  # for the cap and not for the target: the code is the same for every target of a sweep
+            self._made = program.make(ENTRY, _everything(planned(config.package.cap_bytes)), _on_gpu(self._source, {}))
+        return len(script.pack(self._made.modules, planned(target)).data)
 
 
 def requirements(libraries: Sequence[str]) -> str:
@@ -157,13 +172,8 @@ def _refuse_over_cap(ledger: Ledger) -> None:
     if ledger.over <= 0:
         return
     counted = ", ".join(f"{file.file} {file.bytes:,}" for file in ledger.files if file.counted)
-    target = ledger.bytes_of(MODEL) - ledger.over
-    remedy = (
-        f"pgolf quantize --target-bytes {target} leaves room for the rest"
-        if target > 0
-        else "what counts besides the model is over it alone"
-    )
+    others = {file.file: file.bytes for file in ledger.files if file.counted and file.file != MODEL}
     raise CheckFailed(
         f"the package has {ledger.counted_bytes:,} bytes ({counted}), {ledger.over:,} over the cap of "
-        f"{ledger.cap_bytes:,}: {remedy}"
+        f"{ledger.cap_bytes:,}: {remedy(ledger.cap_bytes, others)}"
     )

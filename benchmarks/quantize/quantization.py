@@ -27,6 +27,7 @@ import brotli
 import matplotlib
 import numpy as np
 import torch
+from stages.steps import Material, Samples
 from torch import Tensor
 
 from pgolf import runtime as runtimes
@@ -41,7 +42,6 @@ from pgolf.quantized.tensors import QuantizedModel
 from pgolf.store import stage_directory
 from stages import steps
 from stages.quantize import train_shards
-from stages.steps import Material, Samples
 from stages.views import models, tokens
 
 HERE = Path(__file__).parent

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from stages.steps import Material, Samples
 
 from pgolf import config as configs
 from pgolf import runtime as runtimes
@@ -34,7 +35,6 @@ from stages import steps
 from stages.context import StageContext
 from stages.package import package
 from stages.quantize import quantize, train_shards
-from stages.steps import Material, Samples
 from stages.views import models
 
 ROOM = 53_000  # for a script
