@@ -163,7 +163,9 @@ def main() -> None:
         model, _ = synthetic([(8192, 512), *layer * 11], "gauss", 0.3, False)
         rows.append(measure("record's shape, gauss", model, 0.0, None, small=False))
     result = {"machine": platform.platform(), "cores": os.cpu_count(), "numpy": np.__version__, "rows": rows}
-    Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
+    (Path(__file__).parents[1] / "results" / Path(__file__).with_suffix(".json").name).write_text(
+        json.dumps(result, indent=2) + "\n"
+    )
 
 
 if __name__ == "__main__":

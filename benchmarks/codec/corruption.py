@@ -165,7 +165,9 @@ def main() -> None:
         "container_bytes": [len(data) for data in datas],
         "machine": platform.platform(),
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
+    (Path(__file__).parents[1] / "results" / Path(__file__).with_suffix(".json").name).write_text(
+        json.dumps(result, indent=2) + "\n"
+    )
     print(json.dumps(result, indent=2))
     sys.exit(bool(failures or slowest > SECONDS or grown > MEGABYTES))
 

@@ -47,7 +47,9 @@ def main() -> None:
             gap = rate - 0.5 * np.log2(1 / distortion)
             rows.append({"rounding": name, "bits": rate, "distortion": distortion, "gap": gap, "seconds": seconds})
             print(f"{name:30s} {rate:.4f} bits  D {distortion:.5f}  gap {gap:.4f}  {seconds:.1f} s", flush=True)
-    Path(__file__).with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
+    (Path(__file__).parents[1] / "results" / Path(__file__).with_suffix(".json").name).write_text(
+        json.dumps(rows, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

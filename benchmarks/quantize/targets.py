@@ -105,7 +105,9 @@ def main() -> None:
         rows += model_alone(stage, name, config, arguments.bits, runtime)
         if arguments.packaged:
             rows.append(with_script(stage, name, config, arguments.bits[len(arguments.bits) // 2], runtime))
-    Path(__file__).with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
+    (Path(__file__).parents[1] / "results" / Path(__file__).with_suffix(".json").name).write_text(
+        json.dumps(rows, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -21,10 +21,14 @@ def problem(cap: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
     return hidden.requires_grad_(), head.requires_grad_(), bias.requires_grad_(), targets, weights, cap
 
 
-@pytest.fixture(params=["plain", "kernel"])
-def arithmetic(request: pytest.FixtureRequest, kernels: Runtime) -> Arithmetic:
+@pytest.fixture(params=["plain", "softmax in C", "softmax and products in C"])
+def arithmetic(request: pytest.FixtureRequest) -> Arithmetic:
     if request.param == "plain":
         return PLAIN
+    request.getfixturevalue("kernels")
+    if request.param == "softmax in C":
+        return PLAIN._replace(softmax=loss_kernel.softmax)
+    request.getfixturevalue("product_kernel")
     return Arithmetic(loss_kernel.softmax, linear.product, linear.outer)
 
 

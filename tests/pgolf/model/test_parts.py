@@ -101,11 +101,11 @@ def test_a_part_trains_changes_the_loss_and_brings_only_its_own_parameters(part:
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("native", [False, True])
-def test_the_last_positions_alone_are_the_same(part: str, native: bool, kernels: Runtime) -> None:
+def test_the_last_positions_alone_are_the_same(part: str, native: bool, request: pytest.FixtureRequest) -> None:
     model, tokens = build(**PARTS[part][0]).eval(), batch(length=40)
     with torch.no_grad():  # the kernels' own check of their gradients works here too
         if native:
-            compile_model(model, kernels, graph=False)
+            compile_model(model, request.getfixturevalue("kernels"), graph=False)
         whole = model.hidden(tokens)
         for last in (1, 7, 40, 41):
             torch.testing.assert_close(model.hidden(tokens, last), whole[:, -last:], atol=1e-5, rtol=0)
@@ -188,13 +188,13 @@ def test_not_a_number_is_not_lost_in_the_kernels(kernels: Runtime) -> None:
         assert not torch.isfinite(model.loss(tokens[:, :-1], tokens[:, 1:])), name
 
 
-def test_without_a_compiler_the_plain_path_runs_and_says_so(monkeypatch: pytest.MonkeyPatch, kernels: Runtime) -> None:
+def test_without_a_compiler_the_plain_path_runs_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     from pgolf.model.kernels import native
 
     native.library.cache_clear()
     model = build()
-    made = compile_model(model, kernels)
+    made = compile_model(model, Runtime(torch.device("cpu"), torch.float32, 0, 1, threads=1, compile=True))
     assert not made.kernels
     assert not made.graph
     assert made.notes == ("no kernels in C: no C compiler found", "no torch.compile: no C++ compiler found")
