@@ -46,7 +46,7 @@ def make(entry: str, config: Mapping[str, Any], on_gpu: bool) -> Program:
 @functools.cache
 def _make(entry: str, text: str, on_gpu: bool) -> Program:
     config = json.loads(text)
-    facts = {"directory.coder": config["package"]["coder"], "configs.to_dict(context.config)['model']": config["model"]}
+    facts = {"directory.coder": config["package"]["coder"], "configs.to_dict(self.config)['model']": config["model"]}
     if on_gpu:
         facts |= {"_use_kernels(model, notes)": False}  # those in C are for the CPU
     else:
