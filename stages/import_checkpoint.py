@@ -14,6 +14,7 @@ from pgolf.model.gpt import GPT
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.train import save_weights
+from stages.views.tokens import with_bos
 
 
 def import_checkpoint(context: StageContext, file: Path, tokens: Stage | None = None) -> Stage:
@@ -39,6 +40,8 @@ def import_checkpoint(context: StageContext, file: Path, tokens: Stage | None = 
                 f"{file} was trained with {model.vocab_size} pieces, but the tokenizer of {tokens.path} has {pieces}"
             )
     context = context.replace(config=dataclasses.replace(context.config, model=model))
+    if tokens is not None:
+        context = context.replace(config=with_bos(context.config, tokens))
     inputs: dict[str, Stage | Path] = {"checkpoint": file} if tokens is None else {"checkpoint": file, "tokens": tokens}
     with context.build("ema-finalize", inputs=inputs, sections=("model", "train")) as build:
         if build.existing is None:

@@ -4,24 +4,27 @@ A document is bytes, kept as they are: line ends, invalid UTF-8 and all. A `.txt
 cut into several at line ends, so that any file streams.
 """
 
-import gzip
 import hashlib
-import io
 import json
-import lzma
+import os
+import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from pgolf.data.decompress import COMPRESSIONS, compression_of, decompressed
 from pgolf.errors import PgolfError
 from pgolf.store import manifest as manifests
 
 FORMATS = (".txt", ".jsonl", ".parquet")
-COMPRESSIONS = (".gz", ".xz", ".zst")
 TEXT_BYTES = 1 << 16  # a longer text file is cut near there; some 30 training contexts
+LINE_BYTES = 32 << 20  # of JSON; the longest novels have 7 MB, and parsing takes up to 25 times the memory
+COLUMN_BYTES = 1 << 30  # of one column in one row group of a parquet file, unpacked
+UNPACKED_PARQUET_BYTES = 8 << 30  # of a parquet file that is compressed once more, copied to the temporary folder
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,15 @@ class Source:
     files: tuple[str, ...]
     sha256: str
     bytes: int
+    skipped: int = 0
+    """Folders inside that are hidden or that pgolf made; their files are not among `files`."""
+
+    def describe(self) -> str:
+        """What a folder or URL turned out to hold, in words."""
+        kinds = Counter(_format_of(file) for file in self.files)
+        text = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        left = f"; left out {self.skipped} folders that are hidden or made by pgolf" if self.skipped else ""
+        return f"{self.name}: {len(self.files)} files read ({text}){left}"
 
     def file_system(self) -> Any:
         return _file_system(self.name)[0] if self.kind == "url" else None
@@ -52,8 +64,7 @@ def source(name: str | Path) -> Source:
         return Source(str(path), "file", (str(path),), hashed.sha256, hashed.bytes)
     if not path.is_dir():
         raise PgolfError(f"no such file: {path}")
-    inside = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
-    names = sorted(file.as_posix() for file in inside if _is_document_file(file.as_posix()))
+    names, skipped = _inside(path)
     if not names:
         raise PgolfError(f"{path} holds no documents: no {', '.join(FORMATS)} file, plain or {', '.join(COMPRESSIONS)}")
     digest, size = hashlib.sha256(), 0
@@ -61,7 +72,7 @@ def source(name: str | Path) -> Source:
         hashed = manifests.hash_file(path / file)
         digest.update(f"{file}\0{hashed.sha256}\n".encode())
         size += hashed.bytes
-    return Source(str(path), "folder", tuple(str(path / file) for file in names), digest.hexdigest(), size)
+    return Source(str(path), "folder", tuple(str(path / file) for file in names), digest.hexdigest(), size, skipped)
 
 
 def documents(source: Source, text_field: str = "text") -> Iterator[bytes]:
@@ -77,7 +88,7 @@ def documents(source: Source, text_field: str = "text") -> Iterator[bytes]:
                     yield from json_documents(stream, file, text_field)
                 else:
                     yield from _parquet(stream, file, text_field)
-        except (OSError, EOFError, lzma.LZMAError) as error:
+        except OSError as error:
             raise PgolfError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
 
 
@@ -99,6 +110,44 @@ def _is_document_file(name: str) -> bool:
         return bool(_format_of(name))
     except PgolfError:
         return False
+
+
+def _inside(root: Path) -> tuple[list[str], int]:
+    """Document files below a folder, relative and sorted, and how many folders were left out.
+
+    Linked folders are entered like any other, but no folder twice, so a circle of links ends.
+    """
+    names: list[str] = []
+    skipped = 0
+    seen = {os.path.realpath(root)}
+
+    def refuse(error: OSError) -> None:
+        raise PgolfError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+
+    for folder, folders, files in os.walk(root, onerror=refuse, followlinks=True):
+        entered = []
+        for name in sorted(folders):
+            path = Path(folder) / name
+            real = os.path.realpath(path)
+            if name.startswith(".") or _made_by_pgolf(path):
+                skipped += 1
+            elif real not in seen:
+                seen.add(real)
+                entered.append(name)
+        folders[:] = entered
+        names += ((Path(folder) / name).relative_to(root).as_posix() for name in files)
+    return sorted(name for name in names if _is_document_file(name) and (root / name).is_file()), skipped
+
+
+def _made_by_pgolf(folder: Path) -> bool:
+    """Whether a folder is a stage directory, an unfinished one, or a records folder: its texts are logs."""
+    if folder.name.endswith(".partial") or (folder / "submission.json").is_file():
+        return True
+    try:
+        manifests.parse((folder / manifests.FILE_NAME).read_text("utf-8"), folder)
+    except (OSError, UnicodeDecodeError, PgolfError):
+        return False
+    return True
 
 
 def _file_system(url: str) -> tuple[Any, str]:
@@ -137,23 +186,7 @@ def _url_source(url: str) -> Source:
 def _opened(name: str, file_system: Any) -> Iterator[IO[bytes]]:
     """The decompressed content of a file."""
     with file_system.open(name, "rb") if file_system else Path(name).open("rb") as raw:
-        suffix = PurePosixPath(name.replace("\\", "/")).suffix
-        if suffix == ".gz":
-            with gzip.GzipFile(fileobj=raw) as stream:
-                yield io.BufferedReader(stream, 1 << 20)
-        elif suffix == ".xz":
-            with lzma.LZMAFile(raw) as unpacked:
-                yield io.BufferedReader(unpacked, 1 << 20)
-        elif suffix == ".zst":
-            import zstandard
-
-            try:
-                with zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as reader:
-                    yield io.BufferedReader(reader, 1 << 20)
-            except zstandard.ZstdError as error:
-                raise OSError(str(error)) from error
-        else:
-            yield raw
+        yield decompressed(raw, name)
 
 
 def text_documents(stream: IO[bytes]) -> Iterator[bytes]:
@@ -184,36 +217,53 @@ def _place_to_cut(text: bytes) -> int:
 
 def json_documents(stream: IO[bytes], name: str, text_field: str) -> Iterator[bytes]:
     """A document per JSON line. Raises PgolfError with the line number for one without it; `name` is the file's."""
-    for number, line in enumerate(stream, 1):
+    number = 0
+    while line := stream.readline(LINE_BYTES + 1):
+        number += 1
+        if len(line) > LINE_BYTES:
+            raise PgolfError(f"{name}:{number} is longer than {LINE_BYTES >> 20} MiB; split this document")
         if not line.strip():
             continue
-        # Invalid bytes pass through as lone surrogates and come out as the bytes they were.
-        decoded = line.decode("utf-8", "surrogateescape")
         try:
-            value = json.loads(decoded.removeprefix("\ufeff"))
-        except ValueError as error:
-            raise PgolfError(f"{name}:{number} is not JSON: {error}") from error
-        text = value.get(text_field) if isinstance(value, dict) else None
-        if not isinstance(text, str):
-            found = f"fields: {', '.join(sorted(value)[:8])}" if isinstance(value, dict) else "it is no object"
-            raise PgolfError(
-                f"{name}:{number} has no text field {text_field!r} ({found}); choose one with --text-field"
-            )
-        yield _utf8(text, escaped=not decoded.isascii())
+            text = line.decode()
+        except UnicodeDecodeError:
+            yield _with_invalid_bytes(line, name, number, text_field)
+        else:
+            yield _field(text, name, number, text_field).encode("utf-8", "surrogatepass")
 
 
-def _utf8(text: str, escaped: bool) -> bytes:
+# The values of numbers are never looked at, and Python refuses to read long ones.
+_DECODER = json.JSONDecoder(parse_int=lambda digits: 0, parse_float=lambda digits: 0.0)
+
+
+def _field(line: str, name: str, number: int, text_field: str) -> str:
+    """The text of one line of JSON; lone surrogates in it come from escapes such as \\ud800."""
     try:
-        return text.encode()
-    except UnicodeEncodeError:  # lone surrogates: from "\ud800" in the JSON, or an invalid byte of the file
-        first = "surrogateescape" if escaped else "surrogatepass"
-        parts = []
-        for character in text:
-            try:
-                parts.append(character.encode("utf-8", first))
-            except UnicodeEncodeError:
-                parts.append(character.encode("utf-8", "surrogatepass"))
-        return b"".join(parts)
+        value = _DECODER.decode(line.removeprefix("\ufeff"))
+    except RecursionError as error:
+        raise PgolfError(f"{name}:{number} is nested too deeply; take its other fields away") from error
+    except ValueError as error:
+        raise PgolfError(f"{name}:{number} is not JSON: {error}") from error
+    text = value.get(text_field) if isinstance(value, dict) else None
+    if not isinstance(text, str):
+        found = f"fields: {', '.join(sorted(value)[:8])}" if isinstance(value, dict) else "it is no object"
+        raise PgolfError(f"{name}:{number} has no text field {text_field!r} ({found}); choose one with --text-field")
+    return text
+
+
+def _with_invalid_bytes(line: bytes, name: str, number: int, text_field: str) -> bytes:
+    """The text of a line that is not UTF-8: its invalid bytes pass through the parser as unused code points."""
+    escaped = line.decode("utf-8", "surrogateescape")
+    used = set(_field(escaped, name, number, text_field))
+    # Private use, planes 15 and 16; a text that uses each of these 500 blocks is no text.
+    base = next(first for first in range(0xF0000, 0x10FF00, 256) if not used & set(map(chr, range(first, first + 256))))
+    stand_ins = {0xDC00 + value: base + value for value in range(128, 256)}
+    text = _field(escaped.translate(stand_ins), name, number, text_field)
+    parts = re.split(f"([{chr(base)}-{chr(base + 255)}])", text)
+    return b"".join(
+        bytes([ord(part) - base]) if index % 2 else part.encode("utf-8", "surrogatepass")
+        for index, part in enumerate(parts)
+    )
 
 
 def _parquet(stream: IO[bytes], name: str, text_field: str) -> Iterator[bytes]:
@@ -223,32 +273,63 @@ def _parquet(stream: IO[bytes], name: str, text_field: str) -> Iterator[bytes]:
     except ImportError as error:
         raise PgolfError(f"{name}: reading parquet needs an extra: pip install 'pgolf[parquet]'") from error
     with tempfile.TemporaryFile() as copy:
-        if name.endswith(
-            COMPRESSIONS
-        ):  # parquet is read from its end; seeking in a compressed file is slow or impossible
+        if compression_of(name):  # parquet is read from its end; a compressed file cannot be
             while block := stream.read(1 << 20):
+                if copy.tell() > UNPACKED_PARQUET_BYTES:
+                    raise PgolfError(f"{name} unpacks to more than {UNPACKED_PARQUET_BYTES >> 30} GiB; unpack it first")
                 copy.write(block)
             stream = copy
         try:
             table = pyarrow.parquet.ParquetFile(stream)
-            kinds = {field.name: field.type for field in table.schema_arrow}
-            if text_field not in kinds or not _is_text(kinds[text_field]):
-                raise PgolfError(
-                    f"{name} has no text column {text_field!r} (columns: {', '.join(sorted(kinds)[:8])}); "
-                    "choose one with --text-field"
-                )
+            columns = {field.name: (index, field.type) for index, field in enumerate(table.schema_arrow)}
+            if text_field not in columns or not _is_text(columns[text_field][1]):
+                shown = f"columns: {', '.join(f'{key} ({kind})' for key, (_, kind) in sorted(columns.items())[:8])}"
+                raise PgolfError(f"{name} has no text column {text_field!r} ({shown}); choose one with --text-field")
+            for index in range(table.num_row_groups):
+                _check_size(table.metadata.row_group(index), text_field, name)
+            # Kept as a dictionary where it is one: a long text that repeats is in memory once.
+            table = pyarrow.parquet.ParquetFile(stream, read_dictionary=[text_field])
             row = 0
             for batch in table.iter_batches(batch_size=1024, columns=[text_field]):
-                for value in batch.column(0).cast(pyarrow.large_binary()):
+                for value in _cells(batch.column(0)):
                     row += 1
-                    if not value.is_valid:
+                    if value is None:
                         raise PgolfError(f"{name}: row {row} has no text in {text_field!r}")
-                    yield value.as_py()
-        except pyarrow.ArrowException as error:
-            raise PgolfError(f"{name} is no readable parquet file: {error}") from error
+                    yield value
+        # pyarrow raises its own errors and, for damage it meets in Python, those of Python.
+        except (pyarrow.ArrowException, OSError, ValueError, TypeError, OverflowError, MemoryError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise PgolfError(f"{name} is no readable parquet file: {reason}") from error
+
+
+def _check_size(group: Any, column: str, name: str) -> None:
+    """Raises PgolfError for a column of one row group that would fill the memory."""
+    for index in range(group.num_columns):
+        found = group.column(index)
+        if found.path_in_schema == column and found.total_uncompressed_size > COLUMN_BYTES:
+            raise PgolfError(
+                f"{name}: a row group holds {found.total_uncompressed_size:,} bytes of {column!r}, more than "
+                f"{COLUMN_BYTES:,}; write it with smaller row groups"
+            )
+
+
+def _cells(column: Any) -> Iterator[bytes | None]:
+    """The values of a column of texts as bytes, valid UTF-8 or not."""
+    import pyarrow
+
+    if pyarrow.types.is_dictionary(column.type):
+        words = column.dictionary.cast(pyarrow.large_binary())
+        for index in column.indices:
+            yield words[index.as_py()].as_py() if index.is_valid else None
+        return
+    for value in column.cast(pyarrow.large_binary()):
+        yield value.as_py()
 
 
 def _is_text(kind: Any) -> bool:
+    """Whether a column's type holds strings, or bytes, which are taken for text as those of a .txt file are."""
     import pyarrow
 
-    return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
+    inner = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+    names = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
+    return str(inner) in names

@@ -9,9 +9,8 @@ from pgolf.model.attention_mask import View, mask
 from pgolf.model.forward_context import Step
 from pgolf.model.head_gate import HeadGate
 from pgolf.model.kernels import attention
-from pgolf.model.layers import Linear, rms_norm
+from pgolf.model.layers import Linear, previous, rms_norm
 from pgolf.model.rotary import rotate
-from pgolf.model.shift import previous
 from pgolf.model.xsa import exclude_self
 
 
@@ -27,7 +26,11 @@ class Attention(nn.Module):
         self.proj = Linear(config.dim, config.dim)
         self.q_gain = nn.Parameter(torch.full((self.num_heads,), config.qk_gain))
         self.value_x0 = nn.Parameter(torch.zeros(config.dim)) if config.value_x0 else None
-        self.gate = HeadGate(config.head_gate, config.dim, config.num_heads) if config.head_gate != "none" else None
+        self.gate = (
+            HeadGate(config.head_gate, config.dim, config.num_heads, config.head_gate_factor)
+            if config.head_gate != "none"
+            else None
+        )
         self.exclusive = 0 <= config.xsa_from <= layer
         self.offset_from = config.rope_dims if config.key_offset else 0
         self.native = False  # whether the C kernel computes the attention itself

@@ -48,6 +48,19 @@ PARTS: dict[str, tuple[dict[str, Any], set[str]]] = {  # what switches it on, an
     "no softcap": ({"logit_softcap": 0.0}, set()),
     "documents": ({"document_attention": True}, set()),
     "windows": ({"layer_windows": (4, 0, 4, 0)}, set()),
+    "canon": (
+        {"canon_taps": 3}, {f"blocks.{n}.{name}_canon.taps" for n in range(4) for name in ("attn", "mlp")}
+    ),
+    "parallel canon": (
+        {"canon_taps": 3, "parallel_from": 3, "skips": True, "parallel_lanes": 2},
+        {f"blocks.{n}.{name}_canon.taps" for n in range(4) for name in ("attn", "mlp")}
+        | {"lanes.keep", "lanes.write", "skips.weights", "skips.gates"},
+    ),
+    "copy": (
+        {"copy_orders": (1, 2), "copy_depth": 2, "copy_input": True},
+        {"copy_heads.gate", "copy_heads.bias", "copy_heads.on_input"},
+    ),
+    "head map": ({"head_map": True}, {"head_map.weight"}),
     "key offset": ({"rope_dims": 8, "key_offset": True}, set()),
     "all": (
         {

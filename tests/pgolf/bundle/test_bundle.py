@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from pgolf.errors import PgolfError
-from pgolf.package import imports, mixing, script, shake
 from pgolf.package.link import link
 from pgolf.package.minify import minify
 from pgolf.package.terse import terse
+
+from pgolf.errors import PgolfError
+from pgolf.package import imports, mixing, script, shake
 
 SOURCES = {
     "app": "",
