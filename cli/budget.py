@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from cli import numbers
 from cli.common import Common, command
 
 
@@ -16,7 +17,12 @@ def add_to(app: typer.Typer) -> None:
     @command(app, "budget")
     def budget(
         common: Common,
-        cap: Annotated[int | None, typer.Option(help="Byte cap, decimal; package.cap_bytes unless given.")] = None,
+        cap: Annotated[
+            int | None,
+            typer.Option(
+                parser=numbers.size, metavar="BYTES", help="Byte cap, decimal; package.cap_bytes unless given."
+            ),
+        ] = None,
         png: Annotated[Path | None, typer.Option(help="Also draw it: bytes by role, rate against distortion.")] = None,
     ) -> None:
         """Show bytes, bits per weight and coding losses by tensor role; exit code 1 over the cap.

@@ -37,8 +37,8 @@ def sweep(
 ) -> list[Stage]:
     """One stage per variant name and byte target, each what `quantize` makes of that target.
 
-    The script's size, the calibration and the factored Hessians are computed once. A target that leaves nothing for the
-    model is refused before anything is written; a target that turns out to be out of reach keeps the earlier variants.
+    The size of the script, the calibration and the factored Hessians are computed once. A target out of reach ends the
+    sweep; the variants before it stay.
     """
     context = models.inherit_model(context, source)
     settings = context.config.quantize
