@@ -1,6 +1,6 @@
 """`pgolf package`: coded weights and the script that runs them, against the byte cap."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -49,7 +49,7 @@ def show(reporter: "Reporter", stage: "Stage", verbose: bool) -> None:
     reporter.message(f"next: pgolf verify {stage.path}")
 
 
-def _tables(reporter: "Reporter", ledger: dict) -> None:  # type: ignore[type-arg]
+def _tables(reporter: "Reporter", ledger: dict[str, Any]) -> None:
     reporter.table(
         "sizes of the code; the shipped file decides",
         ("what", "bytes"),

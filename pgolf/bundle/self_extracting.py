@@ -72,18 +72,20 @@ def bundle(
     roots: Collection[str],
     data: Mapping[str, str] | None = None,
     title: str = "",
-    leave_out: Collection[str] = (),
+    without_methods: Collection[str] = (),
+    without_modules: Collection[str] = (),
     on_module: Callable[[int, int], None] = lambda done, total: None,
 ) -> Bundle:
     """Bundle the program `main(files)` of the module `entry` with every module of the packages `roots` it can reach.
 
     `files` is all that the file holds: minified modules by path, and `data`, texts by name. title: comments on top.
-    leave_out: names of methods that the program can do without, such as checks of settings that have been checked.
+    without_methods: names of methods that are removed, such as checks of settings that have been checked.
+    without_modules: modules that this use of the program never needs; using one raises ImportError.
     on_module: called with the number of modules minified so far and of all.
 
     Raises BundleError when the entry does not exist, or a module cannot be bundled.
     """
-    shaken = shake(entry, ["main"], roots, leave_out)
+    shaken = shake(entry, ["main"], roots, without_methods, without_modules)
     files = {}
     for number, (module, tree) in enumerate(shaken, 1):
         path = module.name.replace(".", "/") + ("/__init__.py" if module.is_package else ".py")
@@ -153,7 +155,7 @@ def _shares(sizes: Mapping[str, int], files: Mapping[str, str], literal: int, sc
 def _to_literal(data: bytes) -> str:
     """Blocks of 279 bytes as 280 digits of base 251; a shorter last block has one digit more than bytes, too."""
     alphabet = [chr(value) for value in range(1, 256) if value not in _SPECIAL]
-    characters = []
+    characters: list[str] = []
     for start in range(0, len(data), _BLOCK - 1):
         block = data[start : start + _BLOCK - 1]
         number, digits = int.from_bytes(block), []

@@ -26,15 +26,31 @@ _PURE_CALLS = {
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
+# What stands for a module that is left out: anything can be imported from it, and nothing of that can be used.
+_ABSENT = """\
+def __getattr__(name):
+    if name.startswith("__"):
+        raise AttributeError(name)
+    def absent(*arguments, **named):
+        raise ImportError(f"{name} was left out of this program")
+    return type(name, (), {"__new__": absent})
+"""
+
+
 def shake(
-    entry: str, names: Collection[str], roots: Collection[str], leave_out: Collection[str] = ()
+    entry: str,
+    names: Collection[str],
+    roots: Collection[str],
+    without_methods: Collection[str] = (),
+    without_modules: Collection[str] = (),
 ) -> list[tuple[SourceModule, ast.Module]]:
     """The modules needed to use `names` of the module `entry`, by name, with the syntax tree of what is left of each.
 
-    roots: the packages whose modules are followed. leave_out: names of methods to remove whoever mentions them.
+    roots: the packages whose modules are followed. without_methods: names of methods to remove whoever mentions them.
+    without_modules: modules to replace by one that raises ImportError when something of it is used.
     Raises BundleError when the entry does not exist.
     """
-    shaker = _Shaker(roots, leave_out)
+    shaker = _Shaker(roots, without_methods, without_modules)
     if not shaker.reach(entry, names):
         raise BundleError(f"there is no module {entry} in {', '.join(sorted(roots))}")
     while shaker.changed:
@@ -80,8 +96,10 @@ class _State:
 
 
 class _Shaker:
-    def __init__(self, roots: Collection[str], leave_out: Collection[str]) -> None:
-        self.roots, self.leave_out = roots, leave_out
+    def __init__(
+        self, roots: Collection[str], without_methods: Collection[str], without_modules: Collection[str]
+    ) -> None:
+        self.roots, self.without_methods, self.without_modules = roots, without_methods, without_modules
         self.states: dict[str, _State] = {}
         self.missing: set[str] = set()
         """Names that are no modules."""
@@ -97,13 +115,17 @@ class _Shaker:
                 self.missing.add(name)
                 return False
             self.reach(name.rpartition(".")[0])
+            if name in self.without_modules:
+                module = SourceModule(name, _ABSENT, False)
             for node in ast.walk(module.tree):
                 if isinstance(node, ast.ClassDef):
-                    kept = [item for item in node.body if getattr(item, "name", None) not in self.leave_out]
+                    kept = [item for item in node.body if getattr(item, "name", None) not in self.without_methods]
                     node.body = kept or [ast.Pass()]
             self.states[name] = _State(module)
             self.changed = True
         state = self.states[name]
+        if name in self.without_modules:
+            names = ("__getattr__",)
         for one in names:
             if one == "*":
                 self.reach(name, _defined(state.module) - state.used)

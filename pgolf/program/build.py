@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pgolf.bundle import Bundle, BundleError, bundle, unpack
+from pgolf.config import Config, from_dict
 from pgolf.errors import PgolfError
 
 ENTRY = "stages.script"
@@ -12,7 +13,21 @@ PACKAGES = ("pgolf", "stages")
 SETTINGS = "settings.json"
 """Name of the settings among the script's files."""
 # Checks of settings: those in the script passed them when the run was made. They are 3% of its bytes.
-_LEFT_OUT = ("__post_init__",)
+_CHECKS = ("__post_init__",)
+# Modules that only some settings use. One that is missing here costs a few hundred bytes.
+_OPTIONAL: Mapping[str, Callable[[Config], bool]] = {
+    "pgolf.model.bigram": lambda config: config.model.bigram_rows > 0,
+    "pgolf.model.canon": lambda config: config.model.canon_taps > 0,
+    "pgolf.model.copy_heads": lambda config: bool(config.model.copy_orders),
+    "pgolf.model.head_gate": lambda config: config.model.head_gate != "none",
+    "pgolf.model.lanes": lambda config: config.model.parallel_lanes > 1,
+    "pgolf.model.skips": lambda config: config.model.skips,
+    "pgolf.model.smear": lambda config: config.model.smear_gate,
+    "pgolf.model.value_embedding": lambda config: bool(config.model.value_embed_layers),
+    "pgolf.evaluate.ttt.dynamic_evaluation": lambda config: config.ttt.method == "sgd",
+    "pgolf.evaluate.ttt.in_place": lambda config: config.ttt.method == "in-place",
+    "pgolf.evaluate.ttt.lora": lambda config: config.ttt.method in ("lora", "phased"),
+}
 _TITLE = "Made by pgolf package. python train_gpt.py --help; python train_gpt.py source DIR writes the code out."
 
 
@@ -22,7 +37,9 @@ def build(config: Mapping[str, Any], on_module: Callable[[int, int], None] = lam
     Takes about 3 s of processor time; 1 s when the same process builds another.
     """
     try:
-        return bundle(ENTRY, PACKAGES, {SETTINGS: dumps(config)}, _TITLE, _LEFT_OUT, on_module)
+        settings = from_dict(config)
+        unused = [module for module, used in _OPTIONAL.items() if not used(settings)]
+        return bundle(ENTRY, PACKAGES, {SETTINGS: dumps(config)}, _TITLE, _CHECKS, unused, on_module)
     except BundleError as error:
         raise PgolfError(f"cannot make the script: {error}") from error
 

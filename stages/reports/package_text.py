@@ -37,7 +37,6 @@ Bits per byte is the number of bits that each byte of the text costs when it is 
 ```
 pip install -r requirements.txt
 python train_gpt.py eval --val TEXT{ttt}
-python train_gpt.py sample "The"
 python train_gpt.py train --data FOLDER_OF_SHARDS --out retrained.pgz
 python train_gpt.py eval --val TEXT{ttt} --model retrained.pgz
 python train_gpt.py source FOLDER
@@ -60,7 +59,5 @@ def _text(tokens: Stage) -> str:
         lines += [f"- from `{entry.path}`, SHA-256 {entry.sha256}" for _, entry in sorted(inputs.items())]
     counts = details["val"]
     lossy = "" if details["lossless"] else " The tokenizer is lossy: some documents do not decode to themselves."
-    return "\n".join(
-        ["The scores are of this text, which was not trained on:", "", *lines]
-        + ["", f"{counts['documents']:,} documents, {counts['bytes']:,} bytes, {counts['tokens']:,} tokens.{lossy}"]
-    )
+    counted = f"{counts['documents']:,} documents, {counts['bytes']:,} bytes, {counts['tokens']:,} tokens.{lossy}"
+    return "\n".join(["The scores are of this text, which was not trained on:", "", *lines, "", counted])

@@ -1,48 +1,50 @@
-"""Following imports, leaving out what is unused, linking, and a file that carries what is left."""
+"""The bundler on a program that is not pgolf: what is kept, what the file does, what is refused."""
 
-import lzma
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pgolf.package.link import link
-from pgolf.package.minify import minify
-from pgolf.package.terse import terse
 
-from pgolf.errors import PgolfError
-from pgolf.package import imports, mixing, script, shake
+from pgolf.bundle import BundleError, bundle, unpack
+from pgolf.bundle.minify import minify
+from pgolf.bundle.self_extracting import _from_literal, _to_literal
+from pgolf.bundle.tree_shaking import shake
 
-SOURCES = {
-    "app": "",
-    "app.start": '''
+TOY = {
+    "toy/__init__.py": "",
+    "toy/start.py": '''
 """Docstring."""
 from typing import TYPE_CHECKING
-from app import parts
-from app.parts import used
 
 if TYPE_CHECKING:
-    from app.heavy import Thing
+    from toy.heavy import Thing
 
-def main(sources: "Thing"):
-    print(used(parts.LEVEL))
-    if "--fail" in __import__("sys").argv:
+def main(files: "Thing"):
+    import sys
+    from toy import parts
+    from .parts import used
+    from toy.optional import work
+    print(used(parts.LEVEL), files["note"])
+    if "--fail" in sys.argv:
         parts.fail()
+    if "--absent" in sys.argv:
+        work()
 ''',
-    "app.parts": '''
+    "toy/parts.py": '''
 import json
-from app.heavy import Thing
+from toy import heavy
 LEVEL = 3
 UNUSED = 4
+_TABLE = {"\u00e9\\\\'": 1}
 
 def used(level: int) -> int:
     """Adds."""
-    return Kept().value() + level
+    return Kept().value() + level + len(_TABLE) - 1
 
 def unused():
-    return Thing(), json
+    return heavy.Thing(), json
 
 def fail():
     raise ValueError("on purpose")
@@ -53,96 +55,107 @@ class Kept:
 
     def other(self):
         return UNUSED
+
+    def check(self):
+        return UNUSED
 ''',
-    "app.heavy": "import nothing\nclass Thing: ...\n",
+    "toy/heavy.py": "import nothing\nclass Thing: ...\n",
+    "toy/optional.py": "import numpy\ndef work():\n    return numpy.ones(1)\n",
 }
 
 
-def run(data: bytes, folder, *arguments: str) -> subprocess.CompletedProcess[str]:
-    (folder / "train_gpt.py").write_bytes(data)
-    command = [sys.executable, "-I", str(folder / "train_gpt.py"), *arguments]
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    for path, text in TOY.items():
+        file = tmp_path / "src" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path / "src"))
+    return tmp_path
+
+
+def run(script: bytes, folder, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (folder / "one.py").write_bytes(script)
+    command = [sys.executable, "-I", str(folder / "one.py"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_shake_keeps_what_the_entry_reaches():
-    left = shake.shake(SOURCES, "app.start", ["main"])
-    assert set(left) == {"app", "app.start", "app.parts"}
-    assert "def used" in left["app.parts"]
-    assert "def value" in left["app.parts"]
-    for gone in ("unused", "UNUSED", "def other", "json", "Thing", "Docstring"):
-        assert gone not in left["app.parts"] + left["app.start"].replace("__import__", "")
+def test_tree_shaking_keeps_what_the_entry_reaches(toy):
+    files = unpack(bundle("toy.start", ["toy"], {"note": "n"}).script)
+    assert set(files) == {"toy/__init__.py", "toy/start.py", "toy/parts.py", "toy/optional.py", "note"}
+    for kept in ("def used", "def value", "LEVEL"):
+        assert kept in files["toy/parts.py"]
+    for gone in ("unused", "UNUSED", "def other", "json", "heavy", "Docstring"):
+        assert gone not in files["toy/parts.py"] + files["toy/start.py"]
 
 
-def test_shake_refuses_imports_it_cannot_follow():
-    with pytest.raises(PgolfError, match="absolute imports"):
-        shake.shake({"app": "", "app.a": "from . import b\ndef main():\n    b"}, "app.a", ["main"])
-
-
-def test_packed_script_runs_and_its_tracebacks_show_lines(tmp_path):
-    left = link(shake.shake(SOURCES, "app.start", ["main"]), "app.start")
-    left = {name: minify(text) for name, text in left.items()}
-    recorded = {"a": "\u00e9\\'\n"}
-    packed = script.pack(left, recorded)
-    assert packed.data.startswith(b"# coding: latin-1")
-    assert script.unpack(packed.data) == {**left, "settings.json": '{"a":"\u00e9\\\\\'\\n"}'}
-    assert sum(script.sizes(left, recorded, packed).values()) == len(packed.data)
-    done = run(packed.data, tmp_path)
-    assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
-    failed = run(packed.data, tmp_path, "--fail")
+def test_the_file_runs_alone_and_its_tracebacks_show_source_lines(toy):
+    made = bundle("toy.start", ["toy"], {"note": "\u00e9'\\\n\U0001f600"}, "A title")
+    assert made.script.startswith(b"# coding: latin-1\n# A title\nF={'note': ")
+    done = run(made.script, toy)
+    assert (done.returncode, done.stdout) == (0, "42 \u00e9'\\\n\U0001f600\n"), done.stderr
+    failed = run(made.script, toy, "--fail")
+    assert failed.returncode == 1
     assert "raise ValueError('on purpose')" in failed.stderr
-    assert "packed/app/parts.py" in failed.stderr
+    assert "one.py/toy/parts.py" in failed.stderr
+    assert sum(module.packed_bytes for module in made.modules) == len(made.script)
+    assert made.libraries == ("brotli", "numpy")
 
 
-@given(st.binary(max_size=3000))
-@settings(max_examples=30)
-def test_mixing_gives_every_text_back(text):
-    digits = mixing.encode(text)
-    assert max(digits) < mixing.BASE
-    assert mixing.decode(digits, len(text)) == text
+def test_modules_and_methods_that_are_left_out(toy):
+    made = bundle("toy.start", ["toy"], {"note": "n"}, without_methods=["value"], without_modules=["toy.optional"])
+    assert made.libraries == ("brotli",)
+    assert "def value" not in unpack(made.script)["toy/parts.py"]
+    made = bundle("toy.start", ["toy"], {"note": "n"}, without_modules=["toy.optional"])
+    assert run(made.script, toy).stdout == "42 n\n"
+    assert "ImportError: work was left out of this program" in run(made.script, toy, "--absent").stderr
 
 
-def test_mixing_is_smaller_than_lzma_on_source():
-    text = Path(script.__file__).read_bytes()
-    assert len(mixing.encode(text)) < 0.9 * len(lzma.compress(text))
+def test_a_module_used_as_a_value_is_kept_whole(toy):
+    (toy / "src/toy/value.py").write_text("from toy import parts\ndef main(files):\n    p = parts\n    p.unused()\n")
+    kept = {module.name for module, _ in shake("toy.value", ["main"], ["toy"])}
+    assert kept == {"toy", "toy.value", "toy.parts", "toy.heavy"}
 
 
-def test_every_byte_survives_the_literal():
-    for seed in range(20):
-        text = "".join(chr(33 + (index * index * (seed + 3) + seed) % 90) for index in range(700))
-        packed = script.pack({"app": f"X = {text!r}\n"}, {})
-        assert script.unpack(packed.data)["app"].startswith(f"X = {text!r}")
+def test_a_missing_entry_is_an_error(toy):
+    with pytest.raises(BundleError, match=r"no module toy\.none"):
+        bundle("toy.none", ["toy"])
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"print(1)", b"\0\1", b"N=9\nP='abc'", b"N=1<<40\nP=''", b"N=10000000000000\nP=''", b"N='a'\nP=1"]
-)
-def test_other_files_are_no_script(data):
-    with pytest.raises(PgolfError, match="not a script made by pgolf"):
-        script.unpack(data)
+@given(st.binary(max_size=1200))
+@settings(max_examples=60)
+def test_every_byte_survives_the_literal(data):
+    text = _to_literal(data)
+    assert not set(text) & set("\0\n\r'\\")
+    assert _from_literal(text) == data
+    assert len(text) == len(data) + -(-len(data) // 279)
 
 
-def test_minify_keeps_names():
-    small = minify('def f(a):\n    """Doc."""\n    # why\n    value = a + 1\n    return value\n')
-    assert small == "def f(a):value=a+1;return value"
+def test_anything_but_a_bundle_is_refused(toy):
+    script = bundle("toy.start", ["toy"], {"note": "n"}).script
+    wrong = [
+        b"",
+        b"print(1)",
+        b"\0\1",
+        script[:-1],
+        script + b"import os\n",
+        script.replace(b"import ast", b"import os;", 1),
+    ]
+    wrong += [script.replace(b"F={", b"F=a={", 1), script.replace(b"\nP='", b"\nP='\x01\x02\x03", 1)]
+    for data in wrong:
+        with pytest.raises(BundleError, match="not a bundled program"):
+            unpack(data)
 
 
-def test_errors_keep_their_class_and_lose_their_text():
-    source = "def f(x):\n    if x:\n        raise PgolfError(f'bad {x}') from x\n    raise KeyError(x)\n"
-    assert "raise PgolfError from x" in terse("app", source)
-    assert "raise KeyError(x)" in terse("app", source)
-    assert "bad" in terse("stages.script", source)
-
-
-def test_c_keeps_its_lines_without_their_indentation():
-    source = 'S = """\n#define A \\\\\n    1\n/* why */\n    int x;\n"""\ny = cast(int, 2)\n'
+def test_minify_keeps_parameters_and_public_names():
+    source = (
+        'def _g():\n    return 1\ndef f(value):\n    """Doc."""\n    other = value + _g()\n    return other * other\n'
+    )
+    small = minify(source)
+    assert "def f(value):" in small
+    assert "other" not in small
+    assert "_g" not in small
+    assert "Doc" not in small
     found = {}
-    exec(terse("pgolf.model.kernel", source), found)
-    assert found["S"] == "\n#define A \\\n1\nint x;\n"
-    assert found["y"] == 2
-
-
-def test_follow_and_third_party_leave_out_what_is_optional():
-    found = imports.follow(["pgolf.errors"], ["pgolf"])
-    assert set(found) == {"pgolf", "pgolf.errors"}
-    source = "import numpy\ntry:\n    import rare\nexcept ImportError:\n    pass\nimport json\n"
-    assert imports.third_party({"app": source}) == ["numpy"]
+    exec(small, found)
+    assert found["f"](2) == 9
