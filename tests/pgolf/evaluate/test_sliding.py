@@ -33,7 +33,7 @@ def model(request: pytest.FixtureRequest) -> GPT:
 def stream(length: int, seed: int = 0) -> np.ndarray:
     """Random tokens with documents of odd lengths."""
     rng = np.random.default_rng(seed)
-    tokens = rng.integers(3, 20, length).astype(np.uint16)
+    tokens = rng.integers(3, 64, length).astype(np.uint16)
     tokens[rng.random(length) < 0.05] = BOS
     tokens[0] = BOS
     return tokens
