@@ -49,6 +49,7 @@ class Common:
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto"
     threads: Annotated[int, typer.Option(help="CPU threads; 0: every core.")] = 0
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show every table.")] = False
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False
 
     @property
@@ -127,7 +128,11 @@ class _Command(TyperCommand):
             spread.append(word)
         try:
             return list(super().parse_args(ctx, spread))
-        except _UsageError as error:  # typer says it on stderr; a program that reads stdout must learn it too
+        except _UsageError as error:
+            from cli.screen import plain
+
+            error.message = plain(error.message)
+            # typer says it on stderr; a program that reads stdout must learn it too
             if "--json" in args:
                 from cli.screen import say_json
 
