@@ -39,7 +39,9 @@ class Common:
     ] = None
     name: Annotated[str | None, typer.Option(help="Variant: the output becomes <stage>@NAME.")] = None
     force: Annotated[bool, typer.Option("--force", help="Redo the stage even if it is up to date.")] = False
-    preset: Annotated[str | None, typer.Option(help="Configuration to start from: demo, mini, seed or record.")] = None
+    preset: Annotated[str | None, typer.Option(help="Configuration to start from: demo, mini, seed, record, ...")] = (
+        None
+    )
     config: Annotated[Path | None, typer.Option(help="TOML file with settings, over the preset.")] = None
     set: Annotated[
         list[str],

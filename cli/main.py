@@ -25,6 +25,7 @@ COMMANDS: tuple[str, ...] = (
     "compare",
     "report",
     "verify",
+    "screen_record",
     "submission",
     "import_checkpoint",
 )

@@ -53,12 +53,9 @@ def _tune(
     context: StageContext, source: Stage, model: GPT, settings: EvaluateConfig
 ) -> tuple[TttConfig, list[dict[str, Any]]]:
     """Rates chosen on the end of the train tokens that training held out, and the table of what was tried."""
-    trained = source.ancestor("train")
-    held = int(trained.manifest.details["holdout_tokens"])
-    stream = token_stages.open_split(source.ancestor("tokenize"), "train")
-    held_out = stream[max(len(stream) - held, len(stream) - TUNE_TOKENS) : len(stream)]
-    if len(held_out) < 2:
-        raise PgolfError(f"{trained.path} held out no train tokens to tune on; train it with train.holdout_tokens > 0")
+    holdout = token_stages.holdout_of(source)
+    holdout.require()
+    held_out = holdout.tokens[max(0, len(holdout) - TUNE_TOKENS) : len(holdout)]
     ttt = context.config.ttt
     with context.reporter.progress("tuning", total=trials_at_most(ttt)) as bar:
         best, tried = tune(model, held_out, settings, ttt, context.runtime, lambda done: bar.update(done))

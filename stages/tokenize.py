@@ -117,6 +117,10 @@ def tokenize(
     if val and not train:
         raise PgolfError("--val needs train documents too: pgolf tokenize TRAIN... --val VAL...")
     given = None if tokenizer is None else Tokenizer.open(tokenizer)
+    if context.config.tokenizer.fuse_operators:
+        if given is None:
+            raise PgolfError("tokenizer.fuse_operators changes a given CaseOps tokenizer: name one with --tokenizer")
+        given = given.with_fused_operators()
     sources = {
         f"{split}:{index}": data.source(item)
         for split, items in (("train", train), ("val", val))

@@ -78,8 +78,7 @@ def _text(source: stage_directory.Stage, held_out: bool) -> tuple[np.ndarray, np
         text = evaluation.load_text(source, ())
         return text.tokens, text.token_bytes
     tokenized = source.ancestor("tokenize")
-    stream = token_stages.open_split(tokenized, "train")
-    tokens = stream[len(stream) - source.ancestor("train").manifest.details["holdout_tokens"] : len(stream)]
+    tokens = token_stages.holdout_of(source).tokens[:]
     return tokens, ByteTable.from_tokenizer(token_stages.tokenizer_of(tokenized)).count(tokens)
 
 

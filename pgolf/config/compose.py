@@ -92,10 +92,17 @@ def _plain(value: Any) -> Any:
 
 
 def _read_preset(name: str) -> dict[str, Any]:
+    """The values of a preset, put over those of the preset that its key `base` names."""
     known = preset_names()
     if name not in known:
         raise PgolfError(f"no preset named {name!r}{_nearest(name, known)}; presets: {', '.join(known)}")
-    return tomllib.loads((importlib.resources.files("pgolf.config") / "presets" / f"{name}.toml").read_text("utf-8"))
+    text = (importlib.resources.files("pgolf.config") / "presets" / f"{name}.toml").read_text("utf-8")
+    values = tomllib.loads(text)
+    if "base" not in values:
+        return values
+    whole = _read_preset(values.pop("base"))
+    _merge(whole, values, f"preset {name}")
+    return whole
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

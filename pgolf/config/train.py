@@ -11,7 +11,11 @@ class TrainConfig:
     iterations: int = 20_000
     """Optimizer steps at most."""
     seconds: float = 0.0
-    """Wall clock of the training steps, summed over restarts; 0: no cap."""
+    """Cap on the wall-clock time of the training steps, summed over restarts and never exceeded; the pauses in which
+    checkpoints are copied do not count; 0: no cap."""
+    reserve_seconds: float = 0.0
+    """Seconds at the end of `seconds`, inside the cap, for everything that reads train tokens after the last step (the
+    choice of the average); 0: the later stages do it, outside the clock."""
     batch_tokens: int = 4096
     """Tokens of one optimizer step, over all processes."""
     seq_len: int = 256
@@ -30,6 +34,8 @@ class TrainConfig:
     """Seconds after which a checkpoint is written even if fewer iterations have passed; 0: by iterations only."""
     log_every: int = 10
     """Iterations that one line of `metrics.jsonl` and one point of the loss curve average over."""
+    allow_unused_rows: bool = False
+    """Train a model with more vocabulary rows than the tokenizer has pieces, though no token ever looks them up."""
     compile: bool = True
     """Compile the model where the machine can; without, the same arithmetic runs slower."""
     tensorboard: bool = False
@@ -39,9 +45,11 @@ class TrainConfig:
         for name in ("iterations", "batch_tokens", "seq_len", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise PgolfError(f"train.{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("seconds", "micro_tokens", "holdout_tokens", "checkpoint_seconds"):
+        for name in ("seconds", "micro_tokens", "holdout_tokens", "checkpoint_seconds", "reserve_seconds"):
             if getattr(self, name) < 0:
                 raise PgolfError(f"train.{name} is {getattr(self, name)}; it cannot be negative")
+        if self.seconds and self.reserve_seconds >= self.seconds:
+            raise PgolfError(f"train.reserve_seconds is {self.reserve_seconds:g}; it must be less than train.seconds")
         for name in ("batch_schedule", "seq_schedule"):
             pairs = getattr(self, name)
             if any(len(pair) != 2 or not 0 <= pair[0] < 1 or pair[1] < 1 or pair[1] % 1 for pair in pairs):

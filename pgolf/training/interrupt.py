@@ -1,4 +1,4 @@
-"""Ctrl-C during training: the step is finished and a checkpoint written before the program ends."""
+"""Ctrl-C during training: the current step ends and a checkpoint is written before the program does."""
 
 import signal
 import threading
@@ -8,14 +8,15 @@ from pgolf.runtime import Runtime
 
 
 class Interrupt:
-    """While it is entered, the first Ctrl-C (closed terminal, request to end) sets `requested`; a second one stops.
+    """While it is entered, the first Ctrl-C (closed terminal, request to end) only makes it return True when called; a
+    second one raises KeyboardInterrupt at once.
 
     Under torchrun only rank 0 is asked; the others learn from it, and no rank stops at a second signal, since the
     launcher passes on what the terminal has already sent to all.
     """
 
     def __init__(self, runtime: Runtime) -> None:
-        self.requested = False
+        self._requested = False
         self._alone = runtime.world_size == 1
         self._before: dict[int, object] = {}
 
@@ -32,7 +33,10 @@ class Interrupt:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    def __call__(self) -> bool:
+        return self._requested
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and self._alone:
+        if self._requested and self._alone:
             raise KeyboardInterrupt
-        self.requested = True
+        self._requested = True

@@ -1,4 +1,4 @@
-"""What other stages need of a tokenize stage: its token streams, the bytes of its val tokens, its tokenizer."""
+"""What other stages need of a tokenize stage: token streams, the held-out slice, bytes per token, the tokenizer."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from pgolf.tokens.byte_counts import ByteTable
 from pgolf.tokens.encode import encode_documents as encode_all
 from pgolf.tokens.shards import TokenStream
 from pgolf.tokens.tokenizer import Tokenizer
+from pgolf.training.holdout import Holdout
 
 _PREFIX = {"train": "fineweb_train_", "val": "fineweb_val_"}
 _VAL_BYTES = "fineweb_val_bytes_"
@@ -22,6 +23,14 @@ _VAL_BYTES = "fineweb_val_bytes_"
 def open_split(stage: Stage, split: str) -> TokenStream:
     """The verified `train` or `val` tokens of a tokenize stage, memory-mapped."""
     return TokenStream.open(_shards(stage, _PREFIX[split]))
+
+
+def holdout_of(stage: Stage) -> Holdout:
+    """The train tokens of a stage's run, with the slice that its training held out cut off.
+
+    Raises PgolfError when neither a train nor a tokenize stage is in reach."""
+    held_out = stage.ancestor("train").manifest.details["holdout_tokens"]
+    return Holdout.recorded(open_split(stage.ancestor("tokenize"), "train"), held_out)
 
 
 def token_bytes(stage: Stage) -> np.ndarray:
