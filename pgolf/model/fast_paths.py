@@ -27,7 +27,14 @@ from pgolf.model.gpt import GPT
 from pgolf.model.kernels import attention, cache, linear, loss, native
 from pgolf.model.layers import Linear, bfloat16_linear
 from pgolf.model.loss import (
-    CHUNK_TOKENS, PLAIN, Arithmetic, bfloat16_outer, bfloat16_product, plain_outer, plain_product, plain_softmax,
+    CHUNK_TOKENS,
+    PLAIN,
+    Arithmetic,
+    bfloat16_outer,
+    bfloat16_product,
+    plain_outer,
+    plain_product,
+    plain_softmax,
 )  # fmt: skip
 from pgolf.runtime import Runtime
 
