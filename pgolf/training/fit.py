@@ -304,7 +304,7 @@ def _compile(
 
 def _step_seconds(trainer: Trainer, fraction: float) -> float:
     """The median of three steps after a first one; a slow step is measured once."""
-    times = []
+    times: list[float] = []
     trainer.warm_up(fraction, alone=True)
     while len(times) < 3 and sum(times) < 2.0:
         begun = time.perf_counter()

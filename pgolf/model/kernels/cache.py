@@ -33,7 +33,7 @@ def keep(folder: Path | None, key: str, content: bytes) -> None:
             return
         handle, scratch = tempfile.mkstemp(dir=folder)
         try:
-            with open(handle, "wb") as file:
+            with os.fdopen(handle, "wb") as file:
                 file.write(content)
             destination = folder / f"{key}-{hashlib.sha256(content).hexdigest()}"
             Path(scratch).replace(destination)
