@@ -43,6 +43,7 @@ BFLOAT16_TOLERANCE = 0.05  # 8 bits of mantissa
 RACE_SECONDS = 0.35  # for each of at most five races, so that all of them take less than 2 s
 RACE_ROUNDS = 9
 RACE_TOKENS = 4096  # at most in a race: beyond, the ratio of two times no longer changes
+IN_C = ("attention in C", "softmax in C", "layer products in C", "head products in C")
 GRAPHS = 64  # compiled variants that may exist: shapes of a sequence schedule times kinds of layer
 COMPILE_SECONDS, COMPILE_SPEEDUP = 45.0, 1.25
 """What torch.compile cost and gained `mini` on two cores, until this machine has measured its own."""
