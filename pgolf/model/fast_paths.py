@@ -223,14 +223,10 @@ _LOADERS: dict[str, Callable[[GPT, Runtime], object]] = {
 
 def _races(model: GPT, shape: Shape, matmul: str, runtime: Runtime) -> dict[str, Callable[[dict[str, Timing]], Timing]]:
     """By path, what times it against plain torch, given the times of the paths before it."""
-    works = {
-        "attention in C": _attention, "softmax in C": _softmax,
-        "layer products in C": _layer_products, "head products in C": _head_products,
-    }  # fmt: skip
 
     def race(name: str, before: dict[str, Timing]) -> Timing:
         _LOADERS[name](model, runtime)
-        plain, fast = works[name](model, shape)
+        plain, fast = PAIRS[name](model, shape)
         return _race(name, plain, fast, TOLERANCE, shape.training)
 
     def race_bfloat16(before: dict[str, Timing]) -> Timing:
@@ -241,7 +237,7 @@ def _races(model: GPT, shape: Shape, matmul: str, runtime: Runtime) -> dict[str,
         share = 1.0 if layers is None else min(1.0, layers.fast / layers.plain)
         return found._replace(plain=found.plain * share)
 
-    made: dict[str, Callable[[dict[str, Timing]], Timing]] = {name: functools.partial(race, name) for name in works}
+    made: dict[str, Callable[[dict[str, Timing]], Timing]] = {name: functools.partial(race, name) for name in PAIRS}
     return made | ({"bfloat16 products": race_bfloat16} if shape.training and matmul != "float32" else {})
 
 
@@ -341,6 +337,12 @@ def _head_products(model: GPT, shape: Shape) -> Pair:
         return found
 
     return lambda: work(plain_product, plain_outer), lambda: work(linear.product, linear.outer)
+
+
+PAIRS: dict[str, Callable[[GPT, Shape], Pair]] = dict(
+    zip(IN_C, (_attention, _softmax, _layer_products, _head_products), strict=True)
+)
+"""By kernel, plain torch and the kernel computing the same at a model's shapes."""
 
 
 def _rows(shape: Shape) -> int:
