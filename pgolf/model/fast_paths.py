@@ -180,10 +180,11 @@ class Compilation:
 
 def known_compilation(model: GPT, runtime: Runtime, shape: Shape) -> Compilation:
     """What the last compilation of this model cost and gained here; what is to be expected where there was none."""
-    try:
-        return Compilation(**_recall(_key("compile", model, runtime, shape), runtime), measured=True)
-    except TypeError:
-        return Compilation()
+    kept = _recall(_key("compile", model, runtime, shape), runtime)
+    seconds, speedup = kept.get("seconds"), kept.get("speedup")
+    if isinstance(seconds, float) and isinstance(speedup, float):
+        return Compilation(seconds, speedup, measured=True)
+    return Compilation()
 
 
 def remember_compilation(model: GPT, runtime: Runtime, shape: Shape, seconds: float, speedup: float) -> None:

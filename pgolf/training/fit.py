@@ -8,7 +8,6 @@ are compared at every checkpoint.
 
 import functools
 import math
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pgolf.config import Config
-from pgolf.errors import PgolfError
+from pgolf.errors import PgolfError, RankError
 from pgolf.model import fast_paths
 from pgolf.model.flops import training_flops_per_token
 from pgolf.model.gpt import GPT
@@ -117,7 +116,7 @@ def fit(
             raise
         batch_tokens, _ = config.train.sizes_at(0.0)
         at_once = config.train.micro_tokens or batch_tokens // runtime.world_size
-        raise PgolfError(
+        raise RankError(
             f"out of memory on {runtime.device} in a pass of {at_once:,} tokens; lower train.micro_tokens, for example "
             f"to {max(config.train.seq_len, at_once // 2)}: the result is the same"
         ) from error
@@ -182,9 +181,6 @@ def _loop(
     with hooks.stop as requested, reporter.progress("train", total, unit) as bar:
         control.start()
         while not (decision := control.decide(trainer.iteration, requested(), trainer.in_flight)).stop:
-            known(trainer.step(decision.fraction))
-            if shown.due():
-                bar.update(control.elapsed if train.seconds else trainer.iteration, note=shown.note())
             if not told_passes and decision.fraction >= _PASSES_AFTER:
                 told_passes = True
                 expected = trainer.tokens / decision.fraction
@@ -192,6 +188,9 @@ def _loop(
                     f"about {expected:,.0f} tokens will be trained on, {expected / len(trainer.stream):.2g} passes "
                     f"over the {len(trainer.stream):,} train tokens"
                 )
+            known(trainer.step(decision.fraction))
+            if shown.due():
+                bar.update(control.elapsed if train.seconds else trainer.iteration, note=shown.note())
             if (
                 trainer.iteration - saved_at[0] >= train.checkpoint_every
                 or 0 < train.checkpoint_seconds <= control.elapsed - saved_at[1]
@@ -303,16 +302,15 @@ def _compile(
 
 
 def _step_seconds(trainer: Trainer, fraction: float) -> float:
-    """The median of three steps after a first one; a slow step is measured once."""
+    """The faster of two steps after a first one; every rank makes as many."""
     times: list[float] = []
-    trainer.warm_up(fraction, alone=True)
-    while len(times) < 3 and sum(times) < 2.0:
+    for _ in range(3):
         begun = time.perf_counter()
-        trainer.warm_up(fraction, alone=True)
+        trainer.warm_up(fraction)
         if trainer.flat.data.is_cuda:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - begun)
-    return statistics.median(times)
+    return min(times[1:])
 
 
 def _compiles(trainer: Trainer, fractions: Sequence[float], runtime: Runtime, reporter: Reporter) -> bool:
