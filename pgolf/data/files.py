@@ -301,17 +301,15 @@ def _parquet(stream: IO[bytes], name: str, text_field: str) -> Iterator[bytes]:
             stream = copy
         try:
             table = pyarrow.parquet.ParquetFile(stream)
-            columns = {field.name: (index, field.type) for index, field in enumerate(table.schema_arrow)}
-            if text_field not in columns or not _is_text(columns[text_field][1]):
-                shown = f"columns: {', '.join(f'{key} ({kind})' for key, (_, kind) in sorted(columns.items())[:8])}"
+            columns = {field.name: field.type for field in table.schema_arrow}
+            if text_field not in columns or not _is_text(columns[text_field]):
+                shown = f"columns: {', '.join(f'{key} ({kind})' for key, kind in sorted(columns.items())[:8])}"
                 raise PgolfError(f"{name} has no text column {text_field!r} ({shown}); choose one with --text-field")
             size = stream.seek(0, 2)
             # Only whole groups are asked for: pyarrow ends the process when a damaged column's facts are.
             unpacked = sum(table.metadata.row_group(index).total_byte_size for index in range(table.num_row_groups))
             if unpacked > max(FREE_BYTES, MAX_RATIO * size):
-                raise PgolfError(
-                    f"{name} unpacks to {unpacked:,} bytes from {size:,}, as no text does; unpack it yourself"
-                )
+                raise PgolfError(f"{name} unpacks to {unpacked:,} bytes from {size:,}, as no text does")
             # Kept as a dictionary where it is one: a long text that repeats is in memory once.
             table = pyarrow.parquet.ParquetFile(stream, read_dictionary=[text_field])
             row = 0
@@ -321,16 +319,9 @@ def _parquet(stream: IO[bytes], name: str, text_field: str) -> Iterator[bytes]:
                     if value is None:
                         raise PgolfError(f"{name}: row {row} has no text in {text_field!r}")
                     yield value
-        # pyarrow raises its own errors and, for damage it meets in Python, those of Python.
-        except (
-            pyarrow.ArrowException,
-            OSError,
-            ValueError,
-            TypeError,
-            LookupError,
-            ArithmeticError,
-            MemoryError,
-        ) as error:
+        except PgolfError:
+            raise
+        except Exception as error:  # pyarrow's own and, for damage it meets in Python, half of Python's
             reason = " ".join(str(error).split())[:160]
             raise PgolfError(f"{name} is no readable parquet file: {reason}") from error
 

@@ -242,7 +242,7 @@ def test_a_parquet_file_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatc
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet", compression="zstd", use_dictionary=False)
     assert len(read(tmp_path / "a.parquet")) == 3  # below the size from which the ratio matters
     monkeypatch.setattr(files, "FREE_BYTES", 1 << 16)
-    with pytest.raises(PgolfError, match="unpacks to 3,072,[0-9]+ bytes from [0-9,]+, as no text does"):
+    with pytest.raises(PgolfError, match=r"unpacks to 3,072,[0-9]+ bytes from [0-9,]+, as no text does"):
         read(tmp_path / "a.parquet")
 
 
