@@ -61,13 +61,13 @@ def quantize(context: StageContext, source: Stage, calibration: Path | None = No
 
 def _on_model_target(context: StageContext, build: StageBuild, source: Stage) -> StageContext:
     """The context with what a byte target leaves for the model once the files that count beside it have theirs."""
-    from stages.package import reserved  # a packaged script quantizes too, and packages nothing
+    from stages.package import PlannedScript  # a packaged script quantizes too, and packages nothing
 
     settings = context.config.quantize
     if not settings.target_bytes:
         return context
     try:
-        files = reserved(source, context.config)
+        files = PlannedScript(source, context.reporter).beside(context.config)
     except PgolfError as error:
         context.reporter.message(f"{error}; the byte target is the model's alone")
         return context
