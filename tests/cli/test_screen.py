@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import typed
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,6 +61,13 @@ def test_figures_are_never_broken(shown, width):
     screen.Screen().table("", ("role", *figures), [("attention.query", *figures)])
     last = next(line for line in printed().splitlines() if "attention.query" in line)
     assert [cell.strip() for cell in last.strip("│").split("│")] == ["attention.query", *figures]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_numbers_that_are_not_finite_are_refused_by_name(value, tmp_path):
+    result = typed.pgolf("audit", "--limit-seconds", value, "--artifacts", tmp_path)
+    assert result.exit_code == 2
+    assert result.stderr == f"pgolf: --limit-seconds is {value}; give a finite number\n"
 
 
 def failed(error, capsys, **options):
@@ -167,8 +175,14 @@ def test_without_a_home_there_is_a_private_one(home, monkeypatch, tmp_path):
 
 def test_a_home_that_can_be_used_is_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     caches.ensure_home()
     assert os.environ["HOME"] == str(tmp_path)
+    assert "XDG_CACHE_HOME" not in os.environ
+    (tmp_path / ".cache").write_text("no folder")
+    caches.ensure_home()
+    assert os.environ["HOME"] == str(tmp_path)
+    assert Path(os.environ["XDG_CACHE_HOME"]).is_dir()
 
 
 def test_progress_into_a_file_is_a_line_now_and_then(shown, monkeypatch):
