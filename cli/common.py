@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
+import platformdirs
 import typer
 from typer.core import TyperCommand, TyperOption
 
@@ -83,7 +84,7 @@ class Common:
             raise PgolfError(f"--name {self.name!r}: a variant's name is letters, digits, and . + - _ inside")
         if self.threads < 0:
             raise PgolfError(f"--threads {self.threads}: 0 for every core, or how many")
-        chosen = runtime.choose(self.device, self.threads)
+        chosen = runtime.choose(self.device, self.threads, cache=_cache_folder())
         return StageContext(
             run=self.run_dir,
             config=self.load_config(*extra),
@@ -101,6 +102,15 @@ class Common:
         if self.json:
             value = json.loads(stage.manifest.to_json()) | {"path": str(stage.path)}
             say_json(value)
+
+
+def _cache_folder() -> Path | None:
+    """Where compiled kernels and measured times are kept; None for a user without a home."""
+    try:
+        found = platformdirs.user_cache_path("pgolf", appauthor=False)
+    except (OSError, RuntimeError):
+        return None
+    return found if found.is_absolute() else None
 
 
 class _Command(TyperCommand):

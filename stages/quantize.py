@@ -11,7 +11,7 @@ from pgolf import config as configs
 from pgolf.codec import container
 from pgolf.config.quantize import CHOOSES_STEPS, NEEDS_HESSIANS
 from pgolf.errors import PgolfError
-from pgolf.model.fast_paths import compile_model
+from pgolf.model.fast_paths import Shape, choose_paths
 from pgolf.model.gpt import GPT
 from pgolf.quant import calibration_data, hessian, methods
 from pgolf.quant.hessian import Calibration
@@ -103,7 +103,7 @@ def quantize_model(
     stream: the train tokens that were trained on, cut into sequences of `length` tokens; None: without calibration.
     """
     settings = context.config.quantize
-    compile_model(model, context.runtime, graph=False)
+    choose_paths(model, context.runtime, Shape(8, length, False, context.runtime.threads))
     weights = methods.float_weights(model)
     methods.check_finite(weights)
     roles = model.matrix_roles()
