@@ -62,7 +62,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32
-        # What `compile.compile_model` changes: kernels in C, compiled blocks.
+        # What `fast_paths` changes: kernels in C, compiled blocks.
         self.native = False
         self.compiled: list[Callable[..., Tensor]] = []
         self.compiled_lanes: Callable[..., tuple[Tensor, Tensor]] | None = None
@@ -132,6 +132,12 @@ class GPT(nn.Module):
         if not self.training and self.config.eval_loop_passes:
             passes = self.config.eval_loop_passes
         return layer_order(self.config, passes if self.looped else 1)
+
+    def local_reach(self) -> int:
+        """Tokens that a score depends on beyond the windows of attention and copies, through parts that look back."""
+        config = self.config
+        per_block = 2 * config.canon_taps + config.key_offset
+        return len(self.layer_order()) * per_block + config.smear_gate + max(config.copy_orders, default=0)
 
     def hidden(self, tokens: Tensor, last: int = 0) -> Tensor:
         """tokens (B, T) -> (B, T, dim) after the final norm.

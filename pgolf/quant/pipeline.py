@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pgolf.config import Config
-from pgolf.model.fast_paths import compile_model
+from pgolf.model.fast_paths import Shape, choose_paths
 from pgolf.model.gpt import GPT
 from pgolf.progress import Reporter
 from pgolf.quant import calibration_data, hessian, methods, precision, tensor_report
@@ -59,7 +59,7 @@ def calibrate(
 ) -> CalibratedModel:
     """The model with its statistics on train tokens: everything that no byte target changes. Arguments: `quantize`."""
     method, settings = methods.of(config.quantize), config.quantize
-    compile_model(model, runtime, graph=False)
+    choose_paths(model, runtime, Shape(8, length, False, runtime.threads))
     weights, roles = float_weights(model), set(model.matrix_roles().values())
     batches: list[Tensor] = []
     statistics: Mapping[str, Calibration] = {}
