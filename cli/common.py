@@ -154,7 +154,7 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Call
 def guarded(work: Callable[[], None], debug: bool, as_json: bool) -> None:
     """Run a command; errors a user can act on become one line on stderr and the documented exit code."""
     from cli.screen import say_error
-    from pgolf.errors import PgolfError
+    from pgolf.errors import PgolfError, explain
 
     try:
         work()
@@ -167,8 +167,7 @@ def guarded(work: Callable[[], None], debug: bool, as_json: bool) -> None:
     except OSError as error:
         if debug:
             traceback.print_exc()
-        where = f" ({error.filename})" if error.filename else ""
-        _fail(f"{error.strerror or error}{where}", 2, as_json, say_error)
+        _fail(explain(error), 2, as_json, say_error)
 
 
 def _fail(text: str, code: int, as_json: bool, say: Callable[[str], None]) -> None:

@@ -69,8 +69,10 @@ def parse(text: str, where: Path) -> Manifest:
     try:
         values = json.loads(text)
         schema = values["schema"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise PgolfError(f"{where} is not a pgolf manifest ({error}); rerun the stage that made it") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise PgolfError(
+            f"{where} is not a pgolf manifest ({error}); restore it, or move the folder away and rerun the stage"
+        ) from error
     if schema != SCHEMA:
         raise PgolfError(f"{where} has schema {schema!r}, this pgolf reads up to {SCHEMA}: use a newer pgolf")
     try:
@@ -78,7 +80,9 @@ def parse(text: str, where: Path) -> Manifest:
         values["outputs"] = {key: Output(**item) for key, item in values["outputs"].items()}
         return Manifest(**values)
     except (KeyError, TypeError, AttributeError) as error:
-        raise PgolfError(f"{where} is damaged ({error}); rerun the stage that made it") from error
+        raise PgolfError(
+            f"{where} is damaged ({error}); restore it, or move the folder away and rerun the stage"
+        ) from error
 
 
 def hash_file(path: Path) -> Output:

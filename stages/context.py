@@ -21,12 +21,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 import pgolf
 from pgolf import config as configs
 from pgolf import manifest as manifests
 from pgolf import store
 from pgolf.config import Config
-from pgolf.errors import PgolfError
+from pgolf.errors import PgolfError, explain
 from pgolf.manifest import Input, Manifest
 from pgolf.runtime import Runtime
 from pgolf.store import Stage, StageWriter
@@ -82,7 +84,7 @@ class StageContext:
             return store.open_stage(given, kinds)
         labels = [label for kind in kinds for label in ((self.label(kind), kind) if self.name else (kind,))]
         for label in labels:
-            if (self.run / label / manifests.FILE_NAME).is_file():
+            if store.exists(self.run / label):
                 return store.open_stage(self.run / label, kinds)
         raise PgolfError(
             f"{self.run} has no {' or '.join(kinds)} stage; run pgolf {kinds[0]} first or name one with --from"
@@ -113,7 +115,9 @@ class StageContext:
             if self.runtime.is_main:
                 held.enter_context(store.locked(self.run))
             existing = None if self.force else self._up_to_date(destination, entries, resolved, sections)
-            writer = StageWriter(destination, resumable=resumable)
+            if existing is None and self.runtime.is_main:
+                store.refuse_foreign(destination)  # before the work, not after it
+            writer = StageWriter(destination, resumable=resumable, writes=self.runtime.is_main)
             build = StageBuild(stage_name=stage, label=label, writer=writer, existing=existing)
             self.runtime.wait()  # every process has looked at the old directory before one replaces it
             if existing is not None:
@@ -141,9 +145,11 @@ class StageContext:
                             details=build.details,
                         )
                     )
-            except BaseException:
+            except BaseException as error:
                 if not resumable:
                     writer.discard()
+                if isinstance(error, OSError | SafetensorError):
+                    raise PgolfError(f"{label} was not written: {explain(error, destination)}") from error
                 raise
             self.runtime.wait()
             if not self.runtime.is_main:
@@ -156,7 +162,7 @@ class StageContext:
         resolved: Mapping[str, Any],
         sections: Sequence[str],
     ) -> Stage | None:
-        if not (destination / manifests.FILE_NAME).is_file():
+        if not store.exists(destination):
             return None
         found = store.open_stage(destination)
         old = found.manifest

@@ -1,6 +1,5 @@
 """A run seen from above: its stages, what each was made from and whether that still stands, and what they scored."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,9 +40,9 @@ def changed_outputs(stage: Stage) -> list[str]:
 
 
 def _state(stage: Stage, entry: Input) -> str:
-    path = Path(os.path.normpath(stage.path / entry.path))
+    path = store.locate(stage.path, entry)
     if entry.kind == "stage":
-        if not (path / manifests.FILE_NAME).is_file():
+        if not store.exists(path):
             return "missing"
         return "ok" if store.open_stage(path).manifest_sha256 == entry.sha256 else "changed"
     if not path.is_file():

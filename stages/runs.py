@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from pgolf import config as configs
-from pgolf import manifest as manifests
 from pgolf import store
 from pgolf.config import Config
 from pgolf.store import Stage
@@ -11,14 +10,13 @@ from pgolf.store import Stage
 
 def stages_of(run: Path) -> list[Stage]:
     """Every finished stage of a run, oldest first."""
-    folders = (path.parent for path in run.glob(f"[!.]*/{manifests.FILE_NAME}"))
-    found = [store.open_stage(folder) for folder in folders if folder.suffix != ".partial"]
+    found = [store.open_stage(folder) for folder in store.stage_folders(run)]
     return sorted(found, key=lambda stage: (stage.manifest.started, stage.label))
 
 
 def recorded_config(where: Path) -> Config | None:
     """The configuration of a stage directory, or of the newest stage of a run; None where there is neither."""
-    if (where / manifests.FILE_NAME).is_file():
+    if store.exists(where):
         newest = store.open_stage(where)
     else:
         finished = stages_of(where)

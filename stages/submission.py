@@ -108,6 +108,7 @@ def submission(
     if folder.exists():
         raise PgolfError(f"{folder} exists; choose another --out or --name")
     entry = describe(seeds, author, track, date, comparison)
+    store.sweep(out)
     writer = store.StageWriter(folder)
     try:
         for name in (SCRIPT, REQUIREMENTS, TOKENIZER):
@@ -119,10 +120,9 @@ def submission(
         writer.path("README.md").write_text(
             submission_text.readme(seeds, entry, techniques(seeds[0]), comparison), "utf-8"
         )
-        writer.folder.rename(folder)
-    except BaseException:
+        writer.publish()
+    finally:
         writer.discard()
-        raise
     return folder
 
 

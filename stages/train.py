@@ -160,6 +160,8 @@ def _finish(
     for name, value in averages.items():
         save_weights(build.writer.path(f"average-{name}.safetensors"), trainer.flat.named(value))
     draw(build.writer.path("metrics.jsonl"), build.writer.path("loss.png"))
+    if config.train.tensorboard:
+        build.writer.add(build.writer.path("metrics.jsonl").with_name("tensorboard"))
     build.metrics |= {
         "iterations": trainer.iteration,
         "tokens": trainer.tokens,
