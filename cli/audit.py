@@ -24,10 +24,10 @@ def add_to(app: typer.Typer) -> None:
         Changes the text and watches which scores move; no code is trusted. Exit code 1 and the first counterexample
         when a check fails; the report is written either way.
         """
-        from stages import scoring
         from stages.audit import AuditOptions
         from stages.audit import audit as run
+        from stages.views import evaluation
 
         context = common.context(*assignments(None, False, mixture))
         options = AuditOptions(evaluator, tokens, probes, seconds, limit_seconds)
-        common.finish(run(context, context.input(common.source, *scoring.MODEL_STAGES), options))
+        common.finish(run(context, context.input(common.source, *evaluation.MODEL_STAGES), options))

@@ -26,8 +26,8 @@ def add_to(app: typer.Typer) -> None:
         """
         from cli.screen import say_error
         from pgolf.errors import CheckFailed
-        from stages import budget as budgets
-        from stages import budget_picture
+        from stages.reports import budget as budgets
+        from stages.reports import budget_picture
 
         context = common.context(*([] if cap is None else [f"package.cap_bytes={cap}"]))
         if common.source is not None and common.source.is_file():

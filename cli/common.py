@@ -19,7 +19,7 @@ _UsageError: Any = typer.BadParameter.__base__  # click's class, wherever this v
 
 if TYPE_CHECKING:
     from pgolf.config import Config
-    from pgolf.store import Stage
+    from pgolf.store.stage_directory import Stage
     from stages.context import StageContext
 
 
@@ -56,7 +56,7 @@ class Common:
         `pgolf run --preset mini` can be followed by a plain `pgolf quantize`.
         """
         from pgolf import config as configs
-        from stages import runs
+        from pgolf.store import runs
 
         base = None
         if self.preset is None and self.config is None:
@@ -68,8 +68,8 @@ class Common:
         from cli.screen import Screen
         from pgolf import runtime
         from pgolf.errors import PgolfError
+        from pgolf.progress import Silent
         from stages.context import StageContext
-        from stages.report import Silent
 
         if self.name is not None and (not re.fullmatch(r"\w[\w.+-]*", self.name) or self.name.endswith(".partial")):
             raise PgolfError(f"--name {self.name!r}: a variant's name is letters, digits, and . + - _ inside")

@@ -27,7 +27,7 @@ def add_to(app: typer.Typer) -> None:
 
         def work() -> None:
             from cli.screen import Screen
-            from stages import compare as comparing
+            from stages.reports import compare as comparing
 
             found = [comparing.find(side, artifacts, stage) for side in (a, b)]
             result = comparing.compare(Screen(), *found)

@@ -21,12 +21,12 @@ def add_to(app: typer.Typer) -> None:
         seconds: Seconds = None,
     ) -> None:
         """Score a model with sliding windows; with --ttt, with test-time training after that."""
-        from stages import scoring
         from stages.eval_sliding import eval_sliding
         from stages.eval_ttt import eval_ttt
+        from stages.views import evaluation
 
         extra = [] if seconds is None else [f"ttt.seconds={seconds}"]
         stages = common.context(*assignments(context, reset, mixture), *extra)
-        source = stages.input(common.source, *scoring.MODEL_STAGES)
+        source = stages.input(common.source, *evaluation.MODEL_STAGES)
         stage = eval_sliding(stages, source, documents)
         common.finish(eval_ttt(stages, source, documents) if ttt else stage)

@@ -38,11 +38,11 @@ def add_to(app: typer.Typer) -> None:
         mixture: Mixture = False,
     ) -> None:
         """Score a model in bits per byte with sliding windows; every token but the first exactly once."""
-        from stages import scoring
         from stages.eval_sliding import eval_sliding as run
+        from stages.views import evaluation
 
         stages = common.context(*assignments(context, reset, mixture))
-        scored = run(stages, stages.input(common.source, *scoring.MODEL_STAGES), documents)
+        scored = run(stages, stages.input(common.source, *evaluation.MODEL_STAGES), documents)
         if stages.runtime.is_main:
             common.finish(scored)
         stages.runtime.leave()

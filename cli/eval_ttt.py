@@ -26,8 +26,8 @@ def add_to(app: typer.Typer) -> None:
     ) -> None:
         """Score a model that learns from every chunk of text once it is scored, never before."""
         from pgolf.errors import PgolfError
-        from stages import scoring
         from stages.eval_ttt import eval_ttt as run
+        from stages.views import evaluation
 
         extra = [] if method is None else [f"ttt.method={method}"]
         extra += [] if seconds is None else [f"ttt.seconds={seconds}"]
@@ -35,5 +35,5 @@ def add_to(app: typer.Typer) -> None:
         chosen = stage_context.config.ttt.method
         if context is not None and chosen != "in-place":
             raise PgolfError(f"--context goes with --method in-place; {chosen} has contexts of its own: leave it out")
-        source = stage_context.input(common.source, *scoring.MODEL_STAGES)
+        source = stage_context.input(common.source, *evaluation.MODEL_STAGES)
         common.finish(run(stage_context, source, documents, tune))

@@ -15,12 +15,12 @@ def add_to(app: typer.Typer) -> None:
         file: Annotated[Path, typer.Argument(help="State dict (.pt, .safetensors) or quantized .ptz.")],
     ) -> None:
         """Read old weights into the run, to quantize, score and package them; --from names a tokenize stage."""
-        from pgolf import store
+        from pgolf.store import stage_directory
         from stages.import_checkpoint import import_checkpoint as make
 
         context = common.context()
         tokens = None
-        if common.source is not None or (common.run_dir / "tokenize" / store.manifests.FILE_NAME).is_file():
+        if common.source is not None or (common.run_dir / "tokenize" / stage_directory.manifests.FILE_NAME).is_file():
             tokens = context.input(common.source, "tokenize")
         else:
             context.reporter.message(

@@ -18,11 +18,10 @@ def add_to(app: typer.Typer) -> None:
     ) -> None:
         """Show the stages of a run (or of one directory with --from): lineage, time, scores. Exit code 1 if changed."""
         from cli.screen import Screen, say_error
-        from pgolf import store
         from pgolf.errors import CheckFailed, PgolfError
-        from stages import lineage, runs
+        from pgolf.store import lineage, runs, stage_directory
 
-        stages = [store.open_stage(common.source)] if common.source else runs.stages_of(common.run_dir)
+        stages = [stage_directory.open_stage(common.source)] if common.source else runs.stages_of(common.run_dir)
         if not stages:
             raise PgolfError(f"{common.run_dir} holds no finished stage; pgolf run --run {common.run} makes them")
         rows, problems, report = [], [], []

@@ -7,8 +7,8 @@ import typer
 from cli.common import Common, command
 
 if TYPE_CHECKING:
-    from pgolf.store import Stage
-    from stages.report import Reporter
+    from pgolf.progress import Reporter
+    from pgolf.store.stage_directory import Stage
 
 
 def add_to(app: typer.Typer) -> None:

@@ -19,7 +19,7 @@ def add_to(app: typer.Typer) -> None:
         """Write a page with a run's lineage, loss curve, scores, bytes, gain of learning, and audit. Opens anywhere."""
         import dataclasses
 
-        from stages.html_report import html_report
+        from stages.reports.html import html_report
 
         if run_name is not None:
             folder = Path(run_name)

@@ -9,8 +9,8 @@ import typer
 from cli.common import Common, command
 
 if TYPE_CHECKING:
+    from stages.reports.summary import Reading
     from stages.run import Chain
-    from stages.summary import Reading
 
 
 def add_to(app: typer.Typer) -> None:
@@ -38,7 +38,7 @@ def add_to(app: typer.Typer) -> None:
     ) -> None:
         """The whole chain: tokenize, train, average, quantize, score, package. What is up to date is skipped."""
         from stages import run as chains
-        from stages import summary
+        from stages.reports import summary
 
         context = common.context()
         chain = chains.run(

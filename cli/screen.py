@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from stages.report import Progress as StageProgress
+from pgolf.progress import Progress as StageProgress
 
 console = Console(stderr=True, highlight=False)
 

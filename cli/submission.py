@@ -30,8 +30,8 @@ def add_to(app: typer.Typer) -> None:
 
         def work() -> None:
             from cli.screen import Screen
-            from stages import compare as comparing
-            from stages import submission as stage
+            from stages.reports import compare as comparing
+            from stages.reports import submission as stage
 
             seeds = [stage.read_seed(artifacts / run) for run in runs]
             comparison = None

@@ -16,13 +16,13 @@ import torch
 from pgolf.codec import container
 from pgolf.config import Config
 from pgolf.errors import PgolfError
-from pgolf.loader import Loader
 from pgolf.model.gpt import GPT
 from pgolf.runtime import Runtime
-from pgolf.shards import TokenStream
-from pgolf.training.choose import Weights, choose
-from pgolf.training.control import Control
+from pgolf.tokens.loader import Loader
+from pgolf.tokens.shards import TokenStream
+from pgolf.training.budget_clock import Control
 from pgolf.training.holdout import holdout_loss
+from pgolf.training.select_checkpoint import Weights, choose
 from pgolf.training.trainer import Trainer
 from stages.quantize import quantize_model
 from stages.train import holdout_tokens, prepare

@@ -14,23 +14,23 @@ from typing import Any
 
 import numpy as np
 
+from pgolf import audit as audits
 from pgolf import config as configs
-from pgolf import corpus
+from pgolf import data
+from pgolf.audit import AuditSettings, Finding, evaluators, record, watch
+from pgolf.audit import text as text_checks
+from pgolf.audit.subject import FLOOR_FP32, ISOLATES_NOTHING
 from pgolf.config import Config
 from pgolf.errors import CheckFailed, PgolfError
-from pgolf.evaluate import audit as audits
-from pgolf.evaluate.audit import AuditSettings, Finding, record, watch
-from pgolf.evaluate.audit import text as text_checks
-from pgolf.evaluate.audit.subject import FLOOR_FP32, ISOLATES_NOTHING
 from pgolf.evaluate.bpb import Score
 from pgolf.evaluate.compare import by_document
-from pgolf.shards import write_shards
-from pgolf.store import Stage
-from stages import audit_subject, claims, scoring
-from stages import tokens as token_stages
-from stages.audit_report import markdown, show
+from pgolf.store.stage_directory import Stage
+from pgolf.tokens.shards import write_shards
 from stages.context import StageContext
-from stages.models import PACKED, QUANTIZED, WEIGHTS, load_model, training_length
+from stages.reports.audit_report import markdown, show
+from stages.views import claims, evaluation
+from stages.views import tokens as token_stages
+from stages.views.models import PACKED, QUANTIZED, WEIGHTS, load_model, training_length
 
 SECTIONS = ("evaluate", "ttt")
 SCRIPT = "train_gpt.py"
@@ -43,7 +43,7 @@ _DOCUMENTS = 2000  # whose bytes are compared one by one
 class AuditOptions:
     """How much is tested."""
 
-    evaluator: str = audit_subject.SLIDING
+    evaluator: str = evaluators.SLIDING
     tokens: int = 0
     """Length of the audited stream, from the beginning of val; 0: enough for several windows or chunks."""
     probes: int = 64
@@ -72,16 +72,16 @@ def audit(context: StageContext, source: Stage, options: AuditOptions) -> Stage:
 
     Raises CheckFailed with the first counterexample when a check fails, after the stage has been written.
     """
-    if options.evaluator not in audit_subject.EVALUATORS:
-        raise PgolfError(f"--evaluator {options.evaluator}: choose {' or '.join(audit_subject.EVALUATORS)}")
-    if context.name is None and options.evaluator != audit_subject.SLIDING:
+    if options.evaluator not in evaluators.EVALUATORS:
+        raise PgolfError(f"--evaluator {options.evaluator}: choose {' or '.join(evaluators.EVALUATORS)}")
+    if context.name is None and options.evaluator != evaluators.SLIDING:
         context = context.replace(name=options.evaluator)
     tokenized = source.ancestor("tokenize")
     train_length = training_length(source)
-    config = audit_subject.resolve(context.config, train_length)
+    config = evaluators.resolve(context.config, train_length)
     stream = token_stages.open_split(tokenized, "val")
     bos = int(tokenized.manifest.details["bos_id"])
-    count = min(options.tokens, len(stream)) or audit_subject.audited_tokens(stream, bos, options.evaluator, config)
+    count = min(options.tokens, len(stream)) or evaluators.audited_tokens(stream, bos, options.evaluator, config)
     recorded = {"evaluator": options.evaluator, "tokens": count, "probes": options.probes}
     with context.build("audit", inputs={"model": source}, sections=SECTIONS, options=recorded) as build:
         if build.existing is None:
@@ -109,11 +109,11 @@ def _run(case: _Case) -> dict[str, Any]:
     context, options, config = case.context, case.options, case.config
     runtime = context.runtime
     model = load_model(case.source, runtime)
-    adapts = options.evaluator == audit_subject.TTT
+    adapts = options.evaluator == evaluators.TTT
     tokenizer = token_stages.tokenizer_of(case.tokenized)
     expected_runs = options.probes + 24
     with context.reporter.progress("audit", total=expected_runs) as bar:
-        black_box, subject = audit_subject.black_box(
+        black_box, subject = evaluators.black_box(
             options.evaluator,
             model,
             config,
@@ -179,12 +179,12 @@ def _originals(case: _Case, count: int) -> list[bytes] | None:
     found: list[bytes] = []
     for _, entry in named:
         try:
-            source = corpus.source(entry.path)
+            source = data.source(entry.path)
             if source.sha256 != entry.sha256:
                 return None
         except PgolfError:
             return None
-        for document in corpus.documents(source, field):
+        for document in data.documents(source, field):
             found.append(document)
             if len(found) == count:
                 return found
@@ -200,8 +200,8 @@ def _of_the_record(case: _Case, nll: np.ndarray, noise: float) -> list[Finding]:
     if (reported := _reported(case)) is not None:
         from safetensors.numpy import load_file
 
-        payload = load_file(reported.file(scoring.SCORES_FILE))
-        fixed = case.options.evaluator == audit_subject.SLIDING and config.evaluate.context == "windowed"
+        payload = load_file(reported.file(evaluation.SCORES_FILE))
+        fixed = case.options.evaluator == evaluators.SLIDING and config.evaluate.context == "windowed"
         alike = fixed and reported.manifest.environment["device"] == case.context.runtime.device.type
         base = nll[: max(1, len(nll) - config.evaluate.seq_len)] if alike else None
         expected = case.token_bytes[1:]
@@ -245,7 +245,7 @@ def _reported(case: _Case) -> Stage | None:
     manifest, mine = reported.manifest, configs.to_dict(case.config)
     lengths = {key: manifest.details[key] for key in ("seq_len", "stride") if key in manifest.details}
     theirs = {"evaluate": manifest.config["evaluate"] | lengths}
-    if case.options.evaluator == audit_subject.TTT:
+    if case.options.evaluator == evaluators.TTT:
         theirs["ttt"] = manifest.config["ttt"]
     free = {"batch_windows", "seconds"}  # changes no score; is lifted for the audit
     same = all(
@@ -309,7 +309,7 @@ def _child_alone(case: _Case, nll: np.ndarray, noise: float, folder: Path, input
             }
         )
     )
-    watched = watch.run("module", "stages.audit_child", [str(job)], folder)
+    watched = watch.run("module", "stages.workers.audit_child", [str(job)], folder)
     payload = [name for name in (WEIGHTS, QUANTIZED, PACKED) if name in case.source.manifest.outputs]
     allowed = [job, tokens, *(case.source.path / name for name in ("manifest.json", *payload))]
     finding = watch.isolation(watched, allowed)
@@ -330,7 +330,7 @@ def _script_alone(case: _Case, nll: np.ndarray, folder: Path, inputs: Path) -> F
     write_shards(inputs, "fineweb_val_bytes", iter([case.token_bytes[:count].astype(np.uint16)]), count)
     arguments = ["eval", "--val", str(inputs), "--device", case.context.runtime.device.type]
     arguments += ["--threads", str(case.context.runtime.threads)]
-    if case.options.evaluator == audit_subject.TTT:
+    if case.options.evaluator == evaluators.TTT:
         arguments.append("--ttt")
     watched = watch.run("path", str(folder / SCRIPT), arguments, folder)
     finding = watch.isolation(watched, [inputs, *inputs.iterdir()])

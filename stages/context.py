@@ -25,14 +25,14 @@ from safetensors import SafetensorError
 
 import pgolf
 from pgolf import config as configs
-from pgolf import manifest as manifests
-from pgolf import store
 from pgolf.config import Config
 from pgolf.errors import PgolfError, explain
-from pgolf.manifest import Input, Manifest
+from pgolf.progress import Reporter
 from pgolf.runtime import Runtime
-from pgolf.store import Stage, StageWriter
-from stages.report import Reporter
+from pgolf.store import manifest as manifests
+from pgolf.store import stage_directory
+from pgolf.store.manifest import Input, Manifest
+from pgolf.store.stage_directory import Stage, StageWriter
 
 
 @dataclass
@@ -81,11 +81,11 @@ class StageContext:
         together. Raises PgolfError when there is none, or the one given is of another kind.
         """
         if given is not None:
-            return store.open_stage(given, kinds)
+            return stage_directory.open_stage(given, kinds)
         labels = [label for kind in kinds for label in ((self.label(kind), kind) if self.name else (kind,))]
         for label in labels:
-            if store.exists(self.run / label):
-                return store.open_stage(self.run / label, kinds)
+            if stage_directory.exists(self.run / label):
+                return stage_directory.open_stage(self.run / label, kinds)
         raise PgolfError(
             f"{self.run} has no {' or '.join(kinds)} stage; run pgolf {kinds[0]} first or name one with --from"
         )
@@ -113,10 +113,10 @@ class StageContext:
         resolved: dict[str, Any] = configs.to_dict(self.config) | {"options": dict(options or {})}
         with ExitStack() as held:
             if self.runtime.is_main:
-                held.enter_context(store.locked(self.run))
+                held.enter_context(stage_directory.locked(self.run))
             existing = None if self.force else self._up_to_date(destination, entries, resolved, sections)
             if existing is None and self.runtime.is_main:
-                store.refuse_foreign(destination)  # before the work, not after it
+                stage_directory.refuse_foreign(destination)  # before the work, not after it
             writer = StageWriter(destination, resumable=resumable, writes=self.runtime.is_main)
             build = StageBuild(stage_name=stage, label=label, writer=writer, existing=existing)
             self.runtime.wait()  # every process has looked at the old directory before one replaces it
@@ -148,12 +148,14 @@ class StageContext:
             except BaseException as error:
                 if not resumable:
                     writer.discard()
-                if isinstance(error, OSError | SafetensorError):
+                if isinstance(error, SafetensorError):
                     raise PgolfError(f"{label} was not written: {explain(error, destination)}") from error
+                if isinstance(error, OSError) and error.filename is None:
+                    error.filename = str(destination)  # writes to an open file do not name it
                 raise
             self.runtime.wait()
             if not self.runtime.is_main:
-                build.result = store.open_stage(destination)
+                build.result = stage_directory.open_stage(destination)
 
     def _up_to_date(
         self,
@@ -162,13 +164,13 @@ class StageContext:
         resolved: Mapping[str, Any],
         sections: Sequence[str],
     ) -> Stage | None:
-        if not store.exists(destination):
+        if not stage_directory.exists(destination):
             return None
-        found = store.open_stage(destination)
+        found = stage_directory.open_stage(destination)
         old = found.manifest
         keys = (*sections, "seed", "options")
         same_config = all(_canonical(old.config.get(key)) == _canonical(resolved.get(key)) for key in keys)
-        return found if same_config and store.same_inputs(old.inputs, entries) else None
+        return found if same_config and stage_directory.same_inputs(old.inputs, entries) else None
 
     def replace(self, **changes: Any) -> "StageContext":
         return dataclasses.replace(self, **changes)

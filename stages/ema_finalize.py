@@ -12,15 +12,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pgolf.errors import PgolfError
-from pgolf.model.compile import compile_model
+from pgolf.model.fast_paths import compile_model
 from pgolf.model.gpt import GPT
-from pgolf.store import Stage
-from pgolf.training.choose import Weights, choose
+from pgolf.store.stage_directory import Stage
 from pgolf.training.holdout import holdout_loss
+from pgolf.training.select_checkpoint import Weights, choose
 from stages.context import StageBuild, StageContext
-from stages.models import inherit_model
-from stages.tokens import open_split
 from stages.train import holdout_score, save_weights
+from stages.views.models import inherit_model
+from stages.views.tokens import open_split
 
 _PREFIX, _SUFFIX = "average-", ".safetensors"
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pgolf.evaluate.sliding import SlidingEvaluator
-from pgolf.store import Stage
-from stages import scoring
+from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
+from stages.views import evaluation
 
 SECTIONS = ("evaluate",)
 
@@ -17,17 +17,17 @@ def eval_sliding(context: StageContext, source: Stage, documents: Sequence[Path]
 
     Raises PgolfError for settings or documents that cannot be scored, CheckFailed when the coverage is not exact.
     """
-    inputs = scoring.inputs(source, documents)
+    inputs = evaluation.inputs(source, documents)
     with context.build("eval-sliding", inputs, SECTIONS) as build:
         if build.existing is None:
-            settings = scoring.resolve(context.config.evaluate, source)
-            text = scoring.load_text(source, documents)
-            model = scoring.model_of(source, context.runtime)
+            settings = evaluation.resolve(context.config.evaluate, source)
+            text = evaluation.load_text(source, documents)
+            model = evaluation.model_of(source, context.runtime)
             clock = time.monotonic()
-            with scoring.progress(context, "eval-sliding", len(text.tokens) - 1) as on_progress:
+            with evaluation.progress(context, "eval-sliding", len(text.tokens) - 1) as on_progress:
                 evaluator = SlidingEvaluator(model, settings, context.runtime, on_progress)
                 trace = evaluator.score(text.tokens)
-            scoring.write_scores(build, context, model, text, trace, time.monotonic() - clock)
+            evaluation.write_scores(build, context, model, text, trace, time.monotonic() - clock)
             build.details |= {"seq_len": settings.seq_len, "stride": settings.stride, "context": settings.context}
-            scoring.report(context, f"{build.label} of {source.label}", build.metrics, text.lossless)
+            evaluation.report(context, f"{build.label} of {source.label}", build.metrics, text.lossless)
     return build.stage

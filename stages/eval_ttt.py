@@ -8,13 +8,13 @@ from typing import Any
 
 from pgolf.config import EvaluateConfig, TttConfig
 from pgolf.errors import PgolfError
-from pgolf.evaluate.ttt import TttEvaluator
-from pgolf.evaluate.tune import trials_at_most, tune
+from pgolf.evaluate.ttt.methods import TttEvaluator
+from pgolf.evaluate.ttt.tune import trials_at_most, tune
 from pgolf.model.gpt import GPT
-from pgolf.store import Stage
-from stages import scoring
-from stages import tokens as token_stages
+from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
+from stages.views import evaluation
+from stages.views import tokens as token_stages
 
 SECTIONS = ("evaluate", "ttt")
 TUNE_TOKENS = 40_000
@@ -28,24 +28,24 @@ def eval_ttt(context: StageContext, source: Stage, documents: Sequence[Path] = (
     """
     if context.runtime.world_size > 1:
         raise PgolfError("eval-ttt learns along one stream and runs in one process; start it without torchrun")
-    with context.build("eval-ttt", scoring.inputs(source, documents), SECTIONS, {"tune": tuned}) as build:
+    with context.build("eval-ttt", evaluation.inputs(source, documents), SECTIONS, {"tune": tuned}) as build:
         if build.existing is None:
-            settings = scoring.resolve(context.config.evaluate, source)
-            text = scoring.load_text(source, documents)
-            model = scoring.model_of(source, context.runtime)
+            settings = evaluation.resolve(context.config.evaluate, source)
+            text = evaluation.load_text(source, documents)
+            model = evaluation.model_of(source, context.runtime)
             ttt = context.config.ttt
             trials: list[dict[str, Any]] = []
             if tuned:
                 ttt, trials = _tune(context, source, model, settings)
             clock = time.monotonic()
-            with scoring.progress(context, "eval-ttt", len(text.tokens) - 1) as on_progress:
+            with evaluation.progress(context, "eval-ttt", len(text.tokens) - 1) as on_progress:
                 evaluator = TttEvaluator(model, settings, ttt, context.runtime, on_progress)
                 trace = evaluator.score(text.tokens)
-            scoring.write_scores(build, context, model, text, trace, time.monotonic() - clock)
+            evaluation.write_scores(build, context, model, text, trace, time.monotonic() - clock)
             build.details |= {"seq_len": settings.seq_len, "stride": settings.stride, "method": ttt.method}
             if tuned:
                 build.details |= {"ttt": dataclasses.asdict(ttt), "tuned_on": "held-out train tokens", "trials": trials}
-            scoring.report(context, f"{build.label} of {source.label}", build.metrics, text.lossless)
+            evaluation.report(context, f"{build.label} of {source.label}", build.metrics, text.lossless)
     return build.stage
 
 

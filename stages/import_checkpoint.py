@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 
-from pgolf import foreign
 from pgolf.errors import PgolfError
+from pgolf.model import challenge_checkpoint
 from pgolf.model.gpt import GPT
-from pgolf.store import Stage
+from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.train import save_weights
+from stages.views.tokens import with_bos
 
 
 def import_checkpoint(context: StageContext, file: Path, tokens: Stage | None = None) -> Stage:
@@ -27,8 +28,8 @@ def import_checkpoint(context: StageContext, file: Path, tokens: Stage | None = 
     """
     if not file.is_file():
         raise PgolfError(f"no such file: {file}")
-    weights, kind = foreign.read_state_dict(file)
-    model = foreign.model_config(weights, context.config.model)
+    weights, kind = challenge_checkpoint.read_state_dict(file)
+    model = challenge_checkpoint.model_config(weights, context.config.model)
     with torch.device("meta"):
         expected = {name: tuple(tensor.shape) for name, tensor in GPT(model).state_dict().items()}
     _check({name: tuple(tensor.shape) for name, tensor in weights.items()}, expected, file)
@@ -39,6 +40,8 @@ def import_checkpoint(context: StageContext, file: Path, tokens: Stage | None = 
                 f"{file} was trained with {model.vocab_size} pieces, but the tokenizer of {tokens.path} has {pieces}"
             )
     context = context.replace(config=dataclasses.replace(context.config, model=model))
+    if tokens is not None:
+        context = context.replace(config=with_bos(context.config, tokens))
     inputs: dict[str, Stage | Path] = {"checkpoint": file} if tokens is None else {"checkpoint": file, "tokens": tokens}
     with context.build("ema-finalize", inputs=inputs, sections=("model", "train")) as build:
         if build.existing is None:

@@ -17,10 +17,10 @@ from pgolf.config import Config
 from pgolf.errors import CheckFailed
 from pgolf.package import program, script
 from pgolf.package.ledger import MODEL, SCRIPT, TOKENIZER, File, Ledger, code_lines
-from pgolf.store import Stage
-from stages import claims, scoring
+from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
-from stages.models import load_quantized
+from stages.views import claims, evaluation
+from stages.views.models import load_quantized
 
 ENTRY = "stages.script"
 REQUIREMENTS = "requirements.txt"
@@ -115,7 +115,7 @@ def reserved(source: Stage, config: Config) -> dict[str, int]:
 def _planned(source: Stage, config: Config, target: int) -> dict[str, Any]:
     """What will be recorded in the script when the model gets `target` bytes and is scored as configured."""
     quantize = dataclasses.replace(config.quantize, target_bytes=target)
-    evaluate = scoring.resolve(config.evaluate, source)
+    evaluate = evaluation.resolve(config.evaluate, source)
     return claims.planned_config(source, dataclasses.replace(config, quantize=quantize, evaluate=evaluate))
 
 

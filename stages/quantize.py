@@ -8,21 +8,23 @@ import torch
 from torch import Tensor
 
 from pgolf import config as configs
-from pgolf import store
 from pgolf.codec import container
 from pgolf.config.quantize import CHOOSES_STEPS, NEEDS_HESSIANS
 from pgolf.errors import PgolfError
-from pgolf.model.compile import compile_model
+from pgolf.model.fast_paths import compile_model
 from pgolf.model.gpt import GPT
-from pgolf.quant import file, hessian, methods, sample
+from pgolf.quant import calibration_data, hessian, methods
 from pgolf.quant.hessian import Calibration
 from pgolf.quant.methods import TensorReport
-from pgolf.quant.tensors import QuantizedModel
-from pgolf.shards import TokenStream
-from pgolf.store import Stage
-from stages import models, steps
+from pgolf.quantized import storage
+from pgolf.quantized.tensors import QuantizedModel
+from pgolf.store import stage_directory
+from pgolf.store.stage_directory import Stage
+from pgolf.tokens.shards import TokenStream
+from stages import steps
 from stages.context import StageBuild, StageContext
 from stages.steps import Material, Samples
+from stages.views import models
 
 INPUT_KINDS = ("ema-finalize", "train")
 
@@ -47,7 +49,7 @@ def quantize(context: StageContext, source: Stage, calibration: Path | None = No
             inner = _on_model_target(context, build, source)
             quantized, statistics, calibrated = quantize_model(inner, build, model, stream, length)
             rows = methods.report(weights, quantized, statistics)
-            file.save(build.writer.path(models.QUANTIZED), quantized)
+            storage.save(build.writer.path(models.QUANTIZED), quantized)
             build.details["tensors"] = [dataclasses.asdict(row) for row in rows]
             build.details["calibration_tokens"] = calibrated
             build.metrics |= {"parameters": sum(map(torch.numel, model.state_dict().values()))}
@@ -131,7 +133,7 @@ def _samples(context: StageContext, stream: TokenStream | None, length: int, par
         return Samples()
 
     def draw(tokens: int, choosing: bool = False) -> list[Tensor]:
-        batches = sample.batches(stream, tokens, length, choosing=choosing, seed=seed)
+        batches = calibration_data.batches(stream, tokens, length, choosing=choosing, seed=seed)
         return [batch.to(context.runtime.device) for batch in batches]
 
     choosing = settings.target_bytes and settings.sensitivity_tokens
@@ -162,8 +164,8 @@ def _calibration_source(
 ) -> tuple[dict[str, Stage | Path], Sequence[Path]]:
     """The stage's extra inputs, and the shards to calibrate on; none where none are needed and none can be found."""
     if given is not None:
-        if (given / store.manifests.FILE_NAME).is_file():
-            tokens = store.open_stage(given, ("tokenize",))
+        if (given / stage_directory.manifests.FILE_NAME).is_file():
+            tokens = stage_directory.open_stage(given, ("tokenize",))
             return {"tokens": tokens}, train_shards(tokens)
         paths = [given] if given.is_file() else sorted(given.glob("*train*.bin")) or sorted(given.glob("*.bin"))
         if not paths:

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from pgolf import bytes as byte_counts
-from pgolf import hub, shards
+from pgolf.data import hub
 from pgolf.errors import PgolfError
-from pgolf.manifest import Input
-from pgolf.store import Stage
-from pgolf.tokenizer import Tokenizer
+from pgolf.store.manifest import Input
+from pgolf.store.stage_directory import Stage
+from pgolf.tokens import byte_counts, shards
+from pgolf.tokens.tokenizer import Tokenizer
 from stages.context import StageContext
-from stages.token_files import TOKENIZER, TRAIN, VAL, VAL_BYTES, tokenizer_facts
+from stages.views.token_files import TOKENIZER, TRAIN, VAL, VAL_BYTES, tokenizer_facts
 
 
 @dataclass(frozen=True)

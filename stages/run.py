@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pgolf.store import Stage
+from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 
 

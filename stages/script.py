@@ -59,7 +59,7 @@ def main(sources: Mapping[str, str]) -> None:
 
 def _score(given: Any, config: Config) -> None:
     from pgolf.package import scoring
-    from pgolf.pieces import Pieces
+    from pgolf.tokens.sentencepiece_model import Pieces
 
     folder = Path(sys.argv[0]).resolve().parent
     runtime = runtimes.choose(given.device, given.threads)

@@ -14,9 +14,9 @@ from pgolf.model.gpt import GPT
 from pgolf.quant import allocate, methods, waterfill
 from pgolf.quant.allocate import Matrices, Plan, Rounds, Share
 from pgolf.quant.divergence import Divergence
-from pgolf.quant.gradual import Gradual
 from pgolf.quant.hessian import Calibration
-from pgolf.quant.tensors import QuantizedModel
+from pgolf.quant.progressive_rounding import Gradual
+from pgolf.quantized.tensors import QuantizedModel
 from stages.context import StageBuild, StageContext
 
 CHOOSING_WORK = 3e10

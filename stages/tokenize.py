@@ -11,18 +11,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pgolf import corpus, encode
-from pgolf import shards as shard_files
-from pgolf import tokenizer as tokenizers
-from pgolf.corpus import Source
-from pgolf.corpus.split import fingerprint
+from pgolf import data
+from pgolf.data import Source
+from pgolf.data.split import fingerprint
 from pgolf.errors import PgolfError
-from pgolf.manifest import Input
-from pgolf.store import Stage
-from pgolf.tokenizer import Tokenizer
+from pgolf.store.manifest import Input
+from pgolf.store.stage_directory import Stage
+from pgolf.tokens import encode
+from pgolf.tokens import shards as shard_files
+from pgolf.tokens import tokenizer as tokenizers
+from pgolf.tokens.tokenizer import Tokenizer
 from stages.context import StageBuild, StageContext
 from stages.register import register_folder, register_hub
-from stages.token_files import TOKENIZER, TRAIN, VAL, VAL_BYTES, tokenizer_facts
+from stages.views.token_files import TOKENIZER, TRAIN, VAL, VAL_BYTES, tokenizer_facts
 
 
 @dataclass
@@ -60,7 +61,7 @@ class _Corpus:
 
     @property
     def name(self) -> str:
-        return ", ".join(item.name for item in self.train) or corpus.embedded_name()
+        return ", ".join(item.name for item in self.train) or data.embedded_name()
 
     def split(self, wanted: str) -> Iterator[bytes]:
         """The documents of `train` or `val`, in order; a new pass over the files at each call."""
@@ -68,16 +69,16 @@ class _Corpus:
             yield from self._all(self.val if wanted == "val" else self.train)
             return
         for document in self._all(self.train):
-            if corpus.in_val(document, self.val_fraction) == (wanted == "val"):
+            if data.in_val(document, self.val_fraction) == (wanted == "val"):
                 yield document
 
     def _all(self, sources: tuple[Source, ...]) -> Iterator[bytes]:
         if sources:
             for item in sources:
-                yield from corpus.documents(item, self.text_field)
+                yield from data.documents(item, self.text_field)
             return
         if not self.cache:  # parsing the standard library takes seconds, and it is read several times
-            self.cache.extend(corpus.embedded_documents())
+            self.cache.extend(data.embedded_documents())
         yield from self.cache
 
 
@@ -117,7 +118,7 @@ def tokenize(
         raise PgolfError("--val needs train documents too: pgolf tokenize TRAIN... --val VAL...")
     given = None if tokenizer is None else Tokenizer.open(tokenizer)
     sources = {
-        f"{split}:{index}": corpus.source(item)
+        f"{split}:{index}": data.source(item)
         for split, items in (("train", train), ("val", val))
         for index, item in enumerate(items)
     }

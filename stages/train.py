@@ -14,25 +14,25 @@ import torch
 from safetensors.torch import save_file
 
 from pgolf import config as configs
-from pgolf.bytes import ByteTable
 from pgolf.config import Config
 from pgolf.errors import PgolfError
-from pgolf.loader import Loader
-from pgolf.model.compile import compile_model
+from pgolf.model.fast_paths import compile_model
 from pgolf.model.gpt import GPT
-from pgolf.shards import TokenStream
-from pgolf.store import Stage
+from pgolf.store.stage_directory import Stage
+from pgolf.tokens.byte_counts import ByteTable
+from pgolf.tokens.loader import Loader
+from pgolf.tokens.shards import TokenStream
 from pgolf.training import checkpoint as checkpoints
+from pgolf.training.budget_clock import Control
 from pgolf.training.checkpoint import Checkpoint
-from pgolf.training.control import Control
 from pgolf.training.holdout import holdout_loss
-from pgolf.training.rate import matrix_rate
+from pgolf.training.interrupt import Interrupt
+from pgolf.training.matmul_throughput import matrix_rate
+from pgolf.training.metrics_log import MetricsLog
 from pgolf.training.trainer import Trainer
 from stages.context import StageBuild, StageContext
-from stages.interrupt import Interrupt
-from stages.loss_curve import draw
-from stages.metrics import MetricsLog
-from stages.tokens import open_split, tokenizer_of
+from stages.reports.loss_curve import draw
+from stages.views.tokens import open_split, tokenizer_of, with_bos
 
 SECTIONS = ("model", "train", "optim", "average")
 _HOLDOUT_SHARE = 0.05  # of the train tokens at most
@@ -43,6 +43,7 @@ _FREE = ("checkpoint_every", "checkpoint_seconds", "log_every", "compile", "micr
 def train(context: StageContext, tokens: Stage) -> Stage:
     """Train a model on a `tokenize` stage. Raises PgolfError for bad input before anything is written, for state of
     another run in the way, for a loss that is not finite, and KeyboardInterrupt after an orderly Ctrl-C."""
+    context = context.replace(config=with_bos(context.config, tokens))
     config, runtime = context.config, context.runtime
     _check(config, tokens)
     stream = open_split(tokens, "train")

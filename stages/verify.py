@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from pgolf import config as configs
-from pgolf import manifest as manifests
+from pgolf import sandbox
 from pgolf.errors import PgolfError
-from pgolf.manifest import Manifest
-from pgolf.package import isolate, script
+from pgolf.package import script
 from pgolf.package.ledger import MODEL, SCRIPT, TOKENIZER
-from stages import claims
-from stages.report import Reporter
+from pgolf.progress import Reporter
+from pgolf.store import manifest as manifests
+from pgolf.store.manifest import Manifest
+from stages.views import claims
 
 TOLERANCE = 1e-6
 """Bits per byte that a score may differ by on the same machine."""
@@ -191,7 +192,7 @@ def _code(folder: Path) -> str:
 
 def _scored(
     folder: Path, val: Path, device: str, threads: int, seconds: float, text_field: str, audit: bool
-) -> tuple[dict[str, Any], isolate.Outcome]:
+) -> tuple[dict[str, Any], sandbox.Outcome]:
     """What the process that scores, and audits, answers."""
     claimed = _claimed(folder)
     audits = dict(claimed.get("audits", {}))
@@ -210,12 +211,12 @@ def _scored(
                    for name, wanted in audits.items() if name in claimed["scores"]},
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as empty:
-        outcome = isolate.run(["-I", "-m", "stages.verify_worker", json.dumps(job)], Path(empty), seconds)
+        outcome = sandbox.run(["-I", "-m", "stages.workers.verify_worker", json.dumps(job)], Path(empty), seconds)
     return _answer(outcome), outcome
 
 
 def _scores(
-    folder: Path, val: Path, ask: Callable[[], tuple[dict[str, Any], isolate.Outcome]], tolerance: float
+    folder: Path, val: Path, ask: Callable[[], tuple[dict[str, Any], sandbox.Outcome]], tolerance: float
 ) -> str:
     claimed, (answer, outcome) = _claimed(folder), ask()
     if answer["text"] != claimed["text"]:
@@ -223,7 +224,7 @@ def _scores(
     return _compare(claimed["scores"], answer["scores"], tolerance) + _alone(outcome)
 
 
-def _audits(folder: Path, ask: Callable[[], tuple[dict[str, Any], isolate.Outcome]]) -> str:
+def _audits(folder: Path, ask: Callable[[], tuple[dict[str, Any], sandbox.Outcome]]) -> str:
     """What the audits found; nothing when none was made."""
     claimed, (answer, _) = _claimed(folder).get("audits", {}), ask()
     for name, entry in claimed.items():
@@ -254,16 +255,16 @@ def _script(folder: Path, val: Path, device: str, threads: int, seconds: float, 
             )
             arguments = [str(Path(empty) / SCRIPT), "eval", "--val", str(val), "--device", device]
             arguments += ["--threads", str(threads), *(["--ttt"] if name == "ttt" else [])]
-            outcome = isolate.run(["-I", "-c", guarded, empty, str(val), *arguments], Path(empty), seconds)
+            outcome = sandbox.run(["-I", "-c", guarded, empty, str(val), *arguments], Path(empty), seconds)
         found[name] = _answer(outcome)
     return _compare(claimed, found, tolerance) + _alone(outcome)
 
 
-def _answer(outcome: isolate.Outcome) -> dict[str, Any]:
+def _answer(outcome: sandbox.Outcome) -> dict[str, Any]:
     last = (outcome.stderr.strip().splitlines() or ["without a word"])[-1][:300]
     if outcome.timed_out:
         raise _Untrue("scoring took longer than it may; allow more with --seconds")
-    if outcome.status == isolate.REFUSED:
+    if outcome.status == sandbox.REFUSED:
         raise _Untrue(last)
     if outcome.status != 0:
         raise _Untrue(f"scoring failed with status {outcome.status}: {last}")
@@ -292,7 +293,7 @@ def _compare(claimed: Mapping[str, Any], found: Mapping[str, Any], tolerance: fl
     return f"scored again, within {worst:.1e} bits per byte"
 
 
-def _alone(outcome: isolate.Outcome) -> str:
+def _alone(outcome: sandbox.Outcome) -> str:
     return " (without a network)" if outcome.network_off else " (network watched, not cut off, on this system)"
 
 

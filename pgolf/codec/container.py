@@ -12,16 +12,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pgolf.codec import baseline as plain_symbols
 from pgolf.codec import coder as coders
+from pgolf.codec import compressors, side_information
 from pgolf.codec import controls as control_tensors
-from pgolf.codec import describe, general, layout
-from pgolf.codec import plain as plain_symbols
+from pgolf.codec import directory as layout
 from pgolf.codec.coder import Coded, Streams, read_numbers, write_numbers
-from pgolf.codec.describe import Prediction
-from pgolf.codec.layout import Directory, MatrixEntry
+from pgolf.codec.directory import Directory, MatrixEntry
+from pgolf.codec.side_information import Prediction
 from pgolf.codec.symbols import Plane
 from pgolf.errors import PgolfError
-from pgolf.quant.tensors import QuantizedModel, QuantizedTensor
+from pgolf.quantized.tensors import QuantizedModel, QuantizedTensor
 
 MAGIC = b"PGZ\x01"
 _DIGEST, _CONTENT_DIGEST = 16, 8
@@ -71,7 +72,7 @@ def encode(model: QuantizedModel, coder: str = "range") -> bytes:
     split = control_tensors.split(controls, directory)
     sections: list[bytes] = []
     text = layout.write(directory)
-    kind, stored = general.smallest(text)
+    kind, stored = compressors.smallest(text)
     sections += [write_numbers(np.array([len(text), kind, len(stored)])), stored]
     if coder == "range":
         for coded in _code(model, directory, vectors, by_plane=False):
@@ -79,9 +80,9 @@ def encode(model: QuantizedModel, coder: str = "range") -> bytes:
             lengths = [len(streams.magnitudes), len(streams.signs), len(streams.escapes)]
             sections += [write_numbers(np.array(lengths)), streams.magnitudes, streams.signs, streams.escapes]
     else:
-        packed = general.compress(plain_symbols.pack(model, directory), coder)
+        packed = compressors.compress(plain_symbols.pack(model, directory), coder)
         sections += [write_numbers(np.array([len(packed)])), packed]
-    kind, stored = general.smallest(split)
+    kind, stored = compressors.smallest(split)
     sections += [write_numbers(np.array([kind, len(stored)])), stored]
     sections.append(_content_digest(model, text))
     body = b"".join(sections)
@@ -119,10 +120,10 @@ def take_apart(data: bytes) -> Parts:
         raise PgolfError("model.pgz is damaged: its digest is not that of its bytes; copy or package it again")
     reader = _Reader(body)
     raw, kind, size = reader.numbers(3)
-    if raw > layout.MAX_HEADER or kind >= len(general.NAMES):
+    if raw > layout.MAX_HEADER or kind >= len(compressors.NAMES):
         raise PgolfError("the container's directory is larger than 4 MB: it is damaged")
     stored = reader.take(size)
-    text = general.decompress(stored, general.NAMES[kind], raw)
+    text = compressors.decompress(stored, compressors.NAMES[kind], raw)
     directory = layout.read(text)
     layout.check_size(directory, len(body))
     nothing = Streams(b"", b"", b"")
@@ -209,7 +210,7 @@ def _vector_planes(directory: Directory) -> list[Plane]:
     """The vectors of scales as matrices of one row: each matrix's row scales, then its column scales."""
     nothing = np.zeros(1, dtype=np.int16)
     return [
-        Plane(1, length, 0, 1, prediction.base, 3, describe.MAX_INERTIA, nothing, 1)
+        Plane(1, length, 0, 1, prediction.base, 3, side_information.MAX_INERTIA, nothing, 1)
         for entry in directory.matrices
         for length, prediction in ((entry.rows, entry.row_scale), (entry.columns, entry.column_scale))
     ]
@@ -219,7 +220,7 @@ def _choose_centered(model: QuantizedModel) -> set[str]:
     """Names of the matrices that take fewer bytes when coded around a running mean."""
     chosen = set()
     for name, tensor in model.matrices.items():
-        if not describe.resembles(tensor):
+        if not side_information.resembles(tensor):
             continue
         tried = tensor
         if tensor.symbols.size > _CENTER_TRIAL:
@@ -233,10 +234,10 @@ def _choose_centered(model: QuantizedModel) -> set[str]:
                 tensor.trellis,
                 tensor.segment,
             )
-        alphabet = describe.alphabet_for([tried.symbols])
+        alphabet = side_information.alphabet_for([tried.symbols])
         sizes = []
         for centered in (False, True):
-            plane = describe.plane_of(tried, centered)
+            plane = side_information.plane_of(tried, centered)
             streams = coders.encode([plane], [tried.symbols], alphabet, _MEMORIES[0], centered).streams
             sizes.append(len(streams.magnitudes) + len(streams.signs) + len(streams.escapes))
         if sizes[1] < sizes[0]:
@@ -273,10 +274,10 @@ def _describe(model: QuantizedModel, coder: str, centered: set[str]) -> tuple[Di
         part = ZERO if not tensor.symbols.any() else CENTERED if name in centered else PLAIN
         if coder != "range":
             part = plain_symbols.width_of(tensor.symbols)
-        plane = describe.plane_of(tensor, name in centered)
+        plane = side_information.plane_of(tensor, name in centered)
         predictions = []
         for vector in (tensor.row_scale, tensor.col_scale):
-            prediction, remainder = describe.describe_vector(vector, earlier)
+            prediction, remainder = side_information.describe_vector(vector, earlier)
             predictions.append(prediction if coder == "range" else Prediction(0, 0, 0))
             earlier.append(vector)
             left.append(remainder)
@@ -303,7 +304,7 @@ def _describe(model: QuantizedModel, coder: str, centered: set[str]) -> tuple[Di
             raise PgolfError(f"{name}: control tensors are float16, bfloat16 or float32, not {control.dtype}")
         controls.append((name, control_tensors.TYPE_NAMES[control.dtype], tuple(control.shape)))
     alphabets = tuple(
-        describe.alphabet_for(matrices)
+        side_information.alphabet_for(matrices)
         for matrices in (left, *([model.matrices[e.name].symbols for e in entries if e.part == p] for p in (0, 1)))
     )
     directory = Directory(coder, tuple(entries), tuple(controls), alphabets, (15, 15), dict(model.header))  # type: ignore[arg-type]
@@ -333,7 +334,9 @@ def _decode_scales(directory: Directory, streams: Streams) -> list[np.ndarray]:
     for prediction, remainder in zip(predictions, left, strict=True):
         wide = remainder[0].astype(np.int64)
         try:
-            expected = describe.predict(prediction.kind, prediction.first, len(wide), vectors) if len(wide) else wide
+            expected = (
+                side_information.predict(prediction.kind, prediction.first, len(wide), vectors) if len(wide) else wide
+            )
         except IndexError as error:
             raise PgolfError("a vector of scales is told from one that is not there: it is damaged") from error
         wide = np.cumsum(wide) + prediction.first if expected is None else wide + expected

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pgolf.codec import general, layout
-from pgolf.codec.layout import Directory
+from pgolf.codec import compressors
+from pgolf.codec import directory as layout
+from pgolf.codec.directory import Directory
 from pgolf.errors import PgolfError
 
 TYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
@@ -36,9 +37,9 @@ def split(controls: Sequence[bytes], directory: Directory) -> bytes:
 def read(directory: Directory, kind: int, stored: bytes) -> dict[str, torch.Tensor]:
     """The control tensors by name. Raises PgolfError when they are not what the directory declares."""
     sizes = _sizes(directory)
-    if kind >= len(general.NAMES):
+    if kind >= len(compressors.NAMES):
         raise PgolfError("the control tensors are packed in an unknown way: the container is damaged")
-    raw = general.decompress(stored, general.NAMES[kind], sum(sizes))
+    raw = compressors.decompress(stored, compressors.NAMES[kind], sum(sizes))
     controls: dict[str, torch.Tensor] = {}
     start = 0
     for wanted, width in layout.CONTROL_BYTES.items():

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pgolf.codec import container, layout
+from pgolf.codec import container
+from pgolf.codec import directory as layout
 from pgolf.codec.coder import Coded, Streams
 from pgolf.codec.container import CENTERED, PLAIN
-from pgolf.quant.tensors import QuantizedModel
+from pgolf.quantized.tensors import QuantizedModel
 
 CONTROL = "control"
 

@@ -6,9 +6,9 @@ rates. The estimate counts instead of assuming.
 
 import numpy as np
 
-from pgolf.codec import describe, tables
-from pgolf.quant.dequantize import kappas
-from pgolf.quant.tensors import QuantizedModel, QuantizedTensor
+from pgolf.codec import side_information, tables
+from pgolf.quantized.dequantize import kappas
+from pgolf.quantized.tensors import QuantizedModel, QuantizedTensor
 
 _OVERHEAD = 700  # directory, digests and lengths of a usual container
 
@@ -50,7 +50,7 @@ def estimate_bytes(model: QuantizedModel) -> int:
     Within about 1% for models of a few hundred thousand weights and more, but up to 3% too high where an embedding has
     many rows that resemble each other (`symbols`: centered), which it does not see. The real number is the file's.
     """
-    alphabet = describe.ALPHABETS[-1]
+    alphabet = side_information.ALPHABETS[-1]
     counts = np.zeros(2 * tables.CLASSES * alphabet, dtype=np.int64)
     bits = 0.0
     for tensor in model.matrices.values():
@@ -63,7 +63,7 @@ def estimate_bytes(model: QuantizedModel) -> int:
         counts += np.bincount((context * alphabet + size).ravel(), minlength=len(counts))
         bits += np.count_nonzero(symbols)
         for axis in (0, 1):  # a factor is learned to the precision that its symbols allow: half a logarithm of them
-            plane = describe.plane_of(tensor, centered=False)
+            plane = side_information.plane_of(tensor, centered=False)
             inertia = (plane.column_inertia, plane.row_inertia)[axis]
             bits += 0.5 * symbols.shape[1 - axis] * np.log2(1 + symbols.shape[axis] / 2**inertia)
         for vector in (tensor.row_scale, tensor.col_scale):

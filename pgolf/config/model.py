@@ -24,7 +24,8 @@ class ModelConfig:
     mlp_slope: float = 0.0
     """Slope of the squared activation below zero: 0 is relu squared, 0.5 the records' leaky relu squared."""
     bos_id: int = 1
-    """The token that begins a document; the parts that respect document boundaries look for it."""
+    """The token that begins a document, which document boundaries are found by. `train` and `import` set it to the
+    tokenizer's own, whatever is given here."""
     embed_init_std: float = 0.005
     """Standard deviation of the initial embedding (the records' value)."""
     qk_gain: float = 5.25
@@ -35,6 +36,8 @@ class ModelConfig:
     """Dimensions of each head that rotate, from the first; 0: all of them (the records: 16 of 64)."""
     logit_softcap: float = 30.0
     """Logits are squashed to `c * tanh(z / c)`; 0: off."""
+    asymmetric_softcap: bool = False
+    """Separate caps above and below zero, both `logit_softcap` in training, which test-time training may move."""
     x0_mix: bool = True
     """Every block begins from a learned mix of the stream and the normed embedding."""
     parallel_from: int = -1
@@ -62,6 +65,8 @@ class ModelConfig:
     """First layer whose heads drop the part of their output along their own token's value; -1: none, 0: all."""
     head_gate: str = "none"
     """A learned gate on each head's output: `none`, `sparse` (reads 12 dimensions) or `dense` (reads all)."""
+    head_gate_factor: float = 0.5
+    """`sparse`: factor of the gate's input before the sigmoid; 0.5 in record 1.0611, 1.0 in the three before it."""
     key_offset: bool = False
     """The dimensions of a key that do not rotate come from the token before; needs `rope_dims`."""
     value_x0: bool = False
@@ -76,6 +81,16 @@ class ModelConfig:
     """Learned gates between the stream and what comes back; false: it is added, as in the challenge baseline."""
     smear_gate: bool = False
     """Add a learned share of the previous token's embedding to each token's, never across a document start."""
+    canon_taps: int = 0
+    """Earlier tokens that a depthwise convolution adds to the inputs of attention and MLP, in the document; 0: off."""
+    copy_orders: tuple[int, ...] = ()
+    """Lengths of the contexts whose earlier occurrences in the document propose the token that followed; empty: off."""
+    copy_depth: int = 1
+    """Candidates per order of `copy_orders`, the latest first."""
+    copy_input: bool = False
+    """The latest candidate of each order is also added to the embedding of the token, times a learned vector."""
+    head_map: bool = False
+    """A learned square matrix, starting as the identity, between the final norm and the output embedding."""
     bigram_rows: int = 0
     """Rows of the hashed embedding of token pairs; 0: off."""
     bigram_dim: int = 64
@@ -113,6 +128,14 @@ class ModelConfig:
             raise PgolfError(f"model.head_gate is {self.head_gate!r}; choose {', '.join(HEAD_GATES)}")
         if self.bigram_rows == 1 or min(self.bigram_rows, self.embed_dim) < 0:
             raise PgolfError("model.bigram_rows and model.embed_dim must be 0 (off) or more than 1")
+        if self.asymmetric_softcap and self.logit_softcap <= 0:
+            raise PgolfError("model.asymmetric_softcap needs model.logit_softcap above 0")
+        if self.canon_taps < 0 or self.copy_depth < 1 or any(order < 1 for order in self.copy_orders):
+            raise PgolfError(
+                "model.canon_taps must be 0 or more, model.copy_depth and every model.copy_orders 1 or more"
+            )
+        if self.copy_orders and (self.embed_dim or not self.tied_head):
+            raise PgolfError("model.copy_orders needs the tied embedding: leave model.embed_dim and model.tied_head")
         for name in ("layer_windows", "value_embed_layers"):
             if any(value < 0 for value in getattr(self, name)):
                 raise PgolfError(f"model.{name} holds a negative number: {list(getattr(self, name))}")

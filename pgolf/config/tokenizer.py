@@ -14,7 +14,7 @@ class TokenizerConfig:
     split_digits: bool = True
     """Every digit a piece of its own, as in the challenge's tokenizers."""
     caseops: bool = False
-    """Letter case as operator tokens before words, so that `The` and `the` share pieces (see pgolf/caseops.py)."""
+    """Letter case as operator tokens before words, so that `The` and `the` share pieces (pgolf/tokens/caseops.py)."""
     whitespace_pieces: bool = False
     """Runs of spaces as pieces of their own; the challenge's byte table would count them wrongly, pgolf's does not."""
     train_bytes: int = 100_000_000

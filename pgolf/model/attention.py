@@ -5,13 +5,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgolf.config.model import ModelConfig
-from pgolf.model import attention_kernel
+from pgolf.model.attention_mask import View, mask
+from pgolf.model.forward_context import Step
 from pgolf.model.head_gate import HeadGate
-from pgolf.model.layers import Linear, rms_norm
+from pgolf.model.kernels import attention
+from pgolf.model.layers import Linear, previous, rms_norm
 from pgolf.model.rotary import rotate
-from pgolf.model.shift import previous
-from pgolf.model.step import Step
-from pgolf.model.visible import View, mask
 from pgolf.model.xsa import exclude_self
 
 
@@ -27,7 +26,11 @@ class Attention(nn.Module):
         self.proj = Linear(config.dim, config.dim)
         self.q_gain = nn.Parameter(torch.full((self.num_heads,), config.qk_gain))
         self.value_x0 = nn.Parameter(torch.zeros(config.dim)) if config.value_x0 else None
-        self.gate = HeadGate(config.head_gate, config.dim, config.num_heads) if config.head_gate != "none" else None
+        self.gate = (
+            HeadGate(config.head_gate, config.dim, config.num_heads, config.head_gate_factor)
+            if config.head_gate != "none"
+            else None
+        )
         self.exclusive = 0 <= config.xsa_from <= layer
         self.offset_from = config.rope_dims if config.key_offset else 0
         self.native = False  # whether the C kernel computes the attention itself
@@ -70,7 +73,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, view: View, native: bool = False) ->
     The queries are those of the last L of the T positions.
     """
     if native and q.dtype == torch.float32:
-        return attention_kernel.attention(q, k, v, view.first)[0]
+        return attention.attention(q, k, v, view.first)[0]
     queries, length = q.shape[1], k.shape[1]
     if view.window:
         padded = F.pad(q, (0, 0, 0, 0, length - queries, 0))  # (B, T, H, D)

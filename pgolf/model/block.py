@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from pgolf.config.model import ModelConfig
 from pgolf.model.attention import Attention
+from pgolf.model.attention_mask import View
+from pgolf.model.canon import Canon
+from pgolf.model.forward_context import Step
 from pgolf.model.layers import rms_norm
 from pgolf.model.mlp import MLP
-from pgolf.model.step import Step
-from pgolf.model.visible import View
 
 
 class Block(nn.Module):
@@ -22,6 +23,8 @@ class Block(nn.Module):
         super().__init__()
         self.attn = Attention(config, layer)
         self.mlp = MLP(config)
+        self.attn_canon = Canon(config.canon_taps, config.dim) if config.canon_taps else None
+        self.mlp_canon = Canon(config.canon_taps, config.dim) if config.canon_taps else None
         self.attn_scale = nn.Parameter(torch.ones(config.dim))
         self.mlp_scale = nn.Parameter(torch.ones(config.dim))
         self.resid_mix = (
@@ -36,13 +39,13 @@ class Block(nn.Module):
         """x (B, T, dim), the stream; the rest as in `Attention` -> the stream after this block, (B, last or T, dim)."""
         x = self.mixed(x, step)
         h = self.normed(x)
-        attended = self.attended(h, step, view, values, last)
-        if last:
-            x, h = x[:, -last:], h[:, -last:]  # (B, last, dim)
-        if self.parallel:
-            return x + attended + self.expanded(h)
-        x = x + attended
-        return x + self.expanded(self.normed(x))
+        # The MLP's convolution looks back: so many positions more go through attention.
+        reach = 0 if self.mlp_canon is None or self.parallel or not last else len(self.mlp_canon.taps)
+        wanted = last + reach if last + reach < x.shape[1] else 0
+        attended = self.attended(h, step, view, values, wanted)
+        x = x[:, -wanted:] + attended  # (B, wanted or T, dim)
+        expanded = self.expanded(h if self.parallel else self.normed(x), step, last)
+        return x[:, -last:] + expanded
 
     def mixed(self, x: Tensor, step: Step) -> Tensor:
         """The stream with its learned share of the normed embedding."""
@@ -57,8 +60,11 @@ class Block(nn.Module):
 
     def attended(self, h: Tensor, step: Step, view: View, values: Tensor | None = None, last: int = 0) -> Tensor:
         """What attention adds to the stream."""
+        h = h if self.attn_canon is None or step.inside is None else self.attn_canon(h, step.inside)
         return self.attn_scale.to(h.dtype) * self.attn(h, step, view, values, last)
 
-    def expanded(self, h: Tensor) -> Tensor:
-        """What the MLP adds to the stream."""
-        return self.mlp_scale.to(h.dtype) * self.mlp(h)
+    def expanded(self, h: Tensor, step: Step, last: int = 0) -> Tensor:
+        """What the MLP adds to the last positions of the stream, all with 0; h (B, L, dim) holds the last L of T."""
+        if self.mlp_canon is not None and step.inside is not None:
+            h = self.mlp_canon(h, step.inside[:, -h.shape[1] :])
+        return self.mlp_scale.to(h.dtype) * self.mlp(h[:, -last:])

@@ -18,11 +18,14 @@ the block; off, its parameters do not exist.
 | value embeddings | `value_embed_layers`, `value_x0` | `value_embedding`, `attention` |
 | U-Net skips | `skips`, `skip_gates` | `skips` |
 | SmearGate | `smear_gate` | `smear` |
+| short convolution | `canon_taps` | `canon` |
+| copy heads | `copy_orders`, `copy_depth`, `copy_input` | `copy_heads` |
 | hashed bigrams | `bigram_rows` | `bigram` |
 | factored, untied embedding; bias | `embed_dim`, `tied_head`, `logit_bias` | here |
+| map before the tied head | `head_map` | here |
 | backout | `backout` | here |
 | multi-token loss | `future_weights`, `future_until` | `future` |
-| logit softcap | `logit_softcap` | `loss` |
+| logit softcap | `logit_softcap`, `asymmetric_softcap` | `loss`, here |
 """
 
 from collections.abc import Callable
@@ -33,17 +36,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgolf.config.model import ModelConfig
-from pgolf.model import future, visible
+from pgolf.model import attention_mask, multi_token_prediction
 from pgolf.model.bigram import BigramEmbedding
 from pgolf.model.block import Block
+from pgolf.model.copy_heads import CopyHeads, candidates
+from pgolf.model.depth_recurrence import layer_order
+from pgolf.model.forward_context import Step
 from pgolf.model.lanes import Lanes
 from pgolf.model.layers import Linear, rms_norm
-from pgolf.model.loop import layer_order
 from pgolf.model.loss import CHUNK_TOKENS, PLAIN, Arithmetic, softcap, token_losses, weighted_loss
 from pgolf.model.rotary import rotary_tables
 from pgolf.model.skips import Skips
 from pgolf.model.smear import SmearGate
-from pgolf.model.step import Step
 from pgolf.model.value_embedding import ValueEmbedding
 
 __all__ = ["CHUNK_TOKENS", "GPT"]
@@ -86,7 +90,11 @@ class GPT(nn.Module):
         deepest = len(layer_order(config, max(config.loop_passes, config.eval_loop_passes)))
         self.skips = Skips(config, deepest // 2) if config.skips else None
         self.backout = nn.Parameter(torch.tensor(BACKOUT)) if config.backout else None
+        self.head_map = Linear(config.dim, config.dim) if config.head_map else None
+        self.copy_heads = CopyHeads(config) if config.copy_orders else None
         self.lm_head = None if config.tied_head else Linear(width, config.vocab_size)
+        # PR #1923 trains the two caps at test time only; kept as distances from `logit_softcap`, so decay leaves them.
+        self.softcap_shift = nn.Parameter(torch.zeros(2)) if config.asymmetric_softcap else None
         self.logit_bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.logit_bias else None
         self._tables: tuple[Tensor, Tensor] | None = None
         self._initialize()
@@ -95,6 +103,8 @@ class GPT(nn.Module):
         nn.init.normal_(self.tok_emb.weight, std=self.config.embed_init_std)
         if self.emb_proj is not None:
             nn.init.orthogonal_(self.emb_proj.weight)
+        if self.head_map is not None:
+            nn.init.eye_(self.head_map.weight)
         if self.lm_head is not None:
             with torch.no_grad():
                 self.lm_head.weight.copy_(self.tok_emb.weight)
@@ -114,7 +124,7 @@ class GPT(nn.Module):
     def set_progress(self, fraction: float) -> None:
         """Tell the model how much of training is done, 0 to 1: parts that switch on or fade out look at it."""
         self.set_looped(fraction >= self.config.loop_from)
-        self.future_share = future.share(self.config, fraction)
+        self.future_share = multi_token_prediction.share(self.config, fraction)
 
     def layer_order(self) -> list[int]:
         """Physical layer of every block executed now: training or evaluation depth by `self.training`."""
@@ -133,15 +143,25 @@ class GPT(nn.Module):
         dtype = self.compute_dtype
         x = self.tok_emb(tokens).to(dtype)
         x = x if self.emb_proj is None else self.emb_proj(x)
+        copied = None
+        if self.copy_heads is not None:
+            copied = candidates(tokens, self.config, self.window)
+            x = x + self.copy_heads.at_input(copied, self.tok_emb.weight, dtype)
         x = x if self.bigram is None else x + self.bigram(tokens, dtype)
         inside = self._inside(tokens)
         x = x if self.smear is None or inside is None else self.smear(x, inside)
         x = rms_norm(x)
         step = Step(x, *self._rotary(tokens.shape[1], tokens.device), inside)
         values = {} if self.value_emb is None else self.value_emb(tokens, dtype)
-        return rms_norm(self._run(x, step, self._views(tokens), values, last))
+        x = rms_norm(self._run(x, step, self._views(tokens), values, last))
+        x = x if self.head_map is None else self.head_map(x)
+        if self.copy_heads is None or copied is None:
+            return x
+        return x + self.copy_heads(x, copied[:, -last:], self._head())
 
-    def _run(self, x: Tensor, step: Step, views: list[visible.View], values: dict[int, Tensor], last: int) -> Tensor:
+    def _run(
+        self, x: Tensor, step: Step, views: list[attention_mask.View], values: dict[int, Tensor], last: int
+    ) -> Tensor:
         """The stream (B, T, dim) through all blocks executed now; (B, last, dim) with `last`."""
         order = self.layer_order()
         half = len(order) // 2
@@ -152,13 +172,15 @@ class GPT(nn.Module):
         for position, layer in enumerate(order):
             block = cast(Block, self.blocks[layer])
             wanted = last if position == len(order) - 1 else 0
+            in_lanes = self.lanes is not None and layer >= self.config.parallel_from
+            if in_lanes and second is None:
+                second = x  # before the skip joins: every record since PR #1530
             if self.skips is not None and position >= half and saved:
                 x = self.skips.join(position - half, x, saved.pop())
-            if self.lanes is not None and layer >= self.config.parallel_from:
+            if self.lanes is not None and second is not None:
                 at = layer - self.config.parallel_from
-                b = x if second is None else second
                 advance = self.compiled_lanes if compiled and self.compiled_lanes else self.lanes.step
-                x, second = advance(at, block, x, b, step, views[layer], values.get(layer), wanted)
+                x, second = advance(at, block, x, second, step, views[layer], values.get(layer), wanted)
             else:
                 run = self.compiled[layer] if compiled else block
                 x = run(x, step, views[layer], values.get(layer), wanted)
@@ -177,7 +199,10 @@ class GPT(nn.Module):
         x = self.before_head(hidden)
         z = F.linear(x, self.tok_emb.weight.to(x.dtype)) if self.lm_head is None else self.lm_head(x)
         z = z.float() if self.logit_bias is None else z.float() + self.logit_bias
-        return softcap(z, self.config.logit_softcap)
+        if self.softcap_shift is None:
+            return softcap(z, self.config.logit_softcap)
+        above, below = self.config.logit_softcap + self.softcap_shift
+        return torch.where(z > 0, above * torch.tanh(z / above), below * torch.tanh(z / below))
 
     def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood of each target in nats, (B, T) float32."""
@@ -185,13 +210,15 @@ class GPT(nn.Module):
 
     def hidden_losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood in nats of targets (n,) after hidden states (n, dim): (n,) float32."""
+        if self.softcap_shift is not None and not self.training:
+            return F.cross_entropy(self.logits(hidden), targets, reduction="none")
         x, cap = self.before_head(hidden), self.config.logit_softcap
         return token_losses(x, self._head(), self.logit_bias, targets, cap, self.arithmetic)
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """The training loss: mean nats per token and whatever terms exist in training only. A scalar."""
         x = self.before_head(self.hidden(tokens)).flatten(0, 1)  # (B T, dim)
-        wanted, weights = future.targets(targets, self.config, self.future_share)
+        wanted, weights = multi_token_prediction.targets(targets, self.config, self.future_share)
         return weighted_loss(
             x, self._head(), self.logit_bias, wanted, weights, self.config.logit_softcap, self.arithmetic
         )
@@ -216,16 +243,16 @@ class GPT(nn.Module):
         return hidden if self.emb_proj is None else hidden @ self.emb_proj.weight.to(hidden.dtype)
 
     def _inside(self, tokens: Tensor) -> Tensor | None:
-        if self.smear is None and not self.config.key_offset:
+        if self.smear is None and not self.config.key_offset and not self.config.canon_taps:
             return None
         return (tokens != self.config.bos_id).to(self.compute_dtype)[..., None]
 
-    def _views(self, tokens: Tensor) -> list[visible.View]:
+    def _views(self, tokens: Tensor) -> list[attention_mask.View]:
         """What each physical layer's attention sees."""
-        starts = visible.document_starts(tokens, self.config.bos_id) if self.config.document_attention else None
+        starts = attention_mask.document_starts(tokens, self.config.bos_id) if self.config.document_attention else None
         windows = self.config.layer_windows or (0,) * self.config.num_layers
         narrowed = [min(filter(None, (window, self.window)), default=0) for window in windows]
-        made = {window: visible.view(starts, window, tokens, self.native) for window in set(narrowed)}
+        made = {window: attention_mask.view(starts, window, tokens, self.native) for window in set(narrowed)}
         return [made[window] for window in narrowed]
 
     def _rotary(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -2,15 +2,16 @@
 
 From the first parallel layer on, attention reads lane a and the MLP lane b, both as they were before the block; both
 write into both: `a = r_a a + p_a0 A + p_m0 M`, `b = r_b b + p_a1 A + p_m1 M`. r starts at 1.1, p at 1; after the last
-block the lanes are averaged. Skips enter lane a.
+block the lanes are averaged. Lane b starts from the stream before the skip of the first parallel layer joins; skips
+enter lane a.
 """
 
 import torch
 from torch import Tensor, nn
 
+from pgolf.model.attention_mask import View
 from pgolf.model.block import Block
-from pgolf.model.step import Step
-from pgolf.model.visible import View
+from pgolf.model.forward_context import Step
 
 KEEP = 1.1  # start of r, PR #1530 and the speedrun
 
@@ -35,9 +36,9 @@ class Lanes(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Lanes a and b (B, T, dim) through one block; (B, last, dim) with `last`."""
         attended = block.attended(block.normed(block.mixed(a, shared)), shared, view, values, last)
+        expanded = block.expanded(block.normed(b), shared, last)
         if last:
             a, b = a[:, -last:], b[:, -last:]  # (B, last, dim)
-        expanded = block.expanded(block.normed(b))
         keep, write = self.keep[index].to(a.dtype), self.write[index].to(a.dtype)
         return (
             keep[0] * a + write[0, 0] * attended + write[1, 0] * expanded,

@@ -1,4 +1,4 @@
-"""The two layers everything else is made of: a linear map and a norm without weights.
+"""What everything else is made of: a linear map, a norm without weights, a shift by one token.
 
 Weights stay float32; a map casts its weight to the type of what it is given, so the same code runs in float32 on a
 CPU and in bfloat16 on a GPU.
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pgolf.model.linear_kernel import fast_linear
+from pgolf.model.kernels.linear import fast_linear
 
 NORM_EPS = torch.finfo(torch.float32).eps  # torch's own default for float32, the same in every activation type
 
@@ -29,3 +29,8 @@ class Linear(nn.Linear):
 def rms_norm(x: Tensor) -> Tensor:
     """x / sqrt(mean(x^2) + eps) over the last dimension."""
     return F.rms_norm(x, (x.shape[-1],), eps=NORM_EPS)
+
+
+def previous(x: Tensor) -> Tensor:
+    """x (B, T, ...) moved on by one position; the first one is zero."""
+    return F.pad(x[:, :-1], (0, 0) * (x.ndim - 2) + (1, 0))

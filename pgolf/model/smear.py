@@ -8,7 +8,7 @@ document before: the leak fixed in PR #1851, -0.0018 BPB.
 import torch
 from torch import Tensor, nn
 
-from pgolf.model.shift import previous
+from pgolf.model.layers import previous
 
 WIDTH = 12  # PR #1667
 

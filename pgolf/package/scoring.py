@@ -10,20 +10,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pgolf.bytes import ByteTable
 from pgolf.codec import container
 from pgolf.config import EvaluateConfig, ModelConfig, TttConfig
-from pgolf.encode import encode_documents
 from pgolf.errors import PgolfError
 from pgolf.evaluate.bpb import Score
 from pgolf.evaluate.evaluator import OnProgress
 from pgolf.evaluate.sliding import SlidingEvaluator
-from pgolf.evaluate.ttt import TttEvaluator
+from pgolf.evaluate.ttt.methods import TttEvaluator
 from pgolf.model.gpt import GPT
-from pgolf.pieces import Pieces
 from pgolf.runtime import Runtime
-from pgolf.shards import TokenStream
-from pgolf.tokenizer import Tokenizer
+from pgolf.tokens.byte_counts import ByteTable
+from pgolf.tokens.encode import encode_documents
+from pgolf.tokens.sentencepiece_model import Pieces
+from pgolf.tokens.shards import TokenStream
+from pgolf.tokens.tokenizer import Tokenizer
 
 VAL = "fineweb_val_*.bin"
 VAL_BYTES = "fineweb_val_bytes_*.bin"

@@ -15,12 +15,12 @@ from typing import Protocol
 import numpy as np
 
 from pgolf.errors import PgolfError
-from pgolf.quant import rates, waterfill
-from pgolf.quant.dequantize import dequantize
+from pgolf.quant import rate_tables, waterfill
 from pgolf.quant.divergence import Divergence
 from pgolf.quant.grid import Floats
-from pgolf.quant.tensors import QuantizedTensor
 from pgolf.quant.waterfill import Problem, Rounding
+from pgolf.quantized.dequantize import dequantize
+from pgolf.quantized.tensors import QuantizedTensor
 
 OFFSET_LIMIT = 1.5  # octaves that a measurement may move a matrix; more is noise or a matrix that is not used
 TOLERANCE = 0.001  # of the target: where the packaged model must lie below it
@@ -93,13 +93,13 @@ class Plan:
             (tensor.symbols, waterfill.classes(self.problems[name], tensor), tensor.trellis, tensor.segment)
             for name, tensor in matrices.items()
         ]
-        self.probabilities = rates.refit(parts, self.rounding.states > 0)
+        self.probabilities = rate_tables.refit(parts, self.rounding.states > 0)
 
     def bits(self, log2_c: float, names: Sequence[str]) -> float:
         """Estimated bits per weight over the named matrices, for Gaussian weights."""
         wide = 1.0 if self.rounding.states else 0.0  # the trellis has points 2 steps apart
         total = sum(
-            float(np.sum(rates.gaussian_bits(self.problems[name].log2_ratio(log2_c + self.offsets[name] + wide))))
+            float(np.sum(rate_tables.gaussian_bits(self.problems[name].log2_ratio(log2_c + self.offsets[name] + wide))))
             for name in names
         )
         return total / sum(self.problems[name].weight.size for name in names)

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from pgolf.quant import feedback, grid, nearest
+from pgolf.quant import error_feedback, grid, rtn
 from pgolf.quant.grid import Floats
-from pgolf.quant.tensors import QuantizedTensor
+from pgolf.quantized.tensors import QuantizedTensor
 
 
 def quantize(weight: Floats, hessian: Floats, role: str, bits: int, sigmas: float, damping: float) -> QuantizedTensor:
@@ -14,9 +14,9 @@ def quantize(weight: Floats, hessian: Floats, role: str, bits: int, sigmas: floa
     diagonal, the largest first.
     """
     order = np.argsort(np.diag(hessian), kind="stable")  # feedback goes from the last to the first
-    index = grid.index_of(nearest.row_steps(weight, bits, sigmas), nearest.FINE)
-    steps = grid.step_of(index, nearest.FINE)
-    lower, _ = feedback.factor(hessian[np.ix_(order, order)], damping)
+    index = grid.index_of(rtn.row_steps(weight, bits, sigmas), rtn.FINE)
+    steps = grid.step_of(index, rtn.FINE)
+    lower, _ = error_feedback.factor(hessian[np.ix_(order, order)], damping)
     symbols = np.empty(weight.shape, np.int32)
 
     def round_column(j: int, targets: Floats) -> Floats:
@@ -24,11 +24,11 @@ def quantize(weight: Floats, hessian: Floats, role: str, bits: int, sigmas: floa
         symbols[:, order[j]] = levels.astype(np.int32)
         return levels * steps
 
-    feedback.quantize_columns(weight[:, order], lower, round_column)
+    error_feedback.quantize_columns(weight[:, order], lower, round_column)
     return QuantizedTensor(
         role=role,
         symbols=symbols,
         row_scale=index,
         col_scale=np.zeros(weight.shape[1], np.int16),
-        resolution=nearest.FINE,
+        resolution=rtn.FINE,
     )

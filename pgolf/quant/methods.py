@@ -8,10 +8,10 @@ import torch
 
 from pgolf.config.quantize import QuantizeConfig
 from pgolf.errors import PgolfError
-from pgolf.quant import feedback, gptq, nearest
-from pgolf.quant.dequantize import dequantize
+from pgolf.quant import error_feedback, gptq, rtn
 from pgolf.quant.hessian import Calibration
-from pgolf.quant.tensors import QuantizedModel, QuantizedTensor
+from pgolf.quantized.dequantize import dequantize
+from pgolf.quantized.tensors import QuantizedModel, QuantizedTensor
 
 HALF_LIMIT = 2.0**-10  # control tensors go to float16 where that moves no value by more than this share of the largest
 
@@ -38,9 +38,9 @@ def quantize_matrix(
     """Integers for one matrix (rows, columns) by the configured method, at the bits of its role."""
     bits, sigmas = settings.role_bits(role), settings.role_sigmas(role)
     if settings.method == "rtn":
-        return nearest.quantize(weight, role, int(bits), None)
+        return rtn.quantize(weight, role, int(bits), None)
     if settings.method == "sdclip":
-        return nearest.quantize(weight, role, int(bits), sigmas)
+        return rtn.quantize(weight, role, int(bits), sigmas)
     assert calibration is not None, f"{settings.method} without calibration"
     return gptq.quantize(weight, calibration.curvature, role, int(bits), sigmas, settings.damping)
 
@@ -87,8 +87,10 @@ def _tensor_report(
     size = float(np.sum(weight * weight))
     output = None
     if calibration is not None:
-        signal = feedback.loss(weight, calibration.curvature)
-        output = float(np.sqrt(max(0.0, feedback.loss(error, calibration.curvature)) / signal)) if signal > 0 else 0.0
+        signal = error_feedback.loss(weight, calibration.curvature)
+        output = (
+            float(np.sqrt(max(0.0, error_feedback.loss(error, calibration.curvature)) / signal)) if signal > 0 else 0.0
+        )
     return TensorReport(
         name=name,
         role=tensor.role,

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pgolf.quant import feedback, grid, rates, trellis
+from pgolf.quant import error_feedback, grid, rate_tables, trellis
 from pgolf.quant.grid import Floats
-from pgolf.quant.tensors import QuantizedTensor
+from pgolf.quantized.tensors import QuantizedTensor
 
 OUTPUT_DAMPING = 0.01  # of the mean diagonal of H_O: between 0.001 and 0.1 little changes
 SEGMENT = 1024  # rows per trellis restart: a restart costs what about three symbols gain
@@ -62,11 +62,11 @@ def prepare(weight: Floats, role: str, curvature: Floats, output: Floats, dampin
 
     curvature: (columns, columns) H_I; output: (rows, rows) H_O or (rows,) its diagonal.
     """
-    lower, _ = feedback.factor(curvature, damping)
+    lower, _ = error_feedback.factor(curvature, damping)
     if output.ndim == 1:
         row_factor, row_carry = np.sqrt(np.maximum(output, 1e-30)), np.zeros((0, 0))
     else:
-        flipped, _ = feedback.factor(output[::-1, ::-1], OUTPUT_DAMPING)
+        flipped, _ = error_feedback.factor(output[::-1, ::-1], OUTPUT_DAMPING)
         upper = flipped[::-1, ::-1]
         row_factor = np.diag(upper).copy()
         row_carry = np.ascontiguousarray(np.triu(upper, 1) / row_factor)
@@ -139,16 +139,18 @@ def round_columns(
         grid.step_of(steps.col_index, steps.resolution),
     )
     omegas = (row_step / np.exp2(steps.rows)) ** 2, (col_step / np.exp2(steps.columns)) ** 2
-    row_class = rates.class_of(np.log2(problem.row_sigma / row_step))
-    col_class = np.rint(np.log2(problem.col_sigma / col_step) * rates.PER_OCTAVE).astype(np.int64)
-    table = rates.bits(rates.gaussian_tables(rounding.states > 0) if probabilities is None else probabilities)
+    row_class = rate_tables.class_of(np.log2(problem.row_sigma / row_step))
+    col_class = np.rint(np.log2(problem.col_sigma / col_step) * rate_tables.PER_OCTAVE).astype(np.int64)
+    table = rate_tables.bits(
+        rate_tables.gaussian_tables(rounding.states > 0) if probabilities is None else probabilities
+    )
     lam = rounding.rate_weight * (trellis.TRELLIS_LAMBDA if rounding.states else trellis.SCALAR_LAMBDA)
     carry = problem.lower / np.diag(problem.lower)  # (n, n)
     weights = np.ascontiguousarray(weight.T[: columns.stop])  # (columns, rows)
     targets = weights.copy()
     symbols = np.empty(weights.shape, np.int32)
-    for stop in range(columns.stop, columns.start, -feedback.BLOCK):
-        start = max(columns.start, stop - feedback.BLOCK)
+    for stop in range(columns.stop, columns.start, -error_feedback.BLOCK):
+        start = max(columns.start, stop - error_feedback.BLOCK)
         part = slice(start, stop)
         symbols[part], errors = trellis.round_block(
             targets[part],
@@ -184,6 +186,6 @@ def classes(problem: Problem, tensor: QuantizedTensor) -> np.ndarray:
     """(rows, columns) class of every element's symbol, for `rates.refit`."""
     row_step = grid.step_of(tensor.row_scale, tensor.resolution)
     col_step = grid.step_of(tensor.col_scale, tensor.resolution)
-    row = rates.class_of(np.log2(problem.row_sigma / row_step))
-    column = np.rint(np.log2(problem.col_sigma / col_step) * rates.PER_OCTAVE).astype(np.int64)
+    row = rate_tables.class_of(np.log2(problem.row_sigma / row_step))
+    column = np.rint(np.log2(problem.col_sigma / col_step) * rate_tables.PER_OCTAVE).astype(np.int64)
     return row[:, None] + column[None, :]

@@ -3,7 +3,7 @@
 import torch
 
 from pgolf.model.gpt import GPT
-from pgolf.shards import TokenStream
+from pgolf.tokens.shards import TokenStream
 
 _BATCH_TOKENS = 8192
 

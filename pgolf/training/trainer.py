@@ -8,15 +8,15 @@ from torch import Tensor
 
 from pgolf.config import Config
 from pgolf.errors import PgolfError
-from pgolf.loader import Loader
-from pgolf.model.compile import plain_model
+from pgolf.model.fast_paths import plain_model
 from pgolf.model.flops import training_flops_per_token
 from pgolf.model.gpt import GPT
 from pgolf.optim.average import Averages
 from pgolf.optim.flat import FlatParameters, parameter_groups
 from pgolf.optim.optimizer import Optimizer
 from pgolf.runtime import Runtime
-from pgolf.training.health import NotFinite, StepResult, Watch, find_origin
+from pgolf.tokens.loader import Loader
+from pgolf.training.nonfinite import NotFinite, StepResult, Watch, find_origin
 
 
 class Trainer:

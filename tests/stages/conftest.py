@@ -7,8 +7,8 @@ import pytest
 
 from pgolf import config as configs
 from pgolf import runtime as runtimes
+from pgolf.progress import Silent
 from stages.context import StageContext
-from stages.report import Silent
 from stages.run import Chain, run
 
 SETTINGS = {

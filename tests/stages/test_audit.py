@@ -10,17 +10,18 @@ from safetensors.torch import save_file
 
 from pgolf import config as configs
 from pgolf import runtime
+from pgolf.audit import evaluators
 from pgolf.errors import CheckFailed, PgolfError
 from pgolf.evaluate.evaluator import Trace
 from pgolf.model.gpt import GPT
+from pgolf.progress import Silent
 from stages import audit as audits
-from stages import audit_subject, compare
 from stages.audit import AuditOptions, audit
 from stages.context import StageContext
 from stages.eval_sliding import eval_sliding
 from stages.eval_ttt import eval_ttt
-from stages.html_report import FILE, html_report
-from stages.report import Silent
+from stages.reports import compare
+from stages.reports.html import FILE, html_report
 from stages.tokenize import tokenize
 
 SETTINGS = (
@@ -170,8 +171,8 @@ class Peek:
 def test_a_failed_audit_keeps_its_report_and_says_where(run, monkeypatch):
     watch_off(monkeypatch)
     context, trained = run
-    honest = audit_subject.evaluator
-    monkeypatch.setattr(audit_subject, "evaluator", lambda *arguments: Peek(honest(*arguments)))
+    honest = evaluators.evaluator
+    monkeypatch.setattr(evaluators, "evaluator", lambda *arguments: Peek(honest(*arguments)))
     context = context.replace(name="peek")
     with pytest.raises(CheckFailed, match=r"tokens before the change 1.*report\.md"):
         audit(context, trained, OPTIONS)

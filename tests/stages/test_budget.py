@@ -10,13 +10,13 @@ from safetensors.torch import save_file
 from pgolf import config as configs
 from pgolf.codec import container
 from pgolf.model.gpt import GPT
-from pgolf.quant import file
-from pgolf.quant.tensors import QuantizedModel, QuantizedTensor
+from pgolf.progress import Silent
+from pgolf.quantized import storage
+from pgolf.quantized.tensors import QuantizedModel, QuantizedTensor
 from pgolf.runtime import Runtime
-from pgolf.store import Stage
-from stages import budget, budget_picture
+from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
-from stages.report import Silent
+from stages.reports import budget, budget_picture
 
 SETTINGS = ["model.vocab_size=64", "model.dim=16", "model.num_layers=2", "package.cap_bytes=20000"]
 
@@ -50,7 +50,7 @@ def quantized(context: StageContext, trained: Stage) -> Stage:
     }
     controls = {name: tensor.half() for name, tensor in state.items() if name not in matrices}
     with context.build("quantize", inputs={"model": trained}, sections=("quantize",)) as build:
-        file.save(build.writer.path("quantized.safetensors"), QuantizedModel(matrices, controls, {}))
+        storage.save(build.writer.path("quantized.safetensors"), QuantizedModel(matrices, controls, {}))
         build.details["tensors"] = [
             {"name": name, "role": t.role, "weights": t.symbols.size, "bits": 3.0, "relative_error": 0.1}
             for name, t in matrices.items()
@@ -76,7 +76,7 @@ def test_a_quantized_stage_counts_what_it_would_be_packed_to(
 ) -> None:
     before = files_of(context)
     found = budget.of_stage(context, quantized)
-    data = container.encode(file.load(quantized.file("quantized.safetensors")))
+    data = container.encode(storage.load(quantized.file("quantized.safetensors")))
     assert found.total_bytes == len(data)
     assert {line.role for line in found.roles} >= {"attn", "mlp", "embed"}
     assert found.over < 0
@@ -88,11 +88,11 @@ def test_a_quantized_stage_counts_what_it_would_be_packed_to(
 
 
 def test_a_package_counts_the_files_that_count(context: StageContext, quantized: Stage) -> None:
-    data = container.encode(file.load(quantized.file("quantized.safetensors")))
+    data = container.encode(storage.load(quantized.file("quantized.safetensors")))
     rows = [("model.pgz", len(data), True), ("train_gpt.py", 700, True), ("tokenizer.model", 5000, False)]
     with context.build("package", inputs={"model": quantized}, sections=("package",)) as build:
         build.writer.path("model.pgz").write_bytes(data)
         build.details["ledger"] = {"files": [{"file": f, "bytes": b, "counted": c} for f, b, c in rows]}
     found = budget.of_stage(context, build.stage)
     assert found.total_bytes == len(data) + 700
-    assert len(found.tensors) == len(list(file.load(quantized.file("quantized.safetensors")).matrices))
+    assert len(found.tensors) == len(list(storage.load(quantized.file("quantized.safetensors")).matrices))

@@ -5,8 +5,8 @@ import pytest
 from pgolf import config as configs
 from pgolf import runtime
 from pgolf.errors import PgolfError
+from pgolf.progress import Silent
 from stages.context import StageContext
-from stages.report import Silent
 
 
 @pytest.fixture

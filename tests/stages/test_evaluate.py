@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 from pgolf import config as configs
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
+from pgolf.progress import Silent
 from pgolf.runtime import Runtime
-from pgolf.store import Stage
+from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.eval_sliding import eval_sliding
 from stages.eval_ttt import eval_ttt
-from stages.report import Silent
 from stages.tokenize import tokenize
 
 WORDS = [

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from pgolf import config as configs
-from pgolf import runtime, shards, tokenizer
+from pgolf import runtime
 from pgolf.config import TokenizerConfig
 from pgolf.errors import PgolfError
-from stages import tokens as token_stages
+from pgolf.progress import Silent
+from pgolf.tokens import shards, tokenizer
 from stages.context import StageContext
-from stages.report import Silent
 from stages.tokenize import tokenize
+from stages.views import tokens as token_stages
 
 REPO = "somebody/parameter-golf"
 

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from pgolf import config as configs
-from pgolf import foreign
 from pgolf.errors import PgolfError
+from pgolf.model import challenge_checkpoint
 from pgolf.model.gpt import GPT
 from stages.eval_sliding import eval_sliding
 from stages.import_checkpoint import import_checkpoint
-from stages.models import load_model, load_weights
 from stages.package import package
 from stages.quantize import quantize
+from stages.views.models import load_model, load_weights
 
 SEED = {"vocab_size": 384, "dim": 16, "num_layers": 3, "num_heads": 2, "num_kv_heads": 1, "mlp_ratio": 2.0}
 BASELINE = {**SEED, "num_layers": 4, "skips": True, "skip_gates": False}
@@ -48,7 +48,7 @@ def int8_file(path: Path, weights: dict[str, Tensor]) -> None:
         else:
             passthrough[name] = value
     content = {
-        "__quant_format__": foreign.INT8_FORMAT, "quantized": quantized, "scales": scales,
+        "__quant_format__": challenge_checkpoint.INT8_FORMAT, "quantized": quantized, "scales": scales,
         "dtypes": dict.fromkeys(quantized, "float32"), "passthrough": passthrough,
     }  # fmt: skip
     stream = io.BytesIO()
@@ -80,10 +80,10 @@ def test_seed_checkpoint_is_quantized_scored_and_packaged(chain, documents, tmp_
 
 def baseline_skips(model: GPT, tokens: Tensor) -> Tensor:
     """Hidden states with the skips as the baseline's script writes them."""
+    from pgolf.model.attention_mask import view
+    from pgolf.model.forward_context import Step
     from pgolf.model.layers import rms_norm
     from pgolf.model.rotary import rotary_tables
-    from pgolf.model.step import Step
-    from pgolf.model.visible import view
 
     x = rms_norm(model.tok_emb(tokens))
     step = Step(x, *rotary_tables(tokens.shape[1], 8, 10_000.0, tokens.device), None)

@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from pgolf import store
+from pgolf import sandbox
 from pgolf.errors import CheckFailed, PgolfError
-from pgolf.manifest import hash_file
-from pgolf.package import isolate, script
-from stages import lineage, summary
+from pgolf.package import script
+from pgolf.progress import Silent
+from pgolf.store import lineage, stage_directory
+from pgolf.store.manifest import hash_file
 from stages.audit import AuditOptions, audit
 from stages.eval_sliding import eval_sliding
 from stages.package import package, requirements
 from stages.quantize import quantize
-from stages.report import Silent
+from stages.reports import summary
 from stages.run import run
 from stages.verify import verify
 
@@ -229,8 +230,8 @@ def test_guard_keeps_a_process_to_itself(tmp_path):
         "isolate.guard([], [Path.cwd()]); open('own', 'w').close(); "
     )
 
-    def attempt(code: str) -> isolate.Outcome:
-        return isolate.run(["-I", "-c", start + code], tmp_path / "in", 60)
+    def attempt(code: str) -> sandbox.Outcome:
+        return sandbox.run(["-I", "-c", start + code], tmp_path / "in", 60)
 
     assert attempt("print(open('own').read())").status == 0
     assert "refused: reading" in attempt(f"open({str(tmp_path / 'secret')!r})").stderr
@@ -238,13 +239,13 @@ def test_guard_keeps_a_process_to_itself(tmp_path):
     assert "refused: changing" in attempt(f"import os; os.remove({str(tmp_path / 'secret')!r})").stderr
     assert "refused: starting" in attempt("import subprocess; subprocess.run(['true'])").stderr
     network = attempt("import socket\ntry: socket.socket()\nexcept BaseException: pass")
-    assert network.status == isolate.REFUSED
+    assert network.status == sandbox.REFUSED
     assert "refused: the network" in network.stderr
     assert (tmp_path / "secret").exists()
 
 
 def test_killed_package_leaves_nothing_half_written(chain, tmp_path, monkeypatch, context):
-    monkeypatch.setattr(store.StageWriter, "commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(stage_directory.StageWriter, "commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         package(context(tmp_path / "run"), chain.quantized)
     assert not (tmp_path / "run").exists()

@@ -9,18 +9,18 @@ import torch
 from safetensors.torch import save_file
 
 from pgolf import config as configs
-from pgolf import store
 from pgolf.codec import container
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
+from pgolf.progress import Silent
 from pgolf.quant.divergence import Divergence
 from pgolf.runtime import Runtime
-from pgolf.shards import write_shards
-from pgolf.store import Stage
+from pgolf.store import stage_directory
+from pgolf.store.stage_directory import Stage
+from pgolf.tokens.shards import write_shards
 from stages.context import StageContext
-from stages.models import load_model, load_quantized, load_weights
 from stages.quantize import quantize
-from stages.report import Silent
+from stages.views.models import load_model, load_quantized, load_weights
 
 SETTINGS = [
     "model.vocab_size=64",
@@ -92,7 +92,7 @@ def test_an_old_directory_is_quantized_again_under_another_name(context: StageCo
     variant = configured(context, "quantize.method=rtn").replace(name="int4")
     second = quantize(variant, trained)
     assert second.path.name == "quantize@int4"
-    assert store.open_stage(first.path).manifest_sha256 == before
+    assert stage_directory.open_stage(first.path).manifest_sha256 == before
 
 
 def test_the_model_of_the_checkpoint_counts_and_not_the_preset(context: StageContext, trained: Stage) -> None:

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from pgolf.errors import PgolfError
-from stages import submission
+from stages.reports import submission
 
 AUTHOR = submission.Author("Ada", "ada", "tiny run", "Small.")
 

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 from pgolf import config as configs
-from pgolf import runtime, shards, store
+from pgolf import runtime
 from pgolf.errors import PgolfError
-from pgolf.tokenizer import Tokenizer
-from stages import tokens as token_stages
+from pgolf.progress import Silent
+from pgolf.store import stage_directory
+from pgolf.tokens import shards
+from pgolf.tokens.tokenizer import Tokenizer
 from stages.context import StageContext
-from stages.report import Silent
 from stages.tokenize import tokenize
+from stages.views import tokens as token_stages
 
 SENTENCE = "the cat sat on the mat and The dog ran to a house, 12 times. "
 ODD = ["", " a", "a  b\r\n\t", "ﬁ½ e\u0301 \U0001f468\u200d\U0001f469", "\u2581x \ue011The NASA", "中文", "\ud800"]
@@ -151,7 +153,7 @@ def test_registered_shards_with_their_byte_counts(context, shard_folder):
 
 
 def test_shifted_byte_counts_are_refused(context, shard_folder):
-    counts = token_stages.token_bytes(store.open_stage(context.run / "tokenize")).astype(np.uint16)
+    counts = token_stages.token_bytes(stage_directory.open_stage(context.run / "tokenize")).astype(np.uint16)
     shards.write_shards(shard_folder, "fineweb_val_bytes", [np.roll(counts, -1)], 1000)
     with pytest.raises(PgolfError, match="shifted against the tokens"):
         tokenize(context.replace(name="shards"), shards=shard_folder)

@@ -16,16 +16,16 @@ import torch
 from safetensors.torch import load_file
 
 from pgolf import config as configs
-from pgolf import store
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
+from pgolf.progress import Silent
 from pgolf.runtime import Runtime
-from pgolf.shards import write_shards
-from pgolf.store import Stage
+from pgolf.store import stage_directory
+from pgolf.store.stage_directory import Stage
+from pgolf.tokens.shards import write_shards
 from pgolf.training import checkpoint as checkpoints
 from stages.context import StageContext
 from stages.ema_finalize import ema_finalize
-from stages.report import Silent
 from stages.train import train
 
 SETTINGS = [
@@ -256,7 +256,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path, straight: Stage) -
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 1
     assert json.loads(done.stdout)["environment"]["world_size"] == 2
-    finished = store.open_stage(tmp_path / "run" / "train")
+    finished = stage_directory.open_stage(tmp_path / "run" / "train")
     for name in ("loss", "grad_norm"):
         mine, theirs = (
             [json.loads(text)[name] for text in stage.file("metrics.jsonl").read_text().splitlines()]

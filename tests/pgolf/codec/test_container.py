@@ -11,7 +11,7 @@ from quantized_models import models, same, trained_like
 from pgolf.codec import container, rate
 from pgolf.codec.ledger import ledger
 from pgolf.errors import PgolfError
-from pgolf.quant.tensors import QuantizedModel, QuantizedTensor
+from pgolf.quantized.tensors import QuantizedModel, QuantizedTensor
 
 
 @settings(max_examples=40, deadline=None)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from quantized_models import same, trained_like
 
-from pgolf.codec import container, general, layout
+from pgolf.codec import compressors, container, directory
 from pgolf.codec.coder import write_numbers
 from pgolf.errors import PgolfError
 
@@ -32,14 +32,14 @@ def sealed(body: bytes) -> bytes:
 def with_directory(change: Callable[[dict[str, Any]], None]) -> bytes:
     """The container with its directory changed, sealed again."""
     parts = container.take_apart(DATA)
-    text = layout.write(parts.directory)
-    kind, stored = general.smallest(text)
+    text = directory.write(parts.directory)
+    kind, stored = compressors.smallest(text)
     start = 20 + len(write_numbers(np.array([len(text), kind, len(stored)])))
     assert DATA[start : start + len(stored)] == stored
     value = json.loads(text)
     change(value)
     new = json.dumps(value).encode()
-    packed = general.compress(new, "brotli")
+    packed = compressors.compress(new, "brotli")
     return sealed(write_numbers(np.array([len(new), 2, len(packed)])) + packed + DATA[start + len(stored) :])
 
 
@@ -114,7 +114,7 @@ def test_a_hostile_directory_is_refused_before_anything_large_is_made(case: str)
 
 
 def test_a_compression_bomb_is_refused() -> None:
-    bomb = general.compress(b" " * (1 << 24), "brotli")
+    bomb = compressors.compress(b" " * (1 << 24), "brotli")
     for declared in (1 << 24, 1 << 20, (1 << 62)):
         refused(sealed(write_numbers(np.array([declared, 2, len(bomb)])) + bomb))
 

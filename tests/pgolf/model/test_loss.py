@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pgolf.model import linear_kernel, loss_kernel
+from pgolf.model.kernels import linear
+from pgolf.model.kernels import loss as loss_kernel
 from pgolf.model.loss import CHUNK_TOKENS, PLAIN, Arithmetic, plain_softmax, softcap, token_losses, weighted_loss
 from pgolf.runtime import Runtime
 
@@ -20,11 +21,15 @@ def problem(cap: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
     return hidden.requires_grad_(), head.requires_grad_(), bias.requires_grad_(), targets, weights, cap
 
 
-@pytest.fixture(params=["plain", "kernel"])
-def arithmetic(request: pytest.FixtureRequest, kernels: Runtime) -> Arithmetic:
+@pytest.fixture(params=["plain", "softmax in C", "softmax and products in C"])
+def arithmetic(request: pytest.FixtureRequest) -> Arithmetic:
     if request.param == "plain":
         return PLAIN
-    return Arithmetic(loss_kernel.softmax, linear_kernel.product, linear_kernel.outer)
+    request.getfixturevalue("kernels")
+    if request.param == "softmax in C":
+        return PLAIN._replace(softmax=loss_kernel.softmax)
+    request.getfixturevalue("product_kernel")
+    return Arithmetic(loss_kernel.softmax, linear.product, linear.outer)
 
 
 @pytest.mark.parametrize("cap", [0.0, 5.0, 30.0])

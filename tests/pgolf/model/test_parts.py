@@ -10,12 +10,12 @@ from torch import Tensor
 
 from pgolf.config.model import ModelConfig
 from pgolf.errors import PgolfError
-from pgolf.model import flops, future, visible
+from pgolf.model import attention_mask, flops, multi_token_prediction
 from pgolf.model.attention import attend, offset_keys
-from pgolf.model.compile import compile_model, plain_model
+from pgolf.model.attention_mask import View
+from pgolf.model.depth_recurrence import layer_order
+from pgolf.model.fast_paths import compile_model, plain_model
 from pgolf.model.gpt import GPT
-from pgolf.model.loop import layer_order
-from pgolf.model.visible import View
 from pgolf.model.xsa import exclude_self
 from pgolf.runtime import Runtime
 
@@ -48,6 +48,19 @@ PARTS: dict[str, tuple[dict[str, Any], set[str]]] = {  # what switches it on, an
     "no softcap": ({"logit_softcap": 0.0}, set()),
     "documents": ({"document_attention": True}, set()),
     "windows": ({"layer_windows": (4, 0, 4, 0)}, set()),
+    "canon": (
+        {"canon_taps": 3}, {f"blocks.{n}.{name}_canon.taps" for n in range(4) for name in ("attn", "mlp")}
+    ),
+    "parallel canon": (
+        {"canon_taps": 3, "parallel_from": 3, "skips": True, "parallel_lanes": 2},
+        {f"blocks.{n}.{name}_canon.taps" for n in range(4) for name in ("attn", "mlp")}
+        | {"lanes.keep", "lanes.write", "skips.weights", "skips.gates"},
+    ),
+    "copy": (
+        {"copy_orders": (1, 2), "copy_depth": 2, "copy_input": True},
+        {"copy_heads.gate", "copy_heads.bias", "copy_heads.on_input"},
+    ),
+    "head map": ({"head_map": True}, {"head_map.weight"}),
     "key offset": ({"rope_dims": 8, "key_offset": True}, set()),
     "all": (
         {
@@ -101,11 +114,11 @@ def test_a_part_trains_changes_the_loss_and_brings_only_its_own_parameters(part:
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("native", [False, True])
-def test_the_last_positions_alone_are_the_same(part: str, native: bool, kernels: Runtime) -> None:
+def test_the_last_positions_alone_are_the_same(part: str, native: bool, request: pytest.FixtureRequest) -> None:
     model, tokens = build(**PARTS[part][0]).eval(), batch(length=40)
     with torch.no_grad():  # the kernels' own check of their gradients works here too
         if native:
-            compile_model(model, kernels, graph=False)
+            compile_model(model, request.getfixturevalue("kernels"), graph=False)
         whole = model.hidden(tokens)
         for last in (1, 7, 40, 41):
             torch.testing.assert_close(model.hidden(tokens, last), whole[:, -last:], atol=1e-5, rtol=0)
@@ -170,7 +183,7 @@ def test_the_attention_kernel_agrees_with_float64(length: int, head_dim: int, wi
     numbers = torch.Generator().manual_seed(length)
     q, k, v, grad = (torch.randn(2, length, heads, head_dim, generator=numbers) for heads in (4, 2, 2, 4))
     tokens = torch.randint(0, 9, (2, length), generator=numbers)
-    view = visible.view(visible.document_starts(tokens, 1), window, tokens, native=True)
+    view = attention_mask.view(attention_mask.document_starts(tokens, 1), window, tokens, native=True)
     results = []
     for dtype in (torch.float64, torch.float32):
         parts = [part.to(dtype).requires_grad_() for part in (q, k, v)]
@@ -188,13 +201,13 @@ def test_not_a_number_is_not_lost_in_the_kernels(kernels: Runtime) -> None:
         assert not torch.isfinite(model.loss(tokens[:, :-1], tokens[:, 1:])), name
 
 
-def test_without_a_compiler_the_plain_path_runs_and_says_so(monkeypatch: pytest.MonkeyPatch, kernels: Runtime) -> None:
+def test_without_a_compiler_the_plain_path_runs_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
-    from pgolf.model import native
+    from pgolf.model.kernels import native
 
     native.library.cache_clear()
     model = build()
-    made = compile_model(model, kernels)
+    made = compile_model(model, Runtime(torch.device("cpu"), torch.float32, 0, 1, threads=1, compile=True))
     assert not made.kernels
     assert not made.graph
     assert made.notes == ("no kernels in C: no C compiler found", "no torch.compile: no C++ compiler found")
@@ -205,7 +218,7 @@ def test_banded_attention_is_the_windowed_mask() -> None:
     numbers = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 19, heads, 8, generator=numbers) for heads in (4, 2, 2))
     tokens = torch.zeros(2, 19, dtype=torch.int64)
-    first = visible.within_window(None, tokens, 5)
+    first = attention_mask.within_window(None, tokens, 5)
     torch.testing.assert_close(attend(q, k, v, View(window=5)), attend(q, k, v, View(first=first)))
 
 
@@ -238,9 +251,14 @@ def test_offset_keys_come_from_the_token_before_in_the_same_document() -> None:
 
 def test_further_tokens_are_learned_from_only_in_training_and_within_a_document() -> None:
     config = dataclasses.replace(BASE, future_weights=(0.5, 0.25), future_until=0.5)
-    assert [future.share(config, fraction) for fraction in (0.0, 0.25, 0.5, 1.0)] == [1.0, 0.5, 0.0, 0.0]
+    assert [multi_token_prediction.share(config, fraction) for fraction in (0.0, 0.25, 0.5, 1.0)] == [
+        1.0,
+        0.5,
+        0.0,
+        0.0,
+    ]
     following = torch.tensor([[5, 6, BASE.bos_id, 7]])
-    wanted, weights = future.targets(following, config, 1.0)
+    wanted, weights = multi_token_prediction.targets(following, config, 1.0)
     assert wanted[0].tolist() == [5, 6, BASE.bos_id]
     share = 0.25  # one of four tokens
     assert weights.tolist() == [

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from pgolf.quant import feedback, rates, waterfill
-from pgolf.quant.dequantize import dequantize, kappas
-from pgolf.quant.tensors import QuantizedTensor
+from pgolf.quant import error_feedback, rate_tables, waterfill
 from pgolf.quant.waterfill import Problem, Rounding
+from pgolf.quantized.dequantize import dequantize, kappas
+from pgolf.quantized.tensors import QuantizedTensor
 
 
 def conditional_bits(tensor: QuantizedTensor) -> float:
@@ -38,7 +38,7 @@ def test_gap_to_the_rate_distortion_bound(rounding: Rounding, log2_c: float, low
     weight /= weight.std()
     problem = waterfill.prepare(weight, "mlp", np.eye(48), np.ones(2048), 1e-12)
     first = waterfill.quantize(problem, log2_c, rounding)
-    fitted = rates.refit(
+    fitted = rate_tables.refit(
         [(first.symbols, waterfill.classes(problem, first), first.trellis, first.segment)], rounding.states > 0
     )
     tensor = waterfill.quantize(problem, log2_c, rounding, fitted)
@@ -61,12 +61,12 @@ def test_column_steps_win_what_theory_says_they_win() -> None:
     problem = waterfill.prepare(weight, "mlp", hessian, np.ones(1024), 1e-12)
     diagonal = np.diag(problem.lower)
     tensor = waterfill.quantize(problem, float(np.log2(np.exp(np.mean(np.log(diagonal))))) - 2.5, rounding)
-    distortion = feedback.loss(error(problem, tensor), hessian) / weight.size
+    distortion = error_feedback.loss(error(problem, tensor), hessian) / weight.size
     bits = np.mean([conditional_bits(_column(tensor, j)) for j in range(64)])
     limit = 0.5 * np.log2(np.exp(np.mean(np.log(diagonal**2))) / distortion)
     assert bits - limit == pytest.approx(0.2546, abs=0.05)  # 64 histograms of 1024 symbols hide 0.03 bit
-    flat = feedback.quantize_columns(weight, problem.lower, lambda j, targets: np.rint(targets / 0.25) * 0.25)
-    flat_distortion = feedback.loss(weight - flat, hessian) / weight.size
+    flat = error_feedback.quantize_columns(weight, problem.lower, lambda j, targets: np.rint(targets / 0.25) * 0.25)
+    flat_distortion = error_feedback.loss(weight - flat, hessian) / weight.size
     levels = np.rint(flat / 0.25).astype(np.int64)
     flat_bits = np.log2(np.sqrt(2 * np.pi * np.e) / 0.25)
     lost = flat_bits - 0.5 * np.log2(np.exp(np.mean(np.log(diagonal**2))) / flat_distortion) - 0.2546
@@ -84,7 +84,7 @@ def _column(tensor: QuantizedTensor, j: int) -> QuantizedTensor:
 def test_the_loss_is_the_sum_of_what_each_column_was_rounded_by(shape: tuple[int, int]) -> None:
     generator = np.random.default_rng(2)
     weight, hessian = generator.standard_normal(shape), correlated(shape[1], generator)
-    lower, share = feedback.factor(hessian, 1e-9)
+    lower, share = error_feedback.factor(hessian, 1e-9)
     assert share == 1e-9
     paid = []
 
@@ -93,8 +93,8 @@ def test_the_loss_is_the_sum_of_what_each_column_was_rounded_by(shape: tuple[int
         paid.append(np.sum((targets - decoded) ** 2) * lower[j, j] ** 2)
         return decoded
 
-    decoded = feedback.quantize_columns(weight, lower, round_column)
-    assert feedback.loss(weight - decoded, lower @ lower.T) == pytest.approx(sum(paid), rel=1e-6)
+    decoded = error_feedback.quantize_columns(weight, lower, round_column)
+    assert error_feedback.loss(weight - decoded, lower @ lower.T) == pytest.approx(sum(paid), rel=1e-6)
 
 
 @pytest.mark.parametrize("states", [0, 4, 8])
@@ -139,4 +139,4 @@ def test_dead_and_constant_inputs_are_survived() -> None:
     tensor = waterfill.quantize(problem, -3.0, Rounding())
     assert np.abs(tensor.symbols).max() < 1000
     assert np.isfinite(dequantize(tensor).numpy()).all()
-    assert feedback.loss(error(problem, tensor), x.T @ x / 500) < 0.1 * feedback.loss(weight, x.T @ x / 500)
+    assert error_feedback.loss(error(problem, tensor), x.T @ x / 500) < 0.1 * error_feedback.loss(weight, x.T @ x / 500)

@@ -1,0 +1,157 @@
+"""Tokens per second and model-FLOP utilization of our training step, beside a plain reference of the record's shape.
+
+    python benchmarks/training/speed.py [--threads 2] [--rounds 12] [--presets mini] [--compile-reference] [--cpu-time]
+
+At the record script's scaled shape (4 layers of 64, 2 heads of 32 over 1 KV head, MLP 3x, 1,024 pieces, batches of 8
+sequences of 512; blocks 1-2 once or three times) ours and the reference train in turns on the same random tokens, and
+the large matrix product is timed between them. Rates are medians over rounds; utilization counts 6 operations per
+executed weight and token and attention's own (`pgolf/model/flops.py`). Both make the same arithmetic: their losses on
+the same weights are compared first. `--cpu-time` counts processor time, for a machine that others use too (with
+--threads 1).
+"""
+
+import argparse
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from reference_record import ReferenceGPT, ReferenceTraining
+from torch import Tensor
+
+from pgolf import config as configs
+from pgolf import runtime as runtimes
+from pgolf.config import AverageConfig, Config, ModelConfig, OptimConfig
+from pgolf.model.fast_paths import compile_model
+from pgolf.model.flops import training_flops_per_token
+from pgolf.model.gpt import GPT
+from pgolf.optim.average import Averages
+from pgolf.optim.flat import FlatParameters, parameter_groups
+from pgolf.optim.optimizer import Optimizer
+
+RECORD = ModelConfig(
+    vocab_size=1024, dim=64, num_layers=4, num_heads=2, num_kv_heads=1, mlp_ratio=3.0, mlp_slope=0.5, rope_dims=16,
+    norm_scale=True, xsa_from=0, skips=True, loop_first=1, loop_last=2, loop_passes=3,
+)  # fmt: skip
+BATCH, LENGTH, MATRIX = 8, 512, 2048
+
+
+class Ours:
+    def __init__(self, config: Config, looped: bool, runtime: runtimes.Runtime) -> None:
+        torch.manual_seed(0)
+        self.model, self.looped = GPT(config.model), looped
+        self.flat = FlatParameters(self.model, parameter_groups(self.model, self.model.matrix_roles()))
+        self.optimizer = Optimizer(self.flat, config.optim)
+        self.averages = Averages(self.flat.data, config.average)
+        self.made = compile_model(self.model, runtime)
+        self.iteration = 0
+
+    def step(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        self.model.set_looped(self.looped)
+        self.flat.zero_grad()
+        loss = self.model.loss(tokens, targets)
+        loss.backward()
+        self.optimizer.clip()
+        self.optimizer.step(self.iteration, 0.5)
+        self.averages.update(0.5)
+        self.iteration += 1
+        return loss.detach()
+
+
+def batch(vocab_size: int, rows: int, length: int) -> tuple[Tensor, Tensor]:
+    tokens = torch.randint(3, vocab_size, (rows, length + 1))
+    return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+
+def same_losses(ours: GPT, reference: ReferenceGPT) -> float:
+    """Largest difference of the two losses, without and with looping, on the same perturbed weights."""
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+        names = {"skips.weights": "skip_weights", "skips.gates": "skip_gates"}
+        reference.load_state_dict({names.get(name, name): tensor for name, tensor in ours.state_dict().items()})
+        tokens, targets = batch(RECORD.vocab_size, 2, 64)
+        found = []
+        for looped in (False, True):
+            ours.set_looped(looped)
+            reference.looping = looped
+            found.append(abs(float(ours.loss(tokens, targets)) - float(reference(tokens, targets))))
+    return max(found)
+
+
+def seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
+    start = clock()
+    work()
+    return clock() - start
+
+
+def race(contenders: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Median seconds of each contender; in every round each runs once, in turn."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, work in contenders.items():
+            times[name].append(seconds(work, clock))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--presets", nargs="*", default=["mini"])
+    parser.add_argument("--compile-reference", action="store_true")
+    parser.add_argument("--cpu-time", action="store_true")
+    options = parser.parse_args()
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    runtime = runtimes.choose("cpu", threads=options.threads)
+    print(f"torch {torch.__version__}, {options.threads} threads, {'processor' if options.cpu_time else 'wall'} time")
+    difference = same_losses(GPT(RECORD), ReferenceGPT(RECORD.vocab_size, 64, 4, 2, 1, 192, 16))
+    print(f"losses of ours and the reference on the same weights differ by {difference:.1e}")
+
+    matrix = torch.randn(MATRIX, MATRIX), torch.randn(MATRIX, MATRIX)
+    contenders: dict[str, Callable[[], object]] = {"matrix": lambda: matrix[0] @ matrix[1]}
+    tokens_of, flops_of = {}, {}
+    record = Config(model=RECORD, optim=OptimConfig(newton_schulz="fixed", grad_clip=0.3))
+    record = dataclasses.replace(record, average=AverageConfig(ema_decays=(0.997,), ema_from=0.0, tail_from=1.0))
+    shapes = [(f"record, {'looped' if looped else 'not looped'}", record, looped, BATCH, LENGTH) for looped in (0, 1)]
+    for preset in options.presets:
+        config = configs.load(preset)
+        rows = config.train.batch_tokens // config.train.seq_len
+        shapes.append((f"preset {preset}", config, 1, rows, config.train.seq_len))
+    for name, config, looped, rows, length in shapes:
+        ours = Ours(config, bool(looped), runtime)
+        data = batch(config.model.vocab_size, rows, length)
+        first = seconds(lambda step=ours.step, data=data: step(*data), time.perf_counter)
+        print(f"{name}: first step {first:.1f} s with compilation, {ours.made}")
+        contenders[f"{name}: ours"] = lambda step=ours.step, data=data: step(*data)
+        ours.model.set_looped(bool(looped))
+        tokens_of[name], flops_of[name] = rows * length, training_flops_per_token(ours.model, length)
+        if not name.startswith("record"):
+            continue
+        for compiled in (False, True) if options.compile_reference else (False,):
+            reference = ReferenceTraining(config.model.vocab_size, config.model.dim, compile=compiled)
+            reference.model.looping = bool(looped)
+            reference.step(*data)
+            label = f"{name}: reference{', compiled' if compiled else ''}"
+            contenders[label] = lambda step=reference.step, data=data: step(*data)
+    for work in contenders.values():
+        work()
+    medians = race(contenders, options.rounds, clock)
+
+    rate = 2 * MATRIX**3 / medians["matrix"]
+    print(f"{MATRIX}^3 matrix product: {rate / 1e9:.1f} GFLOP/s")
+    for label, median in medians.items():
+        name, _, who = label.partition(": ")
+        if not who:
+            continue
+        speed, ratio = tokens_of[name] / median, median / medians[f"{name}: ours"]
+        share = speed * flops_of[name] / rate
+        print(
+            f"{name:24} {who:20} {median * 1e3:8.1f} ms {speed:8,.0f} tokens/s  utilization {share:6.1%}"
+            + ("" if who == "ours" else f"  ours is {ratio:.2f} times as fast")
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""What the audit runs: an evaluator by its settings, and what may be claimed of it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from pgolf.audit import AuditSettings, BlackBox, Claims, Subject, audit
+from pgolf.audit.subject import FLOOR_BF16, FLOOR_FP32, ISOLATES_ALL, ISOLATES_CONTEXT, ISOLATES_NOTHING
+from pgolf.config import Config
+from pgolf.errors import PgolfError
+from pgolf.evaluate.evaluator import Evaluator
+from pgolf.model.gpt import GPT
+from pgolf.runtime import Runtime
+from pgolf.tokens.sentencepiece_model import Pieces
+from pgolf.tokens.shards import TokenStream
+
+SLIDING, TTT = "sliding", "ttt"
+EVALUATORS = (SLIDING, TTT)
+LORA, IN_PLACE = "lora", "in-place"
+PER_DOCUMENT = (LORA, "phased")
+"""Methods whose contexts never cross documents, whatever the settings say."""
+_FEW = 5  # documents that the audited stream should hold the beginnings of
+_SPACE, _WORD, _DIGIT, _PUNCTUATION, _BYTE = range(5)
+
+
+def resolve(config: Config, evaluate_seq_len: int) -> Config:
+    """The configuration with the context's length filled in and the clock's cap lifted: an evaluation that stops
+    learning by the clock would not repeat itself, and the audit's streams are short."""
+    seq_len = config.evaluate.seq_len or evaluate_seq_len
+    evaluate = replace(config.evaluate, seq_len=seq_len, stride=min(config.evaluate.stride, seq_len))
+    return replace(config, evaluate=evaluate, ttt=replace(config.ttt, seconds=0.0))
+
+
+def evaluator(name: str, model: GPT, config: Config, runtime: Runtime) -> Evaluator:
+    """The evaluator called `name`, with `config.evaluate` and `config.ttt`; with the mixture over it where it is on."""
+    plain = _plain_evaluator(name, model, config, runtime)
+    if not config.evaluate.mixture:
+        return plain
+    from pgolf.evaluate.mixture import MixtureEvaluator
+
+    return MixtureEvaluator(plain, model.config.vocab_size, model.config.bos_id)
+
+
+def _plain_evaluator(name: str, model: GPT, config: Config, runtime: Runtime) -> Evaluator:
+    if name == SLIDING:
+        from pgolf.evaluate.sliding import SlidingEvaluator
+
+        return SlidingEvaluator(model, config.evaluate, runtime)
+    if name == TTT:
+        from pgolf.evaluate.ttt.methods import TttEvaluator
+
+        return TttEvaluator(model, config.evaluate, config.ttt, runtime)
+    raise PgolfError(f"--evaluator {name!r}: choose {' or '.join(EVALUATORS)}")
+
+
+def plain(model: GPT, config: Config, runtime: Runtime) -> Evaluator:
+    """What test-time training starts from: the sliding window with the contexts that the method sees."""
+    method = config.ttt.method
+    evaluate = config.evaluate
+    if method != IN_PLACE:
+        evaluate = replace(evaluate, context="windowed")
+    if method in PER_DOCUMENT:
+        evaluate = replace(evaluate, reset_at_documents=True)
+    return evaluator(SLIDING, model, replace(config, evaluate=evaluate), runtime)
+
+
+def claims(name: str, config: Config) -> Claims:
+    """What its settings say of an evaluator."""
+    resets = config.evaluate.reset_at_documents
+    periods = (config.evaluate.stride, config.evaluate.seq_len)
+    mixture = config.evaluate.mixture  # its statistics go on from document to document
+    if name == SLIDING:
+        documents = ISOLATES_CONTEXT if resets else ISOLATES_NOTHING
+        return Claims(documents=documents, periods=periods, adapts=mixture)
+    method = config.ttt.method
+    forgets = not mixture and (method == LORA or (method == IN_PLACE and resets))  # begins anew with every document
+    documents = ISOLATES_ALL if forgets else ISOLATES_CONTEXT if resets or method in PER_DOCUMENT else ISOLATES_NOTHING
+    return Claims(documents=documents, periods=(*periods, config.ttt.chunk_tokens), adapts=True)
+
+
+def black_box(
+    name: str,
+    model: GPT,
+    config: Config,
+    tokens: np.ndarray,
+    tokenizer: Pieces,
+    runtime: Runtime,
+    settings: AuditSettings,
+    on_run: Callable[[int], None] | None = None,
+) -> tuple[BlackBox, Subject]:
+    """Audit the evaluator called `name` on the stream `tokens`; with the findings, what was audited."""
+    subject = Subject(
+        evaluator(name, model, config, runtime),
+        tokens.astype(np.int64),
+        vocab_size=model.config.vocab_size,
+        bos_id=model.config.bos_id,
+        claims=claims(name, config),
+        plain=plain(model, config, runtime) if name == TTT else None,
+        floor=FLOOR_FP32 if runtime.device.type == "cpu" else FLOOR_BF16,
+        classes=classes(tokenizer, model.config.vocab_size),
+        on_run=on_run,
+    )
+    return audit(subject, settings), subject
+
+
+def audited_tokens(stream: TokenStream | np.ndarray, bos_id: int, name: str, config: Config) -> int:
+    """Tokens to audit on when none are asked for: enough to learn from, and the first few documents."""
+    wanted = wanted_tokens(name, config)
+    starts = np.flatnonzero(np.asarray(stream[0 : min(4 * wanted, len(stream))]) == bos_id)
+    return min(len(stream), max(wanted, int(starts[:_FEW][-1])) if len(starts) else wanted)
+
+
+def wanted_tokens(name: str, config: Config) -> int:
+    """Tokens of the audited stream when none are asked for: several windows, and several chunks to learn from."""
+    return max(4096, 2 * config.evaluate.seq_len) if name == SLIDING else max(4096, 3 * config.ttt.chunk_tokens + 1)
+
+
+def classes(tokenizer: Pieces, vocab_size: int) -> np.ndarray:
+    """Kind of each piece, (vocab_size,) int: word start, word middle, digit, punctuation, byte; -1 for no text."""
+    found = np.full(vocab_size, -1)
+    for token, piece in enumerate(tokenizer.pieces[:vocab_size]):
+        if not piece:
+            continue
+        body = piece.decode("utf-8", "replace")
+        if tokenizer.sp.is_byte(token):
+            found[token] = _BYTE
+        elif body.startswith(" "):
+            found[token] = _SPACE
+        elif body[0].isdigit():
+            found[token] = _DIGIT
+        else:
+            found[token] = _WORD if body[0].isalpha() else _PUNCTUATION
+    return found

@@ -1,0 +1,272 @@
+"""The challenge's published shards: their layout on the Hugging Face hub, fetched with checks.
+
+The layout (openai/parameter-golf, `cached_challenge_fineweb.py`): a dataset repository with `manifest.json`,
+`datasets/fineweb10B_<variant>/fineweb_{train,val}_*.bin` and `tokenizers/`, all under one more folder `datasets` on the
+hub and without it in a local copy. The hub's client resumes broken downloads; what the challenge's own script lacks is
+done here: every file's size and, where the hub knows it, SHA-256 are checked, and so is every shard's header. A folder
+or fsspec URL with the same layout (a mirror) serves in place of a repository.
+"""
+
+import fnmatch
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pgolf.errors import PgolfError
+from pgolf.store import manifest as manifests
+from pgolf.tokens import shards
+
+DEFAULT_VARIANT = "sp1024"  # of the challenge's own script
+_PREFIXES = ("datasets/", "")
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    path: str  # in the repository
+    bytes: int
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A file that has been brought here and checked."""
+
+    name: str
+    local: Path
+    url: str
+    content: manifests.Output
+
+
+class Repository(Protocol):
+    """Where published files are: the hub, or a folder with its layout."""
+
+    name: str
+
+    def files(self) -> Mapping[str, RemoteFile]:
+        """Every file by its path."""
+
+    def fetch(self, file: RemoteFile, again: bool) -> Path:
+        """A local copy; `again` distrusts one that is already here."""
+
+    def url(self, path: str) -> str:
+        """How manifests name a file of it."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What to fetch of a variant: all val shards, as many train shards as asked, and their tokenizer."""
+
+    variant: str
+    train: tuple[RemoteFile, ...]
+    val: tuple[RemoteFile, ...]
+    val_bytes: tuple[RemoteFile, ...]
+    tokenizer: RemoteFile
+    train_available: int
+
+    @property
+    def files(self) -> tuple[RemoteFile, ...]:
+        return (self.tokenizer, *self.val, *self.val_bytes, *self.train)
+
+
+def open_repository(name: str) -> Repository:
+    """The hub's dataset repository `owner/name`, or a folder or fsspec URL with its layout."""
+    if "://" in name or Path(name).is_dir():
+        return _Mirror(name)
+    return _HuggingFace(name)
+
+
+def select(repository: Repository, variant: str | None, train_shards: int) -> Selection:
+    """Choose the files of a variant such as `sp1024`.
+
+    Raises PgolfError when the repository has no such variant (naming those it has), or fewer train shards than asked.
+    """
+    files = repository.files()
+    datasets: dict[str, list[RemoteFile]] = {}
+    for path, file in files.items():
+        folder, _, name = path.rpartition("/")
+        if fnmatch.fnmatch(name, "fineweb_*_*.bin"):
+            datasets.setdefault(folder, []).append(file)
+    variants = {_variant_of(folder): folder for folder in sorted(datasets)}
+    if not variants:
+        raise PgolfError(f"{repository.name} holds no shards in the challenge's layout (datasets/fineweb10B_*/)")
+    chosen = variant or (next(iter(variants)) if len(variants) == 1 else DEFAULT_VARIANT)
+    if chosen not in variants:
+        raise PgolfError(f"{repository.name} has no variant {chosen}; choose --variant from {', '.join(variants)}")
+    found = sorted(datasets[variants[chosen]], key=lambda file: file.path)
+    train = [file for file in found if "/fineweb_train_" in file.path]
+    val_bytes = [file for file in found if "/fineweb_val_bytes_" in file.path]
+    val = [file for file in found if "/fineweb_val_" in file.path and file not in val_bytes]
+    if not val or not train:
+        raise PgolfError(f"{repository.name}: {variants[chosen]} has {len(train)} train and {len(val)} val shards")
+    if train_shards > len(train):
+        raise PgolfError(
+            f"--train-shards {train_shards}: {repository.name} has {len(train)} of variant {chosen}; ask for fewer"
+        )
+    return Selection(
+        variant=chosen,
+        train=tuple(train[:train_shards]),
+        val=tuple(val),
+        val_bytes=tuple(val_bytes),
+        tokenizer=_tokenizer(repository, files, chosen, variants[chosen]),
+        train_available=len(train),
+    )
+
+
+def fetch(
+    repository: Repository, files: tuple[RemoteFile, ...], on_bytes: Callable[[int, str], None]
+) -> dict[str, Fetched]:
+    """Bring files here and check them; a bad copy is fetched once more. By path in the repository.
+
+    on_bytes: called with the bytes done so far and the name of the file under way.
+    Raises PgolfError when a file cannot be fetched or is not what the repository says.
+    """
+    done = 0
+    found = {}
+    for file in files:
+        name = file.path.rpartition("/")[2]
+        on_bytes(done, name)
+        for again in (False, True):
+            local = repository.fetch(file, again)
+            content = manifests.hash_file(local)
+            fault = _fault(file, local, content)
+            if not fault:
+                break
+        else:
+            raise PgolfError(f"{repository.url(file.path)}: {fault}; fetched twice, so the published file is bad")
+        found[file.path] = Fetched(name, local, repository.url(file.path), content)
+        done += file.bytes
+    return found
+
+
+def _fault(file: RemoteFile, local: Path, content: manifests.Output) -> str:
+    if content.bytes != file.bytes:
+        return f"expected {file.bytes} bytes, found {content.bytes}"
+    if file.sha256 not in (None, content.sha256):
+        return f"expected SHA-256 {str(file.sha256)[:12]}…, found {content.sha256[:12]}…"
+    if file.path.endswith(".bin"):
+        try:
+            shards.shard_tokens(local)
+        except PgolfError as error:
+            return str(error)
+    return ""
+
+
+def _variant_of(folder: str) -> str:
+    return folder.rpartition("/")[2].removeprefix("fineweb10B_")
+
+
+def _tokenizer(repository: Repository, files: Mapping[str, RemoteFile], variant: str, folder: str) -> RemoteFile:
+    """The model file that the repository's manifest names for a dataset; without a manifest, the one of that size."""
+    prefix = next(prefix for prefix in _PREFIXES if folder.startswith(f"{prefix}datasets/") or not prefix)
+    named = ""
+    if f"{prefix}manifest.json" in files:
+        local = repository.fetch(files[f"{prefix}manifest.json"], again=False)
+        try:
+            manifest = json.loads(local.read_text("utf-8"))
+            dataset = next(item for item in manifest["datasets"] if item["name"] == f"fineweb10B_{variant}")
+            owner = next(item for item in manifest["tokenizers"] if item["name"] == dataset["tokenizer_name"])
+            named = prefix + str(owner.get("model_path") or owner.get("path"))
+        except (ValueError, KeyError, TypeError, StopIteration) as error:
+            raise PgolfError(
+                f"{repository.url(prefix + 'manifest.json')} does not describe {variant}: {error!r}"
+            ) from error
+    else:
+        size = variant.removeprefix("sp")
+        models = [path for path in files if fnmatch.fnmatch(path, f"{prefix}tokenizers/fineweb_{size}_*.model")]
+        named = models[0] if len(models) == 1 else ""
+    if not named.endswith(".model") or named not in files:
+        raise PgolfError(
+            f"{repository.name} has no SentencePiece model for variant {variant}"
+            + (f" (its manifest names {named})" if named else "")
+        )
+    return files[named]
+
+
+class _HuggingFace:
+    """A dataset repository on the hub, at the commit it has now."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        try:
+            import huggingface_hub
+        except ImportError as error:
+            raise PgolfError("--hub needs an extra: pip install 'pgolf[hub]'") from error
+        huggingface_hub.utils.disable_progress_bars()
+        self._client = huggingface_hub
+        self._revision = self._asked(lambda: huggingface_hub.HfApi().repo_info(name, repo_type="dataset").sha)
+
+    def files(self) -> Mapping[str, RemoteFile]:
+        entries = self._asked(
+            lambda: list(
+                self._client.HfApi().list_repo_tree(
+                    self.name, recursive=True, repo_type="dataset", revision=self._revision
+                )
+            )
+        )
+        found = {}
+        for entry in entries:
+            if hasattr(entry, "size"):  # a folder has none
+                lfs = getattr(entry, "lfs", None)
+                found[entry.path] = RemoteFile(entry.path, entry.size, lfs.sha256 if lfs else None)
+        return found
+
+    def fetch(self, file: RemoteFile, again: bool) -> Path:
+        return Path(
+            self._asked(
+                lambda: self._client.hf_hub_download(
+                    self.name, file.path, repo_type="dataset", revision=self._revision, force_download=again
+                )
+            )
+        )
+
+    def url(self, path: str) -> str:
+        return f"hf://datasets/{self.name}@{self._revision}/{path}"
+
+    def _asked(self, request: Callable[[], Any]) -> Any:
+        try:
+            return request()
+        except Exception as error:  # the client passes on errors of several network libraries
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise PgolfError(f"the hub's dataset {self.name}: {reason}") from error
+
+
+class _Mirror:
+    """A folder or fsspec URL with the hub's layout."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        try:
+            import fsspec
+        except ImportError as error:
+            raise PgolfError("--hub needs an extra: pip install 'pgolf[hub]'") from error
+        self._base = name if "://" in name else Path(name).resolve().as_posix()
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(self._base)
+        except (ValueError, ImportError, OSError) as error:
+            raise PgolfError(f"cannot open {name}: {error}") from error
+        self._cache: Path | None = None
+
+    def files(self) -> Mapping[str, RemoteFile]:
+        found = {}
+        for path, properties in self._files.find(self._root, detail=True).items():
+            inside = path[len(self._root) :].lstrip("/")
+            found[inside] = RemoteFile(inside, int(properties["size"]), None)
+        return found
+
+    def fetch(self, file: RemoteFile, again: bool) -> Path:
+        if "://" not in self.name:
+            return Path(self.name) / file.path
+        import tempfile
+
+        if self._cache is None:
+            self._folder = tempfile.TemporaryDirectory()
+            self._cache = Path(self._folder.name)
+        local = self._cache / file.path
+        local.parent.mkdir(parents=True, exist_ok=True)
+        self._files.get_file(f"{self._root}/{file.path}", str(local))
+        return local
+
+    def url(self, path: str) -> str:
+        return f"{self._base.rstrip('/')}/{path}"

@@ -1,0 +1,81 @@
+"""Copy heads: the tokens that followed earlier occurrences of the last 1, 2, 3, ... tokens in the same document.
+
+Hard-wired n-gram heads (arXiv 2401.12973) in place of induction heads, which a model of three layers does not form. An
+earlier position matches in order n when the n tokens up to it equal the last n tokens; the token after it is a
+candidate. `copy_depth` candidates per order, the latest first, are looked up in the output embedding and added to the
+final hidden state, each times a gate that is linear in that state: with a tied head, the logit of a candidate v rises
+by about gate * |E_v|^2. With `copy_input` the latest candidate of each order is also added to the token's own
+embedding, times a learned vector. Gates and vectors start at zero and are control tensors, not quantized. Matching is
+a sort of integers per order.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pgolf.config.model import ModelConfig
+
+
+class CopyHeads(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        orders = len(config.copy_orders)
+        self.gate = nn.Parameter(torch.zeros(orders * config.copy_depth, config.dim))
+        self.bias = nn.Parameter(torch.zeros(orders * config.copy_depth))
+        self.on_input = nn.Parameter(torch.zeros(orders, config.dim)) if config.copy_input else None
+
+    def at_input(self, candidates: Tensor, table: Tensor, dtype: torch.dtype) -> Tensor | float:
+        """What is added to the embedding, (B, T, dim); candidates (B, T, orders, depth), table (vocab_size, dim)."""
+        if self.on_input is None:
+            return 0.0
+        latest = candidates[:, :, :, 0]  # (B, T, orders)
+        found = F.embedding(latest.clamp(min=0), table) * (latest >= 0)[..., None]  # (B, T, orders, dim)
+        return (found * self.on_input).sum(2).to(dtype)
+
+    def forward(self, hidden: Tensor, candidates: Tensor, table: Tensor) -> Tensor:
+        """hidden (B, T, dim) -> what is added to it; the rest as in `at_input`."""
+        gates = F.linear(hidden, self.gate.to(hidden.dtype), self.bias.to(hidden.dtype))  # (B, T, candidates)
+        tokens = candidates.flatten(2)  # (B, T, candidates)
+        weights = (gates * (tokens >= 0)).flatten(0, 1).to(table.dtype)
+        bags = tokens.clamp(min=0).flatten(0, 1)
+        added = F.embedding_bag(bags, table, mode="sum", per_sample_weights=weights)
+        return added.view_as(hidden).to(hidden.dtype)
+
+
+def candidates(tokens: Tensor, config: ModelConfig, window: int = 0) -> Tensor:
+    """tokens (B, T) -> int64 (B, T, orders, depth): the tokens behind the latest matches of each order; -1 for none.
+
+    window: matches begin at most so many tokens back, the token's own included; 0: any in the row. A row's start counts
+    as a document's.
+    """
+    flat = tokens.flatten()
+    count, step = len(flat), config.vocab_size
+    place = torch.arange(count, device=flat.device)
+    starts = tokens == config.bos_id
+    starts[:, 0] = True
+    gram = _numbered(starts.flatten().cumsum(0) * step + flat)[0]  # equal where document and last token are
+    found = []
+    for order in range(1, max(config.copy_orders) + 1):
+        if order > 1:
+            # A context that begins in the document before carries that document's number and matches nothing.
+            gram = F.pad(gram[:-1], (1, 0), value=count) * step + flat
+        gram, ranked, same = _numbered(gram)
+        if order not in config.copy_orders:
+            continue
+        earlier = torch.full((count,), -1, device=flat.device)
+        earlier[ranked[1:][same]] = ranked[:-1][same]
+        match = earlier
+        for _ in range(config.copy_depth):
+            kept = match >= 0 if not window else (match >= 0) & (place - match < window)
+            found.append(torch.where(kept, flat[(match + 1).clamp(max=count - 1)], -1))
+            match = torch.where(match >= 0, earlier[match.clamp(min=0)], -1)
+    return torch.stack(found, -1).view(*tokens.shape, len(config.copy_orders), config.copy_depth)
+
+
+def _numbered(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """keys (N,) -> numbers below N, equal where keys are; the keys' stable order; (N-1,) where it repeats a key."""
+    ordered, ranked = keys.sort(stable=True)
+    same = ordered[1:] == ordered[:-1]
+    numbers = torch.zeros_like(keys)
+    numbers[ranked[1:]] = (~same).cumsum(0)
+    return numbers, ranked, same

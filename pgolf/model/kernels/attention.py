@@ -1,0 +1,292 @@
+"""Causal attention in C: one pass over the keys, forward and backward, for float32 on a CPU.
+
+Torch's CPU flash kernel runs a matrix product per tile and at head widths of 16 to 64 spends its time around them.
+Here 32 queries lie across vector lanes and every product stays in registers, as FlashAttention (arXiv 2307.08691)
+tiles it: 8,192 tokens of 4 heads of 16 take a quarter of torch's time (see benchmarks/results). Query i sees the
+keys first[i] <= j <= i, so documents and sliding windows cost only the keys that are seen. There may be fewer queries
+than keys; they stand at the end.
+"""
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pgolf.model.kernels import native
+
+SOURCE = (
+    native.VECTORS
+    + r"""
+typedef float dvec __attribute__((vector_size(DLANES * 4)));
+#define D HEAD_DIM
+#define DV (D / DLANES)
+#define Q 32
+#define K 32
+
+typedef struct { vec at[2]; } pair;
+
+/* out[j][lanes] = sum_d rows[j][d] * columns[d][lanes], j < K */
+static inline void products(pair *restrict out, const float *restrict rows, const pair *restrict columns) {
+  for (int j = 0; j < K; j += 8) {
+    vec a[8][2] = {};
+#pragma GCC unroll 4
+    for (int d = 0; d < D; d++) {
+      vec c0 = columns[d].at[0], c1 = columns[d].at[1];
+#pragma GCC unroll 8
+      for (int r = 0; r < 8; r++) {
+        vec b = splat(rows[(j + r) * D + d]);
+        a[r][0] += b * c0;
+        a[r][1] += b * c1;
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < 8; r++) out[j + r].at[0] = a[r][0], out[j + r].at[1] = a[r][1];
+  }
+}
+
+/* sums[d][lanes] += sum_j weights[j][lanes] * rows[j][d] */
+static inline void gather(pair *restrict sums, const pair *restrict weights, const float *restrict rows) {
+  for (int d = 0; d < D; d += 8) {
+    vec a[8][2];
+#pragma GCC unroll 8
+    for (int r = 0; r < 8; r++) a[r][0] = sums[d + r].at[0], a[r][1] = sums[d + r].at[1];
+#pragma GCC unroll 2
+    for (int j = 0; j < K; j++) {
+      vec w0 = weights[j].at[0], w1 = weights[j].at[1];
+#pragma GCC unroll 8
+      for (int r = 0; r < 8; r++) {
+        vec b = splat(rows[j * D + d + r]);
+        a[r][0] += b * w0;
+        a[r][1] += b * w1;
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < 8; r++) sums[d + r].at[0] = a[r][0], sums[d + r].at[1] = a[r][1];
+  }
+}
+
+/* sums[j][:] += sum_i weights[j][i] * rows[i][:], i < Q */
+static inline void scatter(float *restrict sums, const pair *restrict weights, const float *restrict rows) {
+  const float *w = (const float *)weights;
+  for (int j = 0; j < K; j += 8)
+    for (int v = 0; v < DV; v++) {
+      dvec a[8];
+#pragma GCC unroll 8
+      for (int r = 0; r < 8; r++) a[r] = *(dvec *)(sums + (j + r) * D + v * DLANES);
+#pragma GCC unroll 2
+      for (int i = 0; i < Q; i++) {
+        dvec x = *(const dvec *)(rows + i * D + v * DLANES);
+#pragma GCC unroll 8
+        for (int r = 0; r < 8; r++) a[r] += w[(j + r) * Q + i] * x;
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < 8; r++) *(dvec *)(sums + (j + r) * D + v * DLANES) = a[r];
+    }
+}
+
+static void pack(float *to, const float *from, int rows, int padded, int64_t stride) {
+  for (int i = 0; i < rows; i++) memcpy(to + i * D, from + i * stride, D * 4);
+  memset(to + rows * D, 0, (size_t)(padded - rows) * D * 4);
+}
+
+static void transpose(pair *to, const float *rows, float scale) {
+  for (int d = 0; d < D; d++)
+    for (int i = 0; i < Q; i++) ((float *)&to[d])[i] = rows[i * D + d] * scale;
+}
+
+/* first[i] <= j <= i says which keys query i sees */
+static inline ivec seen(const ivec *query, const ivec *first, int half, int j) {
+  ivec key = (ivec){} + j;
+  return (key <= query[half]) & (key >= first[half]);
+}
+
+static void edges(ivec *query, ivec *low, const int32_t *first, int start, int length) {
+  for (int i = 0; i < Q; i++) {
+    ((int32_t *)query)[i] = start + i;
+    ((int32_t *)low)[i] = first && start + i < length ? first[start + i] : 0;
+  }
+}
+
+void attention_forward(const float *q, const float *k, const float *v, const int32_t *first, float *out, float *lse,
+                       int batch, int length, int queries, int heads, int kv_heads, int threads) {
+  const int padded = (length + K - 1) / K * K, groups = heads / kv_heads, shift = length - queries;
+  const float scale = LOG2E / sqrtf(D);
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+  for (int unit = 0; unit < batch * kv_heads; unit++) {
+    const int b = unit / kv_heads, kv = unit % kv_heads;
+    float *keys = aligned_alloc(64, (size_t)padded * D * 8), *values = keys + padded * D;
+    pack(keys, k + ((int64_t)b * length * kv_heads + kv) * D, length, padded, kv_heads * D);
+    pack(values, v + ((int64_t)b * length * kv_heads + kv) * D, length, padded, kv_heads * D);
+    const int32_t *low_of = first ? first + (int64_t)b * length : 0;
+    for (int g = 0; g < groups; g++)
+      for (int start = 0; start < queries; start += Q) {
+        const int h = kv * groups + g, count = queries - start < Q ? queries - start : Q, place = shift + start;
+        const int64_t at = ((int64_t)b * queries + start) * heads + h;
+        float rows[Q * D] __attribute__((aligned(64)));
+        pair columns[D], sums[D], score[K];
+        ivec query[2], low[2];
+        pack(rows, q + at * D, count, Q, heads * D);
+        transpose(columns, rows, scale);
+        memset(sums, 0, sizeof sums);
+        edges(query, low, low_of, place, length);
+        vec top[2] = {splat(-1e30f), splat(-1e30f)}, total[2] = {};
+        const int begin = low_of ? low_of[place] / K * K : 0;
+        const int clear = low_of ? low_of[place + count - 1] : 0;
+        for (int block = begin; block < place + count; block += K) {
+          products(score, keys + block * D, columns);
+          const int edge = block + K > place || block < clear;
+          for (int half = 0; half < 2; half++) {
+            vec high = top[half];
+            if (edge)
+              for (int j = 0; j < K; j++)
+                score[j].at[half] = choose(seen(query, low, half, block + j), score[j].at[half], splat(-1e30f));
+            for (int j = 0; j < K; j++) high = vmax(high, score[j].at[half]);
+            vec shrink = exp2v(top[half] - high), sum = total[half] * shrink;
+            for (int j = 0; j < K; j++) {
+              vec p = exp2v(score[j].at[half] - high);
+              if (edge) p = choose(seen(query, low, half, block + j), p, splat(0.f));
+              sum += p;
+              score[j].at[half] = p;
+            }
+            for (int d = 0; d < D; d++) sums[d].at[half] *= shrink;
+            top[half] = high, total[half] = sum;
+          }
+          gather(sums, score, values + block * D);
+        }
+        for (int i = 0; i < count; i++) {
+          const float sum = ((float *)total)[i];
+          for (int d = 0; d < D; d++) out[(at + (int64_t)i * heads) * D + d] = ((float *)&sums[d])[i] / sum;
+          lse[((int64_t)b * heads + h) * queries + start + i] = ((float *)top)[i] + log2f(sum);
+        }
+      }
+    free(keys);
+  }
+}
+
+void attention_backward(const float *grad, const float *q, const float *k, const float *v, const int32_t *first,
+                        const float *out, const float *lse, float *dq, float *dk, float *dv, int batch, int length,
+                        int queries, int heads, int kv_heads, int threads) {
+  const int padded = (length + K - 1) / K * K, groups = heads / kv_heads, shift = length - queries;
+  const float scale = 1.f / sqrtf(D);
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+  for (int unit = 0; unit < batch * kv_heads; unit++) {
+    const int b = unit / kv_heads, kv = unit % kv_heads;
+    const size_t size = (size_t)padded * D;
+    float *keys = aligned_alloc(64, size * 16), *values = keys + size, *dkeys = values + size, *dvalues = dkeys + size;
+    pack(keys, k + ((int64_t)b * length * kv_heads + kv) * D, length, padded, kv_heads * D);
+    pack(values, v + ((int64_t)b * length * kv_heads + kv) * D, length, padded, kv_heads * D);
+    memset(dkeys, 0, size * 8);
+    const int32_t *low_of = first ? first + (int64_t)b * length : 0;
+    for (int g = 0; g < groups; g++)
+      for (int start = 0; start < queries; start += Q) {
+        const int h = kv * groups + g, count = queries - start < Q ? queries - start : Q, place = shift + start;
+        const int64_t at = ((int64_t)b * queries + start) * heads + h;
+        float rows[Q * D] __attribute__((aligned(64))), drows[Q * D] __attribute__((aligned(64)));
+        pair columns[D], dcolumns[D], sums[D], p[K], ds[K];
+        vec norm[2] = {}, delta[2] = {};
+        ivec query[2], low[2];
+        pack(rows, q + at * D, count, Q, heads * D);
+        pack(drows, grad + at * D, count, Q, heads * D);
+        transpose(columns, rows, scale * LOG2E);
+        transpose(dcolumns, drows, 1.f);
+        memset(sums, 0, sizeof sums);
+        edges(query, low, low_of, place, length);
+        for (int i = 0; i < count; i++) {
+          float dot = 0.f;
+          for (int d = 0; d < D; d++) dot += drows[i * D + d] * out[(at + (int64_t)i * heads) * D + d];
+          ((float *)delta)[i] = dot;
+          ((float *)norm)[i] = lse[((int64_t)b * heads + h) * queries + start + i];
+        }
+        const int begin = low_of ? low_of[place] / K * K : 0;
+        const int clear = low_of ? low_of[place + count - 1] : 0;
+        for (int block = begin; block < place + count; block += K) {
+          products(p, keys + block * D, columns);
+          products(ds, values + block * D, dcolumns);
+          const int edge = block + K > place || block < clear;
+          for (int j = 0; j < K; j++)
+            for (int half = 0; half < 2; half++) {
+              vec e = exp2v(p[j].at[half] - norm[half]);
+              if (edge) e = choose(seen(query, low, half, block + j), e, splat(0.f));
+              p[j].at[half] = e;
+              ds[j].at[half] = e * (ds[j].at[half] - delta[half]);
+            }
+          gather(sums, ds, keys + block * D);
+          scatter(dkeys + block * D, ds, rows);
+          scatter(dvalues + block * D, p, drows);
+        }
+        for (int i = 0; i < count; i++)
+          for (int d = 0; d < D; d++) dq[(at + (int64_t)i * heads) * D + d] = ((float *)&sums[d])[i] * scale;
+      }
+    for (int i = 0; i < length; i++)
+      for (int d = 0; d < D; d++) {
+        const int64_t to = (((int64_t)b * length + i) * kv_heads + kv) * D + d;
+        dk[to] = dkeys[i * D + d] * scale;
+        dv[to] = dvalues[i * D + d];
+      }
+    free(keys);
+  }
+}
+"""
+)
+
+
+def load(head_dim: int) -> ctypes.CDLL:
+    """The compiled kernel for heads of this width. Raises native.Unavailable."""
+    if head_dim % 8:
+        raise native.Unavailable(f"head width {head_dim} is no multiple of 8")
+    return native.library(SOURCE, (f"HEAD_DIM={head_dim}", f"DLANES={8 if head_dim % 16 else 16}"))
+
+
+@torch.library.custom_op("pgolf::attention", mutates_args=())
+def attention(q: Tensor, k: Tensor, v: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Causal attention; q (B, L, H, D), k and v (B, T, H_kv, D) float32, first (B, T) int32 or None for zeros.
+
+    The queries are those of the last L of the T positions. Returns y (B, L, H, D) and the base-2 logarithm of each
+    softmax's denominator (B, H, L).
+    """
+    (batch, queries, heads, head_dim), (_, length, kv_heads, _) = q.shape, k.shape
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    first = None if first is None else first.contiguous()
+    y, lse = torch.empty_like(q), q.new_empty(batch, heads, queries)
+    tensors = map(native.pointer, (q, k, v, first, y, lse))
+    load(head_dim).attention_forward(*tensors, batch, length, queries, heads, kv_heads, torch.get_num_threads())
+    return y, lse
+
+
+@torch.library.custom_op("pgolf::attention_backward", mutates_args=())
+def attention_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, first: Tensor | None, y: Tensor, lse: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients by q, k and v, shaped like them; the arguments are as in `attention`."""
+    (batch, queries, heads, head_dim), (_, length, kv_heads, _) = q.shape, k.shape
+    grad, q, k, v = grad.contiguous(), q.contiguous(), k.contiguous(), v.contiguous()
+    first = None if first is None else first.contiguous()
+    gradients = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    tensors = map(native.pointer, (grad, q, k, v, first, y, lse, *gradients))
+    sizes = batch, length, queries, heads, kv_heads, torch.get_num_threads()
+    load(head_dim).attention_backward(*tensors, *sizes)
+    return gradients
+
+
+@attention.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
+    return torch.empty(q.shape), torch.empty(q.shape[0], q.shape[2], q.shape[1])
+
+
+@attention_backward.register_fake
+def _(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, first: Tensor | None, y: Tensor, lse: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty(q.shape), torch.empty(k.shape), torch.empty(v.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs, *output)
+
+
+def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    return (*attention_backward(grad, *ctx.saved_tensors), None)
+
+
+attention.register_autograd(_differentiate, setup_context=_save)

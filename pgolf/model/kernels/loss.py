@@ -1,0 +1,108 @@
+"""The softcapped softmax and its gradient over rows of logits in C, for float32 on a CPU.
+
+Three passes over a row that stays in the first cache, with vector exponentials; torch's own tanh, logsumexp and exp
+go through memory six times. See `loss` for what it computes.
+"""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from pgolf.model.kernels import native
+
+SOURCE = (
+    native.VECTORS
+    + r"""
+static inline float highest(vec x) {
+  float best = x[0];
+  for (int i = 1; i < 16; i++) best = x[i] > best ? x[i] : best;
+  return best;
+}
+
+static inline float total(vec x) {
+  float sum = 0.f;
+  for (int i = 0; i < 16; i++) sum += x[i];
+  return sum;
+}
+
+/* tanh through 2^(-2|x| log2 e); NaN stays NaN */
+static inline vec tanhv(vec x) {
+  const ivec sign = {(int32_t)0x80000000};
+  ivec signs = (ivec){} + sign[0];
+  vec e = exp2v((vec)((ivec)x | signs) * splat(2.f * LOG2E));
+  return (vec)((ivec)((splat(1.f) - e) / (splat(1.f) + e)) | ((ivec)x & signs));
+}
+
+/* losses[n] = sum_k weight * -ln softmax(cap tanh(z / cap))[target]; with weights, z becomes the gradient by z */
+void softmax(float *z, const int64_t *targets, const float *weights, float *losses, float cap, int rows, int width,
+             int count, int threads) {
+  const int padded = (width + 15) / 16 * 16;
+#pragma omp parallel num_threads(threads)
+  {
+    float *squashed = aligned_alloc(64, (size_t)padded * 8), *powers = squashed + padded;
+#pragma omp for schedule(static)
+    for (int n = 0; n < rows; n++) {
+      float *row = z + (int64_t)n * width;
+      const float scale = cap > 0.f ? cap : 1.f, inverse = 1.f / scale;
+      vec high = splat(-INFINITY), sum = {};
+      for (int i = width; i < padded; i++) squashed[i] = -INFINITY;
+      memcpy(squashed, row, (size_t)width * 4);
+      for (int i = 0; i < padded; i += 16) {
+        vec x = *(vec *)(squashed + i);
+        if (cap > 0.f) x = tanhv(x * splat(inverse));
+        if (i + 16 > width)
+          for (int lane = width - i; lane < 16; lane++) x[lane] = -INFINITY;
+        *(vec *)(squashed + i) = x;
+        high = vmax(high, x);
+      }
+      const float top = highest(high);
+      for (int i = 0; i < padded; i += 16) {
+        vec e = exp2v((*(vec *)(squashed + i) - splat(top)) * splat(scale * LOG2E));
+        if (i + 16 > width)
+          for (int lane = width - i; lane < 16; lane++) e[lane] = 0.f;
+        *(vec *)(powers + i) = e;
+        sum += e;
+      }
+      const float denominator = total(sum), lse = scale * top + logf(denominator);
+      float loss = 0.f, weight = 0.f;
+      for (int k = 0; k < count; k++) {
+        const float w = weights ? weights[(int64_t)n * count + k] : 1.f;
+        weight += w;
+        loss += w * (lse - scale * squashed[targets[(int64_t)n * count + k]]);
+      }
+      losses[n] = loss;
+      if (!weights) continue;
+      const vec share = splat(weight / denominator);
+      for (int i = 0; i < padded; i += 16) {
+        vec t = *(vec *)(squashed + i), e = *(vec *)(powers + i) * share;
+        *(vec *)(powers + i) = cap > 0.f ? e * (splat(1.f) - t * t) : e;
+      }
+      memcpy(row, powers, (size_t)width * 4);
+      for (int k = 0; k < count; k++) {
+        const int64_t at = targets[(int64_t)n * count + k];
+        const float t = squashed[at];
+        row[at] -= weights[(int64_t)n * count + k] * (cap > 0.f ? 1.f - t * t : 1.f);
+      }
+    }
+    free(squashed);
+  }
+}
+"""
+)
+
+
+def load() -> ctypes.CDLL:
+    """The compiled kernel. Raises native.Unavailable."""
+    return native.library(SOURCE)
+
+
+def softmax(z: Tensor, targets: Tensor, weights: Tensor | None, cap: float) -> Tensor:
+    """As `loss.plain_softmax`: z (n, V) contiguous float32, overwritten by its gradient when there are weights."""
+    rows, width = z.shape
+    targets = targets.contiguous()
+    weights = None if weights is None else weights.contiguous()
+    losses = torch.empty(rows)
+    tensors = map(native.pointer, (z, targets, weights, losses))
+    load().softmax(*tensors, ctypes.c_float(cap), rows, width, targets.shape[1], torch.get_num_threads())
+    return losses

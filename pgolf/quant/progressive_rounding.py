@@ -1,0 +1,160 @@
+"""Rounding share by share, training what is still floating point in between.
+
+Every matrix is rounded some of its columns at a time, from the last to the first as error feedback goes; after each
+share all that is left (the other columns, gains, norms, mixes) is trained on the mean KL divergence to the unquantized
+model, over train tokens. Feedback is the linear answer to a rounding error inside one matrix; the training that follows
+is the answer of the whole model, and repairs a third of what the feedback leaves or more. The order by shares is of
+incremental network quantization (arXiv 1702.03044), the objective that of distillation (QUANTIZATION 7.2). The number
+of steps is fixed, so that the result depends on nothing but its inputs.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pgolf.config.optim import OptimConfig
+from pgolf.model.gpt import CHUNK_TOKENS, GPT
+from pgolf.optim.adam import FlatAdam
+from pgolf.optim.flat import FlatParameters, parameter_groups
+from pgolf.optim.muon import Muon
+from pgolf.quant import waterfill
+from pgolf.quant.allocate import Matrices, Plan
+from pgolf.quant.divergence import kl
+from pgolf.quant.grid import Floats
+from pgolf.quant.waterfill import Problem, Rounding, Steps
+from pgolf.quantized.dequantize import dequantize
+from pgolf.quantized.tensors import QuantizedTensor
+
+MUON_RATE = 2.0  # Muon's learning rate over Adam's: the first pair tried; doubling both lost a twentieth of the gain
+_MOMENTUM, _BETAS = 0.9, (0.9, 0.95)
+
+
+@dataclass
+class _Part:
+    """One matrix on its way."""
+
+    problem: Problem
+    steps: Steps
+    symbols: np.ndarray  # (rows, columns), zero where not yet rounded
+    columns: slice  # the share rounded last
+    weight: Floats  # (rows, columns) as they were before that
+
+
+class Gradual:
+    """A model on its way from floating point to integers."""
+
+    def __init__(self, model: GPT, plan: Plan, optim: OptimConfig, lr: float) -> None:
+        """model: the unquantized one, left as it is; plan: its steps, at `plan.last_log2_c`; optim: how training
+        orthogonalized; lr: learning rate of the first step."""
+        self._model, self._plan = model, plan
+        self._student = copy.deepcopy(model).train()
+        self._student.set_progress(1.0)
+        self._flat = FlatParameters(self._student, parameter_groups(self._student, model.matrix_roles()))
+        self._lr = lr
+        self._muon = Muon(self._flat, optim)
+        self._adam = [FlatAdam(self._flat, group, _BETAS, optim.adam_epsilon) for group in ("embed", "scalar")]
+        self._free = torch.ones_like(self._flat.data)  # 0 where a weight is rounded
+        self._fixed = torch.zeros_like(self._flat.data)  # the rounded weights, 0 elsewhere
+        self._parts: dict[str, _Part] = {}
+        for name, problem in plan.problems.items():
+            rows, columns = problem.weight.shape
+            steps = waterfill.choose_steps(problem, plan.last_log2_c + plan.offsets[name], plan.rounding.resolution)
+            symbols = np.zeros((rows, columns), np.int32)
+            self._parts[name] = _Part(problem, steps, symbols, slice(columns, columns), problem.weight)
+
+    def round_share(self, share: float) -> None:
+        """Round columns until `share` of every matrix is done; the error goes to the columns that are left."""
+        for name, part in self._parts.items():
+            stop, columns = part.columns.start, part.problem.weight.shape[1]
+            part.columns = slice(min(stop, columns - round(share * columns)), stop)
+            part.weight = self._flat.view(self._flat.data, name).double().cpu().numpy()
+        with ThreadPoolExecutor(self._plan.threads) as pool:
+            rounded = pool.map(
+                lambda part: _round(part, part.steps, self._plan, self._plan.rounding), self._parts.values()
+            )
+            found = dict(zip(self._parts, rounded, strict=True))
+        for name, (tensor, free) in found.items():
+            part, view = self._parts[name], self._flat.view(self._flat.data, name)
+            part.symbols = tensor.symbols
+            start = part.columns.start
+            view[:, :start] = torch.from_numpy(free).to(view)
+            view[:, start:] = dequantize(tensor)[:, start:].to(view)
+            self._flat.view(self._free, name)[:, start:] = 0.0
+        torch.mul(self._flat.data, 1.0 - self._free, out=self._fixed)
+
+    def train(self, batches: Sequence[Tensor], done: float, until: float, on_step: Callable[[float], None]) -> None:
+        """One step per batch of token ids (B, T), the learning rate falling as from `done` to `until` of all steps.
+
+        on_step is told the divergence in nats per token.
+        """
+        flat = self._flat
+        for number, tokens in enumerate(batches):
+            flat.zero_grad()
+            divergence = self._gradient(tokens)
+            flat.grad.mul_(self._free)
+            self._step(self._lr * (1 - done - (until - done) * number / len(batches)))
+            flat.data.mul_(self._free).add_(self._fixed)
+            on_step(divergence)
+
+    def _step(self, lr: float) -> None:
+        self._muon.step(MUON_RATE * lr, _MOMENTUM, 0.0)
+        for adam in self._adam:
+            adam.step(lr, 0.0)
+
+    def _gradient(self, tokens: Tensor) -> float:
+        """Fill the flat gradient with that of the mean divergence, logits in chunks; returns the divergence."""
+        with torch.no_grad():
+            reference = self._model.hidden(tokens).flatten(0, 1)  # (B T, dim)
+        hidden = self._student.hidden(tokens)
+        upstream = torch.empty_like(reference)
+        total = 0.0
+        for start in range(0, len(reference), CHUNK_TOKENS):
+            part = slice(start, start + CHUNK_TOKENS)
+            leaf = hidden.detach().flatten(0, 1)[part].requires_grad_()
+            with torch.no_grad():
+                wanted = self._model.logits(reference[part])
+            loss = kl(wanted, self._student.logits(leaf)).sum() / len(reference)
+            loss.backward()
+            assert leaf.grad is not None
+            upstream[part] = leaf.grad
+            total += float(loss.detach())
+        hidden.backward(upstream.view_as(hidden))
+        return total
+
+    def controls(self) -> dict[str, Tensor]:
+        """All that is no matrix, float32 on the CPU, by parameter name."""
+        named = self._flat.named(self._flat.data)
+        return {name: tensor.detach().cpu().clone() for name, tensor in named.items() if name not in self._parts}
+
+    @property
+    def weights(self) -> int:
+        """Weights of the share that was rounded last."""
+        return sum(part.symbols[:, part.columns].size for part in self._parts.values())
+
+    @property
+    def rate_weight(self) -> float:
+        return self._plan.rounding.rate_weight
+
+    def round(self, octaves: float, rate_weight: float | None = None) -> Matrices:
+        """All matrices, the share rounded last with its steps coarser by so many octaves."""
+        rounding = self._plan.rounding if rate_weight is None else replace(self._plan.rounding, rate_weight=rate_weight)
+
+        def again(part: _Part) -> QuantizedTensor:
+            return _round(part, waterfill.move_columns(part.steps, octaves, part.columns), self._plan, rounding)[0]
+
+        with ThreadPoolExecutor(self._plan.threads) as pool:
+            return dict(zip(self._parts, pool.map(again, self._parts.values()), strict=True))
+
+
+def _round(part: _Part, steps: Steps, plan: Plan, rounding: Rounding) -> tuple[QuantizedTensor, Floats]:
+    """The matrix with its last share rounded, and its free columns with the error fed to them."""
+    symbols = part.symbols.copy()
+    symbols[:, part.columns], free = waterfill.round_columns(
+        part.problem, part.weight, steps, part.columns, rounding, plan.probabilities
+    )
+    return waterfill.tensor_of(part.problem, steps, symbols, rounding), free

@@ -1,0 +1,96 @@
+"""A stage's manifest: what was made, from what, how, and what it scored.
+
+`manifest.json` is pgolf's public interface (documented in docs/MANIFEST.md). Its schema carries a version; every
+older version is read for ever.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pgolf.errors import PgolfError
+
+SCHEMA = 1
+FILE_NAME = "manifest.json"
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Output:
+    """One payload file, by its path relative to the stage directory."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Input:
+    """One thing a stage was made from.
+
+    A stage directory has `stage`, `name` and the `sha256` of its manifest; a plain file has `bytes` and the
+    `sha256` of its content, a folder or URL of documents the hash that `pgolf.data.source` gives it. `path` is
+    relative to the directory that holds the manifest where that is possible.
+    """
+
+    kind: str  # "stage", "file", "folder" or "url"
+    path: str
+    sha256: str
+    stage: str | None = None
+    name: str | None = None
+    bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    stage: str
+    name: str
+    pgolf: dict[str, Any]  # version and git commit
+    command: list[str]
+    config: dict[str, Any]
+    inputs: dict[str, Input]
+    outputs: dict[str, Output]
+    metrics: dict[str, Any]
+    environment: dict[str, Any]
+    seed: int
+    started: str  # ISO 8601, UTC
+    seconds: float
+    details: dict[str, Any] = field(default_factory=dict)  # the stage's own tables, see docs/MANIFEST.md
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def parse(text: str, where: Path) -> Manifest:
+    """Read a manifest's JSON. Raises PgolfError, naming `where`, for anything but a known schema."""
+    try:
+        values = json.loads(text)
+        schema = values["schema"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise PgolfError(
+            f"{where} is not a pgolf manifest ({error}); restore it, or move the folder away and rerun the stage"
+        ) from error
+    if schema != SCHEMA:
+        raise PgolfError(f"{where} has schema {schema!r}, this pgolf reads up to {SCHEMA}: use a newer pgolf")
+    try:
+        values["inputs"] = {key: Input(**item) for key, item in values["inputs"].items()}
+        values["outputs"] = {key: Output(**item) for key, item in values["outputs"].items()}
+        return Manifest(**values)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise PgolfError(
+            f"{where} is damaged ({error}); restore it, or move the folder away and rerun the stage"
+        ) from error
+
+
+def hash_file(path: Path) -> Output:
+    """Size and SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    size = 0
+    with path.open("rb") as stream:
+        while block := stream.read(_CHUNK):
+            digest.update(block)
+            size += len(block)
+    return Output(bytes=size, sha256=digest.hexdigest())

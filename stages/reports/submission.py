@@ -1,0 +1,258 @@
+"""The challenge's records folder, filled from the manifests of packaged runs that differ in their seed alone.
+
+One folder `<YYYY-MM-DD>_<Name>`: README.md, submission.json, a log per seed, the script and its requirements. Fields
+and sections are those of the challenge's merged records; every figure is read out of a manifest. The weights stay out,
+as in every record; the package beside the runs has them.
+"""
+
+import json
+import shutil
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pgolf.config import Config
+from pgolf.errors import PgolfError
+from pgolf.package.ledger import SCRIPT, TOKENIZER
+from pgolf.store import runs, stage_directory
+from pgolf.store.stage_directory import Stage
+from stages.reports import submission_text
+from stages.reports.compare import Comparison
+from stages.verify import REQUIREMENTS
+from stages.views import claims
+
+TRACKS = ("10min_16mb", "non_record_16mb")
+SIZE_LIMIT, TIME_LIMIT = 16_000_000, 600.0  # bytes, and seconds each of training and of evaluation (the challenge's)
+
+
+@dataclass(frozen=True)
+class Author:
+    """Who submits; the only thing in the folder that no manifest knows."""
+
+    author: str
+    github_id: str
+    name: str
+    blurb: str
+
+
+@dataclass(frozen=True)
+class Seed:
+    """What one run contributes."""
+
+    run: Path
+    package: Stage
+    quantized: Stage
+    train: Stage | None
+    scores: Mapping[str, Stage]
+    float_score: Stage | None
+
+    @property
+    def number(self) -> int:
+        return self.train.manifest.seed if self.train is not None else self.quantized.manifest.seed
+
+    @property
+    def best(self) -> Stage:
+        """The score submitted: with test-time training where there is one."""
+        return self.scores.get("eval-ttt") or self.scores["eval-sliding"]
+
+    def results(self) -> dict[str, Any]:
+        """The challenge's `seed_results` entry."""
+        metrics, package = self.best.manifest.metrics, self.package.manifest.metrics
+        found: dict[str, Any] = {
+            "val_loss": metrics["nats_per_token"],
+            "val_bpb": metrics["bits_per_byte"],
+            "artifact_bytes": package["total_bytes"],
+            "bytes_model": package["model_bytes"],
+            "bytes_code": package["code_bytes"],
+            "eval_time_s": metrics["seconds"],
+        }
+        if self.train is not None:
+            trained = self.train.manifest.metrics
+            steps, seconds = trained["iterations"], trained["seconds"]
+            found |= {"steps": steps, "train_time_s": seconds, "step_avg_ms": round(1000 * seconds / max(1, steps), 3)}
+        if "eval-ttt" in self.scores and "eval-sliding" in self.scores:
+            before = self.scores["eval-sliding"].manifest.metrics["bits_per_byte"]
+            found |= {"pre_ttt_val_bpb": before, "ttt_gain_bpb": before - metrics["bits_per_byte"]}
+        if self.float_score is not None:
+            found["pre_quant_val_bpb"] = self.float_score.manifest.metrics["bits_per_byte"]
+        return found
+
+
+def read_seed(run: Path) -> Seed:
+    """The stages of one packaged run. Raises PgolfError when it is not packaged, or its package claims no score."""
+    package = stage_directory.open_stage(run / "package", ("package",))
+    quantized = package.parent("model")
+    lineage = {stage.manifest.stage: stage for stage in claims.ancestors(quantized)}
+    scores = {role: package.parent(role) for role in claims.SCORES if role in package.manifest.inputs}
+    if not scores:
+        raise PgolfError(f"{package.path} claims no score: run pgolf eval --ttt and package again")
+    floats = claims.scores_of(quantized.parent("model"), run)
+    return Seed(run, package, quantized, lineage.get("train"), scores, floats.get("eval-sliding"))
+
+
+def submission(
+    out: Path, seeds: Sequence[Seed], author: Author, track: str, comparison: Comparison | None = None
+) -> Path:
+    """Write the folder below `out` and return its path.
+
+    comparison: of the record to beat (reference) with these runs (candidate). Raises PgolfError when the runs differ in
+    more than their seed, or the folder exists.
+    """
+    if track not in TRACKS:
+        raise PgolfError(f"--track {track!r}: choose {' or '.join(TRACKS)}")
+    _same_but_seed(seeds)
+    date = max(seed.package.manifest.started for seed in seeds)[:10]
+    title = "".join(part.capitalize() for part in author.name.split()) or "Run"
+    folder = out / f"{date}_{title}"
+    if folder.exists():
+        raise PgolfError(f"{folder} exists; choose another --out or --name")
+    entry = describe(seeds, author, track, date, comparison)
+    stage_directory.sweep(out)
+    writer = stage_directory.StageWriter(folder)
+    try:
+        for name in (SCRIPT, REQUIREMENTS, TOKENIZER):
+            shutil.copyfile(seeds[0].package.file(name), writer.path(name))
+        for seed in seeds:
+            writer.path(f"train_seed{seed.number}.log").write_text(log(seed), "utf-8")
+        text = json.dumps(entry, indent=2, ensure_ascii=False, allow_nan=False)
+        writer.path("submission.json").write_text(text + "\n", "utf-8")
+        writer.path("README.md").write_text(
+            submission_text.readme(seeds, entry, techniques(seeds[0]), comparison), "utf-8"
+        )
+        writer.publish()
+    finally:
+        writer.discard()
+    return folder
+
+
+def describe(
+    seeds: Sequence[Seed], author: Author, track: str, date: str, comparison: Comparison | None
+) -> dict[str, Any]:
+    """The content of `submission.json`."""
+    results = {str(seed.number): seed.results() for seed in seeds}
+    scores = [result["val_bpb"] for result in results.values()]
+    losses = [result["val_loss"] for result in results.values()]
+    sizes = [result["artifact_bytes"] for result in results.values()]
+    environment = seeds[0].best.manifest.environment
+    entry: dict[str, Any] = {
+        "author": author.author,
+        "github_id": author.github_id,
+        "name": author.name,
+        "date": date,
+        "track": track,
+        "blurb": author.blurb,
+        "val_bpb": statistics.fmean(scores),
+        "val_loss": statistics.fmean(losses),
+        "bytes_total": max(sizes),
+        "bytes_code": max(result["bytes_code"] for result in results.values()),
+        "artifact_bytes_mean": round(statistics.fmean(sizes)),
+        "artifact_bytes_max": max(sizes),
+        "seeds": [seed.number for seed in seeds],
+        "seed_results": results,
+        "hardware": f"{environment['world_size']}x{environment['device_name']}",
+        "pytorch_version": environment["torch"],
+        "technique_summary": "; ".join(f"{what}: {value}" for what, value in techniques(seeds[0])),
+        "compliance": _compliance(seeds, results),
+    }
+    if len(seeds) > 1:
+        entry |= {"val_bpb_std": statistics.stdev(scores), "val_loss_std": statistics.stdev(losses)}
+    if comparison is not None:
+        entry |= {
+            "comparison_baseline_bpb": comparison.samples[0].mean,
+            "delta_vs_baseline_bpb": comparison.samples[1].mean - comparison.samples[0].mean,
+        }
+        # The challenge's own bar: better by 0.005 nats per token, the second of the readings.
+        if (test := comparison.readings[1].test) is not None:
+            entry |= {"t_statistic": test.t, "welch_df": test.degrees, "p_value": test.p}
+    return entry
+
+
+def techniques(seed: Seed) -> list[tuple[str, str]]:
+    """What the run did, part by part: settings that are not the defaults, from its manifests."""
+    recorded = claims.recorded_config(seed.quantized, seed.scores, Config())
+    sections = {key: value for key, value in recorded.items() if isinstance(value, dict)}
+    return [
+        (section, ", ".join(f"{key} = {value}" for key, value in sorted(sections[section].items())))
+        for section in ("tokenizer", "model", "train", "optim", "average", "quantize", "evaluate", "ttt")
+        if section in sections
+    ]
+
+
+def log(seed: Seed) -> str:
+    """A training log in the lines that the field's tools parse."""
+    lines = []
+    trained = seed.train
+    if trained is not None:
+        for text in trained.file("metrics.jsonl").read_text("utf-8").splitlines():
+            step = json.loads(text)
+            lines.append(
+                f"step:{step['iteration']}/{trained.manifest.config['train']['iterations']} "
+                f"train_loss:{step['loss']:.4f} train_time:{1000 * step['seconds']:.0f}ms"
+            )
+    ledger = seed.package.manifest.metrics
+    coder = seed.package.manifest.config["package"]["coder"]
+    lines += [
+        f"Serialized model quantized+{coder}: {ledger['model_bytes']} bytes | Code size: {ledger['code_bytes']} bytes",
+        f"Total submission size quantized+{coder}: {ledger['total_bytes']} bytes",
+    ]
+    names = {"eval-sliding": "quantized_sliding_window", "eval-ttt": "quantized_ttt"}
+    for kind, stage in sorted(seed.scores.items()):
+        metrics = stage.manifest.metrics
+        lines.append(
+            f"{names[kind]} val_loss:{metrics['nats_per_token']:.8f} val_bpb:{metrics['bits_per_byte']:.8f} "
+            f"eval_time:{1000 * metrics['seconds']:.0f}ms"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _compliance(seeds: Sequence[Seed], results: Mapping[str, Mapping[str, Any]]) -> dict[str, bool]:
+    """What the manifests say of the challenge's conditions; what they do not say is left out."""
+    found = {
+        "artifact_under_16mb": all(result["artifact_bytes"] <= SIZE_LIMIT for result in results.values()),
+        "eval_under_600s": all(result["eval_time_s"] <= TIME_LIMIT for result in results.values()),
+        "three_seeds": len(seeds) >= 3,
+    }
+    if all(seed.train is not None for seed in seeds):
+        # The weights that were quantized came out of training on train shards; no evaluation is in their lineage.
+        lineages = [claims.ancestors(seed.quantized) for seed in seeds]
+        kinds = {stage.manifest.stage for lineage in lineages for stage in lineage}
+        found["no_pre_quant_ttt"] = not kinds & set(claims.SCORES)
+    audits = [passed for seed in seeds if (passed := _audit_passed(seed)) is not None]
+    if len(audits) == len(seeds):
+        # What the audit tests: causal, normalized, one pass, and scored before learned from.
+        found["score_first_ttt" if "eval-ttt" in seeds[0].scores else "causal_and_normalized"] = all(audits)
+    if all("train_time_s" in result for result in results.values()):
+        found["train_under_600s"] = all(result["train_time_s"] <= TIME_LIMIT for result in results.values())
+    return found
+
+
+def _audit_passed(seed: Seed) -> bool | None:
+    """Whether the audits of the submitted score's evaluator in the run passed; None when there was none."""
+    models = {seed.package.manifest_sha256, seed.quantized.manifest_sha256}
+    evaluator = claims.SCORES[seed.best.manifest.stage]
+    found = [
+        not stage.manifest.details["failed"]
+        for stage in runs.stages_of(seed.run)
+        if stage.manifest.stage == "audit"
+        and stage.manifest.inputs["model"].sha256 in models
+        and stage.manifest.config["options"]["evaluator"] == evaluator
+    ]
+    return all(found) if found else None
+
+
+def _same_but_seed(seeds: Sequence[Seed]) -> None:
+    if not seeds:
+        raise PgolfError("name at least one packaged run")
+    numbers = [seed.number for seed in seeds]
+    if len(set(numbers)) < len(numbers):
+        raise PgolfError(f"two runs have the same seed ({numbers}); every seed counts once")
+    first, *others = [claims.recorded_config(seed.quantized, seed.scores, Config()) for seed in seeds]
+    for seed, other in zip(seeds[1:], others, strict=True):
+        for key in sorted({*first, *other} - {"seed"}):
+            if first.get(key) != other.get(key):
+                raise PgolfError(f"{seed.run} differs from {seeds[0].run} in [{key}]: seeds of one configuration only")
+    texts = {json.dumps(seed.package.manifest.details["claims"]["text"], sort_keys=True) for seed in seeds}
+    if len(texts) > 1:
+        raise PgolfError("the runs were not scored on the same text")

@@ -1,0 +1,82 @@
+"""The README of a submission, section by section as the challenge's records have them; every figure from a manifest."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from stages.reports.compare import Comparison
+
+if TYPE_CHECKING:
+    from stages.reports.submission import Seed
+
+
+def readme(
+    seeds: Sequence["Seed"],
+    entry: Mapping[str, Any],
+    techniques: Sequence[tuple[str, str]],
+    comparison: Comparison | None,
+) -> str:
+    """Markdown. `entry` is the content of submission.json."""
+    spread = f" ± {entry['val_bpb_std']:.5f} (sample deviation)" if "val_bpb_std" in entry else ""
+    parts = [
+        f"# {entry['name']}: {entry['val_bpb']:.5f} bits per byte",
+        entry["blurb"],
+        f"**val_bpb {entry['val_bpb']:.8f}**{spread}, mean of {len(seeds)} seed{'s' * (len(seeds) > 1)}; at most "
+        f"{entry['bytes_total']:,} bytes of script and model.",
+        "## Results per seed",
+        _table(
+            ("seed", "steps", "ms/step", "before quantizing", "quantized", "submitted", "bytes", "train s", "eval s"),
+            [_row(seed, result) for seed, result in entry["seed_results"].items()],
+        ),
+        "## Technique",
+        _table(("part", "settings that are not the defaults"), techniques),
+        "## Bytes",
+        _table(("file", "bytes (largest of the seeds)", "counts"), _bytes(seeds)),
+        "## Significance",
+        "\n".join(comparison.verdict) if comparison is not None else "No comparison was made (`--against RUN...`).",
+        "## Compliance",
+        _table(("condition", ""), [(name, "yes" if value else "no") for name, value in entry["compliance"].items()]),
+        "From the manifests; conditions that the manifests do not answer are left out. Whether a score was causal, "
+        "normalized and made before its tokens were learned from is listed when `pgolf audit` tested it.",
+        "## How to run",
+        "```\npip install -r requirements.txt\npython train_gpt.py train --data FOLDER_OF_SHARDS --out model.pgz\n"
+        "python train_gpt.py eval --val FOLDER_OF_SHARDS [--ttt]\npython train_gpt.py source FOLDER\n```",
+        "`torchrun --nproc_per_node 8 train_gpt.py train ...` on several GPUs. The script is packed; `source` writes "
+        "its code out.",
+        "## Included files",
+        "README.md, submission.json, train_gpt.py, requirements.txt, tokenizer.model, "
+        + ", ".join(f"train_seed{seed.number}.log" for seed in seeds),
+        f"Made by pgolf {seeds[0].package.manifest.pgolf['version']} from the manifests of "
+        + ", ".join(f"{seed.run.name} ({seed.package.manifest_sha256[:12]})" for seed in seeds)
+        + f", on {entry['hardware']}, torch {entry['pytorch_version']}.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _row(seed: str, result: Mapping[str, Any]) -> tuple[str, ...]:
+    def shown(key: str, form: str) -> str:
+        return format(result[key], form) if key in result else "-"
+
+    quantized = "pre_ttt_val_bpb" if "pre_ttt_val_bpb" in result else "val_bpb"
+    return (
+        seed,
+        shown("steps", ","),
+        shown("step_avg_ms", ".2f"),
+        shown("pre_quant_val_bpb", ".6f"),
+        shown(quantized, ".6f"),
+        shown("val_bpb", ".6f"),
+        shown("artifact_bytes", ","),
+        shown("train_time_s", ".1f"),
+        shown("eval_time_s", ".1f"),
+    )
+
+
+def _bytes(seeds: Sequence["Seed"]) -> list[tuple[str, str, str]]:
+    ledgers = [seed.package.manifest.details["ledger"] for seed in seeds]
+    largest = max(ledgers, key=lambda ledger: int(ledger["counted_bytes"]))
+    rows = [(row["file"], f"{row['bytes']:,}", "yes" if row["counted"] else "no") for row in largest["files"]]
+    return [*rows, ("what counts", f"{largest['counted_bytes']:,}", f"cap {largest['cap_bytes']:,}")]
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    return "\n".join([*lines, *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)])

@@ -1,0 +1,74 @@
+"""What a run came to, in terms that need no knowledge of the field: bytes of text against bytes of prediction.
+
+A model that gives each next byte of a text a probability can store that text in as many bits as its surprise adds up
+to; so its bits per byte stand in one column with those of gzip and xz on the same text.
+"""
+
+import itertools
+import lzma
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from pgolf.store.stage_directory import Stage
+from stages.run import Chain
+
+# xz looks back over 8 MiB at its default preset, so earlier training text could not help it.
+_PRIMING_BYTES = 8 << 20
+_BOS = 1
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to store the unseen text."""
+
+    key: str
+    what: str
+    bits_per_byte: float
+
+
+def readings(chain: Chain) -> list[Reading]:
+    """The val text under general compressors and under the run's own model, from raw text to the best score."""
+    rows = [Reading("raw", "the text as it is", 8.0), *compressors(chain.tokens)]
+    if chain.float_score is not None:
+        rows.append(_scored("float", "this model, full precision", chain.float_score))
+    rows.append(_scored("sliding", "this model, quantized (what is in the package)", chain.sliding_score))
+    rows.append(_scored("ttt", "the same, learning from what it has already read", chain.ttt_score))
+    return rows
+
+
+def compressors(tokens: Stage) -> list[Reading]:
+    """Bits per byte of gzip and xz on the val text, and of xz that has read the training text before it.
+
+    The texts are decoded from the shards, so they are what the model is scored on.
+    """
+    val = b"".join(_documents(tokens, "val"))
+    train = b"".join(_documents(tokens, "train"))[-_PRIMING_BYTES:]
+    primed = len(lzma.compress(train + val)) - len(lzma.compress(train))
+    sizes = (
+        ("gzip", "gzip -9", len(zlib.compress(val, 9))),
+        ("xz", "xz", len(lzma.compress(val))),
+        ("xz_primed", "xz that has read the training text first", primed),
+    )
+    return [Reading(key, what, 8.0 * size / len(val)) for key, what, size in sizes]
+
+
+def _scored(key: str, what: str, stage: Stage) -> Reading:
+    return Reading(key, what, float(stage.manifest.metrics["bits_per_byte"]))
+
+
+def _documents(tokens: Stage, split: str) -> Iterator[bytes]:
+    """The last documents of a split as UTF-8, at most about `_PRIMING_BYTES` of train text, all of val."""
+    from sentencepiece import SentencePieceProcessor
+
+    from stages.views.tokens import open_split
+
+    processor = SentencePieceProcessor(model_file=str(tokens.file("tokenizer.model")))
+    stream = open_split(tokens, split)
+    first = max(0, len(stream) - _PRIMING_BYTES) if split == "train" else 0
+    ids = np.asarray(stream[first : len(stream)])
+    starts = [*np.flatnonzero(ids == _BOS).tolist(), len(ids)]
+    for start, end in itertools.pairwise(starts):
+        yield processor.decode(ids[start + 1 : end].tolist()).encode("utf-8") + b"\n"

@@ -1,0 +1,164 @@
+"""What a package claims: its scores, how and on what text they were measured, their audits, and of which files.
+
+`claims.json` stands in the package beside the files, so that a stranger can hold them to it (`pgolf verify`). Every
+figure comes out of the manifests of the evaluation stages.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import pgolf
+from pgolf import config as configs
+from pgolf.config import Config
+from pgolf.store import runs
+from pgolf.store.stage_directory import Stage
+from stages.views import tokens as token_stages
+
+FILE = "claims.json"
+FORMAT = 1
+SCORES = {"eval-sliding": "sliding", "eval-ttt": "ttt"}
+"""What the score of each evaluation stage is called in the claims."""
+METRICS = ("bits_per_byte", "nats_per_token", "tokens_scored", "bytes_scored")
+
+
+def scores_of(model: Stage, run: Path) -> dict[str, Stage]:
+    """The run's evaluations of `model` on its val text by kind of stage: the plainly named one, else the newest."""
+    found: dict[str, Stage] = {}
+    for stage in runs.stages_of(run):
+        kind, scored = stage.manifest.stage, stage.manifest.inputs.get("model")
+        if kind not in SCORES or scored is None or scored.sha256 != model.manifest_sha256:
+            continue
+        if any(role.startswith("documents:") for role in stage.manifest.inputs):
+            continue
+        if kind not in found or found[kind].label != kind:
+            found[kind] = stage
+    return found
+
+
+def audits_of(model: Stage, run: Path, scores: Mapping[str, Stage]) -> dict[str, Stage]:
+    """The run's newest audits of `model`, by the score whose evaluator and settings they are of."""
+    found: dict[str, Stage] = {}
+    for stage in runs.stages_of(run):
+        audited = stage.manifest.inputs.get("model")
+        if stage.manifest.stage != "audit" or audited is None or audited.sha256 != model.manifest_sha256:
+            continue
+        evaluator = stage.manifest.config["options"]["evaluator"]
+        scored = next((score for kind, score in scores.items() if SCORES[kind] == evaluator), None)
+        sections = ("evaluate", "ttt") if evaluator == "ttt" else ("evaluate",)
+        if scored and all(stage.manifest.config[key] == scored.manifest.config[key] for key in sections):
+            found[evaluator] = stage
+    return found
+
+
+def claim(
+    model: Stage, scores: Mapping[str, Stage], audits: Mapping[str, Stage], files: Mapping[str, bytes]
+) -> dict[str, Any]:
+    """The content of `claims.json` for the package's files, by name."""
+    return {
+        "format": FORMAT,
+        "pgolf": pgolf.__version__,
+        "text": text_identity(model.ancestor("tokenize")),
+        "scores": {SCORES[kind]: _score(stage) for kind, stage in sorted(scores.items())},
+        "audits": {name: _audit(stage) for name, stage in sorted(audits.items())},
+        "files": {
+            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
+        },
+    }
+
+
+def text_identity(tokens: Stage) -> dict[str, Any]:
+    """What the val text is, whatever shards it lies in: its tokens, and how many bytes each stands for."""
+    stream = token_stages.open_split(tokens, "val")
+    ids = np.ascontiguousarray(stream[0 : len(stream)], dtype="<u2")
+    return identity(ids, np.asarray(token_stages.token_bytes(tokens)))
+
+
+def identity(ids: np.ndarray, token_bytes: np.ndarray) -> dict[str, Any]:
+    """SHA-256 over the tokens (uint16) and over the bytes each stands for (int64), little-endian."""
+    return {
+        "tokens": len(ids),
+        "tokens_sha256": hashlib.sha256(np.asarray(ids, dtype="<u2").tobytes()).hexdigest(),
+        "bytes_sha256": hashlib.sha256(np.asarray(token_bytes, dtype="<i8").tobytes()).hexdigest(),
+    }
+
+
+def recorded_config(model: Stage, scores: Mapping[str, Stage], config: Config) -> dict[str, Any]:
+    """The configuration that the package's model was made and scored with, section by section from the manifests.
+
+    Only values that are not the defaults: the script carries the same defaults. A byte target is what it left for the
+    model, since the script, trained again, does not know its own size.
+    """
+    made: dict[str, Any] = {key: value for key, value in model.manifest.config.items() if key != "options"}
+    made["quantize"] = made["quantize"] | model.manifest.details.get("model_target", {})
+    for kind, stage in scores.items():
+        made["evaluate"] = stage.manifest.config["evaluate"] | _resolved(stage)
+        if kind == "eval-ttt":
+            made["ttt"] = stage.manifest.config["ttt"]
+    made["package"] = configs.to_dict(config)["package"]
+    return _with_lineage(made, ancestors(model))
+
+
+def planned_config(source: Stage, config: Config) -> dict[str, Any]:
+    """What `recorded_config` will be for the float model of `source`, quantized and scored as `config` says."""
+    return _with_lineage(configs.to_dict(config), [source, *ancestors(source)])
+
+
+def _with_lineage(made: dict[str, Any], stages: Sequence[Stage]) -> dict[str, Any]:
+    lineage = {stage.manifest.stage: stage for stage in stages}
+    sources = (
+        ("tokenize", ("tokenizer",)),
+        ("train", ("train", "optim", "average", "seed")),
+        ("ema-finalize", ("average",) if "train" in lineage else ("average", "train", "seed")),  # imported: it alone
+    )
+    for kind, sections in sources:
+        if kind in lineage:
+            made |= {section: lineage[kind].manifest.config[section] for section in sections}
+    return _changed(configs.to_dict(configs.recorded(made)), configs.to_dict(Config()))
+
+
+def ancestors(stage: Stage) -> list[Stage]:
+    """Every stage up the lineage that is where its child says it is, the nearest first."""
+    found: list[Stage] = []
+    for role, entry in stage.manifest.inputs.items():
+        if entry.kind == "stage":
+            parent = stage.parent(role)
+            found += [parent, *ancestors(parent)]
+    return found
+
+
+def _score(stage: Stage) -> dict[str, Any]:
+    manifest = stage.manifest
+    settings = {"evaluate": manifest.config["evaluate"] | _resolved(stage)}
+    if manifest.stage == "eval-ttt":
+        settings["ttt"] = manifest.config["ttt"]
+    return {
+        **{name: manifest.metrics[name] for name in METRICS},
+        "lossless": bool(manifest.details["lossless"]),
+        "settings": settings,
+    }
+
+
+def _audit(stage: Stage) -> dict[str, Any]:
+    options, metrics = stage.manifest.config["options"], stage.manifest.metrics
+    counts = ("checks_passed", "checks_failed", "checks_not_run")
+    return {key: options[key] for key in ("tokens", "probes")} | {key: metrics[key] for key in counts}
+
+
+def _resolved(stage: Stage) -> dict[str, int]:
+    """The lengths an evaluation really used, where its settings leave them to the model's training."""
+    return {key: int(stage.manifest.details[key]) for key in ("seq_len", "stride")}
+
+
+def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(defaults.get(key), dict):
+            if inside := _changed(value, defaults[key]):
+                found[key] = inside
+        elif key not in defaults or value != defaults[key]:
+            found[key] = value
+    return found

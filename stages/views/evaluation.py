@@ -1,0 +1,136 @@
+"""What the two evaluation stages share: the text to score, its bytes, and how a score is written down."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from pgolf.config import EvaluateConfig
+from pgolf.errors import PgolfError
+from pgolf.evaluate.bpb import Score
+from pgolf.evaluate.evaluator import OnProgress, Trace
+from pgolf.evaluate.mixture import MixtureEvaluator
+from pgolf.model.fast_paths import compile_model
+from pgolf.model.gpt import GPT
+from pgolf.runtime import Runtime
+from pgolf.store.stage_directory import Stage
+from stages.context import StageBuild, StageContext
+from stages.views import tokens as token_stages
+from stages.views.models import load_model, training_length
+
+SCORES_FILE = "scores.safetensors"
+MODEL_STAGES = ("package", "quantize", "ema-finalize", "train")
+"""Kinds of stage that hold a model, the finished one first."""
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """A stream to score."""
+
+    tokens: np.ndarray  # (N,) uint16
+    token_bytes: np.ndarray  # (N,) int64 original UTF-8 bytes of each token
+    lossless: bool  # whether decoding gives the documents back exactly
+    source: str  # "val", or the documents' names
+
+
+def inputs(source: Stage, documents: Sequence[Path]) -> dict[str, Stage | Path]:
+    """What an evaluation is made from, by role."""
+    return {"model": source, **{f"documents:{index}": path for index, path in enumerate(documents)}}
+
+
+def load_text(source: Stage, documents: Sequence[Path]) -> Text:
+    """The run's val split, or other documents through the run's own tokenizer.
+
+    Raises PgolfError when there is nothing in it to score.
+    """
+    tokenized = source.ancestor("tokenize")
+    if documents:
+        tokens, token_bytes, lossless = token_stages.encode_documents(tokenized, documents)
+        text = Text(tokens, token_bytes, lossless, ", ".join(path.name for path in documents))
+    else:
+        stream = token_stages.open_split(tokenized, "val")
+        counts = np.asarray(token_stages.token_bytes(tokenized), dtype=np.int64)
+        lossless = bool(tokenized.manifest.details.get("lossless", True))
+        text = Text(np.asarray(stream[0 : len(stream)]), counts, lossless, "val")
+    if len(text.tokens) < 2:
+        raise PgolfError(f"{text.source} holds {len(text.tokens)} tokens; a score needs at least 2")
+    return text
+
+
+def resolve(settings: EvaluateConfig, source: Stage) -> EvaluateConfig:
+    """Fill in the training length where `seq_len` is 0."""
+    seq_len = settings.seq_len or training_length(source)
+    return replace(settings, seq_len=seq_len, stride=min(settings.stride, seq_len))
+
+
+@contextmanager
+def progress(context: StageContext, title: str, targets: int) -> Iterator[OnProgress]:
+    """A bar that counts targets and shows the mean loss so far."""
+    started = time.monotonic()
+
+    def update(done: int, nats: float) -> None:
+        speed = done / max(time.monotonic() - started, 1e-9)
+        bar.update(done, note=f"{nats:.4f} nats/token  {speed:,.0f} tokens/s")
+
+    with context.reporter.progress(title, total=targets) as bar:
+        yield update
+
+
+def model_of(source: Stage, runtime: Runtime) -> GPT:
+    """The stage's model on the fastest paths that this machine has."""
+    model = load_model(source, runtime)
+    compile_model(model, runtime, graph=False)
+    return model
+
+
+def write_scores(
+    build: StageBuild, context: StageContext, model: GPT, text: Text, trace: Trace, seconds: float
+) -> None:
+    """Metrics, per-token payload and the facts of the evaluation, into the stage being built."""
+    score = Score.from_nll(trace.nll, text.token_bytes[1:])
+    build.metrics |= score.metrics() | {
+        "seconds": round(seconds, 3),
+        "tokens_per_second": round(score.tokens_scored / max(seconds, 1e-9), 1),
+    }
+    build.details |= {"text": text.source, "lossless": text.lossless, **trace.facts}
+    payload = {"nll": trace.nll.astype(np.float32), "token_bytes": text.token_bytes[1:].astype(np.int32)}
+    if context.config.evaluate.mixture and context.runtime.is_main:
+        clock = time.monotonic()
+        mixed = MixtureEvaluator(None, model.config.vocab_size, model.config.bos_id).mix(text.tokens, trace)
+        found = Score.from_nll(mixed.nll, text.token_bytes[1:])
+        build.metrics["mixture_bits_per_byte"] = found.bits_per_byte
+        build.metrics["mixture_seconds"] = round(time.monotonic() - clock, 3)
+        payload["nll_mixture"] = mixed.nll.astype(np.float32)
+    if context.runtime.is_main:
+        save_file(payload, build.writer.path(SCORES_FILE))
+
+
+def mixture_row(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    if "mixture_bits_per_byte" not in metrics:
+        return []
+    gain = metrics["bits_per_byte"] - metrics["mixture_bits_per_byte"]
+    return [("with the online mixture", f"{metrics['mixture_bits_per_byte']:.4f} ({gain:+.4f} gained)")]
+
+
+def report(context: StageContext, title: str, metrics: dict[str, Any], lossless: bool) -> None:
+    """The score as a table, and beside it what a reader must know about the tokenizer."""
+    rows = [
+        ("bits per byte", f"{metrics['bits_per_byte']:.4f}"),
+        *mixture_row(metrics),
+        ("nats per token", f"{metrics['nats_per_token']:.4f}"),
+        ("tokens scored", f"{metrics['tokens_scored']:,}"),
+        ("bytes scored", f"{metrics['bytes_scored']:,}"),
+        ("seconds", f"{metrics['seconds']:.1f}"),
+        ("tokens/s", f"{metrics['tokens_per_second']:,.0f}"),
+    ]
+    context.reporter.table(title, ("measure", "value"), rows)
+    if not lossless:
+        context.reporter.message(
+            "the tokenizer is lossy: the scored tokens do not decode to the documents exactly, so this score is not "
+            "comparable with one of a lossless tokenizer"
+        )

@@ -1,0 +1,106 @@
+"""The model of any stage that holds one, ready to run."""
+
+import dataclasses
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from pgolf import config as configs
+from pgolf.config import Config, ModelConfig
+from pgolf.errors import PgolfError
+from pgolf.model.gpt import GPT
+from pgolf.quantized.tensors import QuantizedModel
+from pgolf.runtime import Runtime
+from pgolf.store.stage_directory import Stage
+from stages.context import StageContext
+
+FLOAT_KINDS = ("ema-finalize", "train")
+"""Kinds of stage that hold float weights, the finished one first."""
+WEIGHTS = "model.safetensors"
+QUANTIZED = "quantized.safetensors"
+PACKED = "model.pgz"
+
+
+def model_config(stage: Stage) -> ModelConfig:
+    """The configuration of the model in a stage, as its manifest has it."""
+    return _config(stage).model
+
+
+def _config(stage: Stage) -> Config:
+    values = {key: value for key, value in stage.manifest.config.items() if key != "options"}
+    return configs.recorded(values)
+
+
+def training_length(stage: Stage) -> int:
+    """Tokens of a training sequence of the model in a stage: its `train` stage has it, or what it was imported as.
+
+    Raises PgolfError when neither is in the lineage.
+    """
+    try:
+        trained = stage.ancestor("train")
+    except PgolfError:
+        trained = stage.ancestor("ema-finalize")
+        if "imported_from" not in trained.manifest.details:
+            raise
+    return int(trained.manifest.config["train"]["seq_len"])
+
+
+def held_out(stage: Stage) -> int:
+    """Tokens at the end of the train stream that training left alone, for choices to be made on; 0 for an import."""
+    try:
+        return int(stage.ancestor("train").manifest.details["holdout_tokens"])
+    except (PgolfError, KeyError):
+        return 0
+
+
+def inherit_model(context: StageContext, stage: Stage) -> StageContext:
+    """The context with the configuration of model and optimizer taken from `stage` and its `train` stage, where that is
+    in reach: what is made from a model describes that model, whatever preset the command was given."""
+    try:
+        optim = _config(stage.ancestor("train")).optim
+    except PgolfError:
+        optim = context.config.optim
+    return context.replace(config=dataclasses.replace(context.config, model=model_config(stage), optim=optim))
+
+
+def load_quantized(stage: Stage) -> QuantizedModel:
+    """The integers of a `quantize` or `package` stage."""
+    if stage.manifest.stage == "package":
+        from pgolf.codec import container
+
+        return container.decode(stage.file(PACKED).read_bytes())
+    from pgolf.quantized import storage
+
+    return storage.load(stage.file(QUANTIZED))
+
+
+def load_weights(stage: Stage) -> dict[str, torch.Tensor]:
+    """Float32 tensors by parameter name, on the CPU. Raises PgolfError for a stage that holds no model."""
+    kind = stage.manifest.stage
+    if kind in ("quantize", "package"):
+        return load_quantized(stage).state_dict()
+    if kind not in FLOAT_KINDS:
+        raise PgolfError(f"{stage.path} is a {kind} stage and holds no model")
+    path = stage.file(WEIGHTS)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise PgolfError(f"{path} is no safetensors file or is damaged ({error}); rerun {kind}") from error
+
+
+def load_model(stage: Stage, runtime: Runtime) -> GPT:
+    """The model of a train, ema-finalize, quantize or package stage, in evaluation mode on the runtime's device.
+
+    Raises PgolfError when the stage holds no model, or one that does not fit its own configuration.
+    """
+    weights = load_weights(stage)
+    with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away: leave the caller's numbers alone
+        model = GPT(model_config(stage))
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise PgolfError(f"the weights in {stage.path} do not fit its model configuration: {reason}") from error
+    model.compute_dtype = runtime.dtype
+    return model.to(runtime.device).eval()

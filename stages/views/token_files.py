@@ -1,0 +1,20 @@
+"""The names of a tokenize stage's files, and what its manifest says of the tokenizer."""
+
+from typing import Any
+
+from pgolf.tokens import byte_counts
+from pgolf.tokens.tokenizer import Tokenizer
+
+TRAIN, VAL, VAL_BYTES = "fineweb_train", "fineweb_val", "fineweb_val_bytes"
+TOKENIZER = "tokenizer.model"
+
+
+def tokenizer_facts(used: Tokenizer) -> dict[str, Any]:
+    """What holds of the tokenizer alone, whatever text it met."""
+    return {
+        "vocab_size": used.vocab_size,
+        "bos_id": used.bos_id,
+        "caseops": None if used.caseops is None else used.caseops.name,
+        "byte_fallback": used.byte_tokens is not None,
+        "faults": byte_counts.faults(used),
+    }

@@ -1,0 +1,30 @@
+"""One evaluation in a process of its own, for the audit to watch: `python -m stages.audit_child JOB.json`.
+
+The job names the stage, the settings and files of tokens in and scores out; nothing comes from anywhere else.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+
+def main(job_file: str) -> None:
+    job = json.loads(Path(job_file).read_text("utf-8"))
+    from pgolf import config as configs
+    from pgolf import runtime as runtimes
+    from pgolf.audit import evaluators
+    from pgolf.store.stage_directory import open_stage
+    from stages.views.models import load_model
+
+    runtime = runtimes.choose(job["device"], job["threads"])
+    config = configs.from_dict(job["config"])
+    model = load_model(open_stage(Path(job["stage"])), runtime)
+    evaluator = evaluators.evaluator(job["evaluator"], model, config, runtime)
+    trace = evaluator.score(np.load(job["tokens"]))
+    np.save(job["scores"], trace.nll)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,104 @@
+"""Rounding share by share: what is rounded stays, what is left learns, and all at once is what the plan gives."""
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from pgolf.config.optim import OptimConfig
+from pgolf.model.gpt import GPT
+from pgolf.quant import hessian, waterfill
+from pgolf.quant.allocate import Plan
+from pgolf.quant.divergence import Divergence
+from pgolf.quant.progressive_rounding import Gradual
+from pgolf.quantized.dequantize import dequantize
+from tests.pgolf.quant.test_hessian import batches, model_of
+
+
+@pytest.fixture(scope="module")
+def model() -> GPT:
+    return model_of()
+
+
+def plan_of(model: GPT, bits: float = 2.0) -> Plan:
+    found = hessian.calibrate(model, batches(20))
+    problems = {
+        name: waterfill.prepare(
+            model.get_parameter(name).detach().double().numpy(), role, found[name].curvature, found[name].output, 0.01
+        )
+        for name, role in model.matrix_roles().items()
+    }
+    plan = Plan(problems, waterfill.Rounding(resolution=4), threads=1)
+    plan.last_log2_c = plan.log2_c_for_bits(bits, list(problems))
+    return plan
+
+
+def weights(gradual: Gradual) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in gradual._student.named_parameters()}
+
+
+def train(gradual: Gradual, tokens: Sequence[torch.Tensor], done: float = 0.0, until: float = 1.0) -> list[float]:
+    seen: list[float] = []
+    gradual.train(tokens, done, until, seen.append)
+    return seen
+
+
+def test_all_columns_at_once_are_the_plans_own_rounding(model: GPT) -> None:
+    plan = plan_of(model)
+    gradual = Gradual(model, plan, optim=OptimConfig(), lr=0.002)
+    gradual.round_share(1.0)
+    for name, tensor in plan.round(plan.last_log2_c).items():
+        found = gradual.round(0.0)[name]
+        np.testing.assert_array_equal(found.symbols, tensor.symbols)
+        assert torch.equal(dequantize(found), dequantize(tensor))
+
+
+def test_what_is_rounded_stays_and_what_is_left_learns(model: GPT) -> None:
+    original = copy.deepcopy(model.state_dict())
+    gradual = Gradual(model, plan_of(model), optim=OptimConfig(), lr=0.002)
+    gradual.round_share(0.5)
+    before = weights(gradual)
+    losses = train(gradual, batches(8), 0.0, 0.5)
+    after = weights(gradual)
+    assert len(losses) == 8
+    for name in model.matrix_roles():
+        half = before[name].shape[1] // 2
+        assert torch.equal(before[name][:, half:], after[name][:, half:])
+        assert not torch.equal(before[name][:, :half], after[name][:, :half])
+    gradual.round_share(1.0)
+    train(gradual, batches(2), 0.5, 1.0)
+    final = weights(gradual)
+    for name, tensor in gradual.round(0.0).items():
+        half = final[name].shape[1] // 2
+        assert torch.equal(final[name], dequantize(tensor))
+        assert torch.equal(final[name][:, half:], after[name][:, half:])
+    assert set(gradual.controls()) == set(final) - set(model.matrix_roles())
+    assert all(torch.equal(original[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_training_in_between_repairs_what_rounding_broke(model: GPT) -> None:
+    plan, distance = plan_of(model), Divergence(model, batches(4))
+    found = []
+    for steps in (0, 40):
+        gradual = Gradual(model, plan, optim=OptimConfig(), lr=0.002)
+        for number, share in enumerate((0.5, 0.75, 1.0)):
+            gradual.round_share(share)
+            train(gradual, [b for _ in range(steps) for b in batches(1)], number / 3, (number + 1) / 3)
+        found.append(distance.of(weights(gradual)))
+    assert found[1] < 0.8 * found[0]
+
+
+def test_moving_the_last_share_leaves_the_others_alone(model: GPT) -> None:
+    gradual = Gradual(model, plan_of(model), optim=OptimConfig(), lr=0.002)
+    gradual.round_share(0.75)
+    gradual.round_share(1.0)
+    here, coarse = gradual.round(0.0), gradual.round(2.0)
+    for name, tensor in here.items():
+        last = tensor.symbols.shape[1] // 4
+        np.testing.assert_array_equal(tensor.symbols[:, last:], coarse[name].symbols[:, last:])
+        np.testing.assert_array_equal(tensor.row_scale, coarse[name].row_scale)
+        assert np.all(coarse[name].col_scale[:last] > tensor.col_scale[:last])
+        assert np.abs(coarse[name].symbols[:, :last]).sum() < np.abs(tensor.symbols[:, :last]).sum()
+    assert gradual.weights == sum(tensor.symbols.size for tensor in here.values()) // 4
