@@ -37,11 +37,11 @@ _ADVICE = {
 }
 
 
-def explain(error: Exception, place: object = None) -> str:
+def explain(error: Exception, place: object = None, kept: str = "") -> str:
     """One line for a failed file operation: the file, the reason, and what to do.
 
     place: where the program was reading or writing, for an error that carries no file name, such as those of writes to
-    an open file and of safetensors, whose text ends in `(os error N)`.
+    an open file and of safetensors, whose text ends in `(os error N)`. kept: what of the user's is still there.
     """
     number = error.errno if isinstance(error, OSError) else None
     if number is None and (match := re.search(r"\(os error (\d+)\)", str(error))):
@@ -50,4 +50,4 @@ def explain(error: Exception, place: object = None) -> str:
     where = " -> ".join(names) or (str(place) if place else "")
     reason = os.strerror(number) if number else str(error) or type(error).__name__
     advice = _ADVICE.get(number or 0, "")
-    return f"{where}: {reason}"[0 if where else 2 :] + (f"; {advice}" if advice else "")
+    return "; ".join(filter(None, (f"{where}: {reason}" if where else reason, kept, advice)))

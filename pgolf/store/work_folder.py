@@ -135,7 +135,7 @@ def sweep(run: Path) -> None:
 
 
 def await_replacement(path: Path) -> bool:
-    """Whether anything is at `path`, after waiting while another process stands between the two renames of a replacement of `path`.
+    """Whether anything is at `path`, once no other process stands between the two renames of replacing it.
 
     Only systems without an atomic exchange have that moment. When the process was killed in it, the replaced stage is
     put back.

@@ -47,7 +47,7 @@ def save(folder: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any])
         with contextlib.suppress(OSError):
             new.unlink(missing_ok=True)
         kept = "the previous checkpoint is intact, run the same command to continue" if final.is_file() else "none yet"
-        raise PgolfError(f"cannot write the checkpoint {explain(error, final)}; {kept}") from error
+        raise PgolfError(f"cannot write the checkpoint {explain(error, final, kept)}") from error
 
 
 def load(folder: Path) -> Checkpoint | None:
