@@ -187,7 +187,7 @@ def _write_split(
     counts = Counts()
     seen: set[int] = set()
     limit = context.config.tokenizer.shard_tokens
-    folder = build.writer.path(TOKENIZER).parent
+    folder = build.writer.payload
     clock = time.monotonic()
 
     def watched() -> Iterator[bytes]:

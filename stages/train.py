@@ -162,7 +162,7 @@ def _finish(
         save_weights(build.writer.path(f"average-{name}.safetensors"), trainer.flat.named(value))
     draw(build.writer.path("metrics.jsonl"), build.writer.path("loss.png"))
     if config.train.tensorboard:
-        build.writer.add(build.writer.path("metrics.jsonl").with_name("tensorboard"))
+        build.writer.add(build.writer.payload / "tensorboard")
     build.metrics |= {
         "iterations": trainer.iteration,
         "tokens": trainer.tokens,

@@ -224,6 +224,11 @@ class StageWriter:
         """Folder for files that only serve to resume; removed at `commit`. Made on first use."""
         return self._made(self.folder / SCRATCH)
 
+    @property
+    def payload(self) -> Path:
+        """Folder of the payload, made on first use; what is written in it becomes an output only with `add`."""
+        return self._made(self.folder / PAYLOAD)
+
     def path(self, name: str) -> Path:
         """Path to write the payload file `name` at; subfolders are made, and the file becomes an output."""
         self._names.add(name)
@@ -248,8 +253,7 @@ class StageWriter:
         """
         refuse_foreign(self.destination)
         data = manifest.to_json().encode("utf-8")
-        payload = self.folder / PAYLOAD
-        self._made(payload)
+        payload = self.payload
         self._drop_unregistered(payload)
         (payload / manifests.FILE_NAME).write_bytes(data)
         for path in sorted(payload.rglob("*")):

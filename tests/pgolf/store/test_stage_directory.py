@@ -343,10 +343,10 @@ def whole_after_wait(run):
 def test_unregistered_files_are_never_published(tmp_path):
     writer = StageWriter(tmp_path / "train", resumable=True)
     writer.path("payload.bin").write_bytes(b"p")
-    writer.path("payload.bin").with_name(".tmp-of-a-killed-write").write_bytes(b"half")
-    (writer.path("payload.bin").parent / "board").mkdir()
-    (writer.path("payload.bin").parent / "board" / "events").write_bytes(b"e")
-    writer.add(writer.path("payload.bin").parent / "board")
+    (writer.payload / ".tmp-of-a-killed-write").write_bytes(b"half")
+    (writer.payload / "board").mkdir()
+    (writer.payload / "board" / "events").write_bytes(b"e")
+    writer.add(writer.payload / "board")
     assert set(writer.outputs()) == {"payload.bin", "board/events"}
     stage = writer.commit(
         dataclasses.replace(make_stage(tmp_path / "x").manifest, name="train", outputs=writer.outputs())
