@@ -4,7 +4,6 @@ Bits are per weight, scales included; entropy is each tensor's own zero-order en
 coded below (negative) or above it, `coder` how far they are from the cross-entropy of the coder's own model.
 """
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +23,7 @@ def add_to(app: typer.Typer) -> None:
 
         Counts the run's package, or its quantize stage, or its checkpoint; --from names a stage or a model.pgz.
         """
-        from cli.screen import say_error
+        from cli.screen import say_error, say_json
         from pgolf.errors import CheckFailed
         from stages.reports import budget as budgets
         from stages.reports import budget_picture
@@ -68,7 +67,7 @@ def add_to(app: typer.Typer) -> None:
             budget_picture.draw(found, png)
             context.reporter.message(f"drawn in {png}")
         if common.json:
-            print(json.dumps(found.to_dict(), ensure_ascii=False))
+            say_json(found.to_dict())
         if found.over > 0:
             say_error(
                 f"{found.what} takes {found.total_bytes:,} bytes, {found.over:,} over the cap of {found.cap_bytes:,}; "

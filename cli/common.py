@@ -6,14 +6,18 @@ import json
 import os
 import re
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperOption
+
+from cli import interrupts
 
 _UsageError: Any = typer.BadParameter.__base__  # click's class, wherever this version of typer has it
 
@@ -34,7 +38,9 @@ class Common:
     ] = None
     name: Annotated[str | None, typer.Option(help="Variant: the output becomes <stage>@NAME.")] = None
     force: Annotated[bool, typer.Option("--force", help="Redo the stage even if it is up to date.")] = False
-    preset: Annotated[str | None, typer.Option(help="Configuration to start from: demo, mini, seed or record.")] = None
+    preset: Annotated[str | None, typer.Option(help="Configuration to start from: demo, mini, seed, record, ...")] = (
+        None
+    )
     config: Annotated[Path | None, typer.Option(help="TOML file with settings, over the preset.")] = None
     set: Annotated[
         list[str],
@@ -88,9 +94,11 @@ class Common:
 
     def finish(self, stage: "Stage") -> None:
         """With `--json`, the finished stage's path and manifest on stdout."""
+        from cli.screen import say_json
+
         if self.json:
             value = json.loads(stage.manifest.to_json()) | {"path": str(stage.path)}
-            print(json.dumps(value, ensure_ascii=False))
+            say_json(value)
 
 
 class _Command(TyperCommand):
@@ -121,7 +129,9 @@ class _Command(TyperCommand):
             return list(super().parse_args(ctx, spread))
         except _UsageError as error:  # typer says it on stderr; a program that reads stdout must learn it too
             if "--json" in args:
-                print(json.dumps({"error": error.format_message(), "exit_code": error.exit_code}, ensure_ascii=False))
+                from cli.screen import say_json
+
+                say_json({"error": error.format_message(), "exit_code": error.exit_code})
             raise
 
 
@@ -152,29 +162,66 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Call
 
 
 def guarded(work: Callable[[], None], debug: bool, as_json: bool) -> None:
-    """Run a command; errors a user can act on become one line on stderr and the documented exit code."""
-    from cli.screen import say_error
+    """Run a command; whatever ends it becomes one line on stderr and the documented exit code."""
     from pgolf.errors import PgolfError, explain
 
     try:
         work()
-    except PgolfError as error:
+        interrupts.check()
+    except (typer.Exit, typer.Abort):
+        raise
+    except BaseException as error:
         if debug:
             traceback.print_exc()
-        _fail(str(error), error.exit_code, as_json, say_error)
-    except KeyboardInterrupt:
-        _fail("interrupted; everything finished so far is kept", 130, as_json, say_error)
-    except OSError as error:
-        if debug:
-            traceback.print_exc()
-        _fail(explain(error), 2, as_json, say_error)
+        # Compiled code turns a KeyboardInterrupt into a SystemError, or loses it.
+        if isinstance(error, KeyboardInterrupt) or interrupts.asked:
+            _fail("interrupted; everything finished so far is kept", 130, as_json)
+        if isinstance(error, PgolfError):
+            _fail(str(error), error.exit_code, as_json)
+        if isinstance(error, BrokenPipeError):
+            raise typer.Exit(_READER_GONE) from error
+        if isinstance(error, MemoryError) or _is_out_of_memory(error):
+            _fail(_OUT_OF_MEMORY, 2, as_json)
+        if isinstance(error, OSError):
+            _fail(explain(error), 2, as_json)
+        if not isinstance(error, Exception):
+            raise
+        _fail(f"unexpected {type(error).__name__}: {error}; {_keep_traceback(debug)}", 2, as_json, every_rank=True)
 
 
-def _fail(text: str, code: int, as_json: bool, say: Callable[[str], None]) -> None:
-    if os.environ.get("RANK", "0") != "0":  # under torchrun all processes meet the same error; one tells it
-        raise typer.Exit(code)
-    text = " ".join(text.splitlines())
-    if as_json:
-        print(json.dumps({"error": text, "exit_code": code}, ensure_ascii=False))
-    say(text)
+_READER_GONE = 141  # what a shell shows for a program that a closed pipe ended
+_OUT_OF_MEMORY = (
+    "out of memory: lower train.micro_tokens or train.batch_tokens (training), evaluate.batch_windows (scoring), "
+    "ttt.chunk_tokens (test-time training) or quantize.calibration_tokens (quantizing), or use --device cpu"
+)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """torch has a class for GPUs and for CPUs nothing but a text; neither is worth importing torch for."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+def _keep_traceback(debug: bool) -> str:
+    """Write the traceback of the exception being handled to a private file; says where it is."""
+    if debug:
+        return "its traceback is above"
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="pgolf-", suffix=".log", delete=False, errors="replace") as file:
+            file.write(f"{sys.argv}\n{traceback.format_exc()}")
+    except OSError:
+        return "--debug shows the traceback"
+    return f"this is a fault of pgolf, please report it with {file.name}"
+
+
+def _fail(text: str, code: int, as_json: bool, every_rank: bool = False) -> NoReturn:
+    from cli.screen import say_error, say_json
+    from pgolf.errors import PgolfError
+
+    # Under torchrun all processes meet the same foreseen error; one tells it.
+    if every_rank or os.environ.get("RANK", "0") == "0":
+        text = " ".join(text.splitlines())
+        if as_json:
+            with suppress(PgolfError, OSError):  # stdout may be what failed
+                say_json({"error": text, "exit_code": code})
+        say_error(text)
     raise typer.Exit(code)

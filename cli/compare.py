@@ -1,6 +1,5 @@
 """`pgolf compare`: whether one side's scores beat another's, and how sure that is."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -26,12 +25,12 @@ def add_to(app: typer.Typer) -> None:
         """Test whether B beats A: several seeds each (Welch's t-test), or one pair document by document (bootstrap)."""
 
         def work() -> None:
-            from cli.screen import Screen
+            from cli.screen import Screen, say_json
             from stages.reports import compare as comparing
 
             found = [comparing.find(side, artifacts, stage) for side in (a, b)]
             result = comparing.compare(Screen(), *found)
             if as_json:
-                print(json.dumps(result.to_dict(), ensure_ascii=False))
+                say_json(result.to_dict())
 
         guarded(work, debug=debug, as_json=as_json)

@@ -17,7 +17,7 @@ def add_to(app: typer.Typer) -> None:
         check: Annotated[bool, typer.Option("--check", help="Also verify the hash of every payload file.")] = False,
     ) -> None:
         """Show the stages of a run (or of one directory with --from): lineage, time, scores. Exit code 1 if changed."""
-        from cli.screen import Screen, say_error
+        from cli.screen import Screen, say_error, say_json
         from pgolf.errors import CheckFailed, PgolfError
         from pgolf.store import lineage, runs, stage_directory
 
@@ -41,7 +41,7 @@ def add_to(app: typer.Typer) -> None:
             )
         Screen().table(str(common.source or common.run_dir), ("stage", "made from", "time", "result"), rows)
         if common.json:
-            print(json.dumps({"stages": report, "problems": problems}, ensure_ascii=False))
+            say_json({"stages": report, "problems": problems})
         if problems:
             for problem in problems:
                 say_error(problem)

@@ -4,6 +4,7 @@ import logging
 import sys
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 
@@ -45,7 +46,10 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
         monitor_interval=0.1,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "cli", *arguments)
+        # With -P and a path of its own: `-m cli` would run a cli.py of the working folder.
+        root = str(Path(__file__).parents[1])
+        start = f"import sys; sys.argv[0] = 'pgolf'; sys.path.append({root!r}); from cli.main import main; main()"
+        elastic_launch(config, sys.executable)("-P", "-c", start, *arguments)
     except SignalException as error:
         raise typer.Exit(130) from error
     except ChildFailedError as error:

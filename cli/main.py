@@ -1,8 +1,12 @@
 """The `pgolf` program: one command per module of this package."""
 
 import importlib
+import sys
 
 import typer
+
+from cli import interrupts
+from pgolf import caches
 
 # In the order of the chain, then what stands over it; `pgolf --help` shows them so.
 COMMANDS: tuple[str, ...] = (
@@ -21,6 +25,7 @@ COMMANDS: tuple[str, ...] = (
     "compare",
     "report",
     "verify",
+    "screen_record",
     "submission",
     "import_checkpoint",
 )
@@ -37,4 +42,11 @@ for _module in COMMANDS:
 
 
 def main() -> None:
-    app()
+    caches.ensure_home()
+    interrupts.listen()
+    try:
+        app()
+    except (KeyboardInterrupt, SystemExit):
+        if interrupts.asked:  # typer makes 1 of an interrupt that comes before a command has begun
+            sys.exit(130)
+        raise

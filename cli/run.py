@@ -37,6 +37,7 @@ def add_to(app: typer.Typer) -> None:
         ] = True,
     ) -> None:
         """The whole chain: tokenize, train, average, quantize, score, package. What is up to date is skipped."""
+        from cli.screen import say_json
         from stages import run as chains
         from stages.reports import summary
 
@@ -58,7 +59,7 @@ def add_to(app: typer.Typer) -> None:
             stages = {stage.label: json.loads(stage.manifest.to_json()) for stage in chain.stages}
             paths = {stage.label: str(stage.path) for stage in chain.stages}
             scores = {reading.key: reading.bits_per_byte for reading in readings}
-            print(json.dumps({"paths": paths, "bits_per_byte": scores, "stages": stages}, ensure_ascii=False))
+            say_json({"paths": paths, "bits_per_byte": scores, "stages": stages})
 
 
 def _show(chain: "Chain", readings: list["Reading"]) -> None:

@@ -1,53 +1,168 @@
-"""Progress bars, messages and tables on stderr, through rich."""
+"""Progress bars, messages and tables on stderr, through rich; JSON on stdout.
 
+Every text is shown as it is: names of files, runs and models may hold brackets, colons or control characters, which
+rich or the terminal would act on. Markup is off throughout, and what a terminal obeys is shown as an escape (`plain`).
+"""
+
+import json
+import os
+import re
+import sys
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
+from rich.text import Text
 
+from pgolf.errors import PgolfError
 from pgolf.progress import Progress as StageProgress
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+if console.width < 20:  # COLUMNS=0 makes rich print nothing
+    console.width = 80
+_SHORT = 16  # characters of a cell, a number as a rule, that is never broken over two lines
+# Control characters but for the line end, marks that reverse the direction of text, and halves of surrogate pairs.
+_OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def plain(text: str) -> str:
+    """The text with everything that a terminal would obey written as an escape such as `\\x1b`."""
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+LINE_SECONDS = 30.0
+"""Between two lines of progress where there is no terminal to draw a bar on."""
+
+
+class _Task:
+    """Where a piece of work stands, in words."""
+
+    def __init__(self, title: str, total: float | None, unit: str) -> None:
+        self.title, self.total, self.unit, self.completed, self.note = title, total, unit, 0.0, ""
+        self._begun = time.monotonic()
+        self._first: float | None = None
+
+    def update(self, completed: float, total: float | None, note: str) -> None:
+        if self._first is None:
+            self._first, self._begun = completed, time.monotonic()
+        self.completed, self.note = completed, note or self.note
+        self.total = self.total if total is None else total
+
+    def done(self) -> str:
+        """`109 s of 3,000 s`; only what is done where the whole is not known."""
+        unit = f" {self.unit}" if self.unit else ""
+        of = "" if self.total is None else f" of {self.total:,.0f}{unit}"
+        return f"{self.completed:,.0f}{unit}{of}"
+
+    def left(self) -> str:
+        """The time left, by the clock for work that ends by it, else by the pace since the first update."""
+        if self.total is None or self._first is None:
+            return ""
+        seconds = self.total - self.completed
+        if self.unit != "s":
+            pace = (self.completed - self._first) / max(time.monotonic() - self._begun, 1e-9)
+            if pace <= 0:
+                return ""
+            seconds /= pace
+        minutes, rest = divmod(max(0, round(seconds)), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02}:{rest:02} left" if hours else f"{minutes}:{rest:02} left"
 
 
 class _Bar:
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress, self._task = progress, task
+    """Draws on a terminal."""
+
+    def __init__(self, progress: Progress, task: TaskID, state: _Task) -> None:
+        self._progress, self._task, self._state = progress, task, state
 
     def update(self, completed: float, total: float | None = None, note: str = "") -> None:
-        self._progress.update(self._task, completed=completed, total=total, note=escape(note))
+        state = self._state
+        state.update(completed, total, note)
+        note, left = plain(state.note), state.left()
+        self._progress.update(self._task, completed=completed, total=total, note=note, done=state.done(), left=left)
+
+
+class _Lines:
+    """Prints a line now and then, into a file or a pipe."""
+
+    def __init__(self, state: _Task) -> None:
+        self._state, self._printed = state, time.monotonic()
+
+    def update(self, completed: float, total: float | None = None, note: str = "") -> None:
+        state = self._state
+        state.update(completed, total, note)
+        if time.monotonic() - self._printed >= LINE_SECONDS:
+            self._printed = time.monotonic()
+            words = (f"{state.title} {state.done()}", state.note, state.left())
+            console.print(plain("  ".join(filter(None, words))), soft_wrap=True)
 
 
 class Screen:
-    """The Reporter that draws on a terminal."""
+    """The Reporter that draws on a terminal, and prints lines where there is none."""
 
     @contextmanager
-    def progress(self, title: str, total: float | None = None) -> Iterator[StageProgress]:
+    def progress(self, title: str, total: float | None = None, unit: str = "") -> Iterator[StageProgress]:
+        state = _Task(title, total, unit)
+        if not console.is_terminal:
+            yield _Lines(state)
+            return
         columns = (
-            TextColumn("{task.description:<14}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(compact=True),
+            TextColumn("{task.description:<14}", markup=False),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[done]}"),
+            TextColumn("{task.fields[note]}", markup=False),
+            TextColumn("{task.fields[left]}"),
         )
         with Progress(*columns, console=console, transient=True) as progress:
-            yield _Bar(progress, progress.add_task(title, total=total, note=""))
+            task = progress.add_task(plain(title), total=total, note="", done=state.done(), left="")
+            yield _Bar(progress, task, state)
 
     def message(self, text: str) -> None:
-        console.print(escape(text), soft_wrap=True)
+        console.print(plain(text), soft_wrap=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        table = Table(title=title, title_justify="left", title_style="bold")
+        table = Table(title=plain(title) or None, title_justify="left", title_style="bold")
+        shown = [[plain(cell) for cell in row] for row in rows]
+        needed = 1
         for index, column in enumerate(columns):
-            # Folded, never cut: a number without its last digits is worse than one on two lines.
-            table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
-        for row in rows:
-            table.add_row(*(escape(cell) for cell in row))
-        console.print(table)
+            longest = max((len(row[index]) for row in shown), default=0)
+            # Long texts are folded, short cells never: half a number is worse than a line that is too long.
+            short = longest <= _SHORT and (index > 0 or len(columns) == 1)
+            table.add_column(
+                column,
+                justify="left" if index == 0 else "right",
+                overflow="fold",
+                no_wrap=short,
+            )
+            needed += 3 + (max(longest, len(column)) if short else min(max(longest, len(column)), _SHORT))
+        for row in shown:
+            table.add_row(*row)
+        if needed > console.width:
+            table.width = needed  # the terminal breaks the lines, or scrolls
+        console.print(table, crop=False)
 
 
 def say_error(text: str) -> None:
-    console.print(f"[red]pgolf:[/red] {escape(text)}", soft_wrap=True)
+    with suppress(OSError, ValueError):  # stderr is full or closed; the exit code still tells
+        console.print(Text.assemble(("pgolf:", "red"), " ", plain(text)), soft_wrap=True)
+
+
+def say_json(value: Any) -> None:
+    """One JSON object on stdout, in ASCII, whatever stdout's encoding is. Raises PgolfError when it cannot be written.
+
+    A reader that has gone (`| head`) raises BrokenPipeError.
+    """
+    if sys.stdout is None:
+        raise PgolfError("--json: stdout is closed")
+    try:
+        print(json.dumps(value), flush=True)
+    except OSError as error:
+        with suppress(OSError, ValueError):  # or Python tries once more to write what is left, at the very end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise PgolfError(f"cannot write to stdout: {error.strerror or error}") from error

@@ -29,7 +29,7 @@ def add_to(app: typer.Typer) -> None:
         """Write README.md, submission.json, logs and script from the manifests of packaged runs."""
 
         def work() -> None:
-            from cli.screen import Screen
+            from cli.screen import Screen, say_json
             from stages.reports import compare as comparing
             from stages.reports import submission as stage
 
@@ -43,6 +43,6 @@ def add_to(app: typer.Typer) -> None:
             Screen().message(f"written: {folder}")
             if as_json:
                 entry = json.loads((folder / "submission.json").read_text("utf-8"))
-                print(json.dumps({"path": str(folder), "submission": entry}, ensure_ascii=False))
+                say_json({"path": str(folder), "submission": entry})
 
         guarded(work, debug=debug, as_json=as_json)

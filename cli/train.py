@@ -14,9 +14,13 @@ def add_to(app: typer.Typer) -> None:
         common: Common,
         iterations: Annotated[int | None, typer.Option(help="Optimizer steps at most (train.iterations).")] = None,
         seconds: Annotated[float | None, typer.Option(help="Wall-clock cap (train.seconds); 0: none.")] = None,
+        finish: Annotated[bool, typer.Option("--finish", help="End a stopped run where it is.")] = False,
         nproc: Annotated[int, typer.Option(min=1, help="Processes, one per GPU, started through torchrun.")] = 1,
     ) -> None:
-        """Train a model on the run's tokens; the same command again continues a stopped run."""
+        """Train a model on the run's tokens.
+
+        The same command continues a stopped run; more --iterations or --seconds lengthen it, --finish ends it as it is.
+        """
         if nproc > 1:
             from cli.launch import launch, without_option
 
@@ -27,7 +31,7 @@ def add_to(app: typer.Typer) -> None:
         extra = [] if iterations is None else [f"train.iterations={iterations}"]
         extra += [] if seconds is None else [f"train.seconds={float(seconds)}"]
         context = common.context(*extra)
-        stage = train_stage(context, context.input(common.source, "tokenize"))
+        stage = train_stage(context, context.input(common.source, "tokenize"), finish)
         if context.runtime.is_main:
             common.finish(stage)
         context.runtime.leave()

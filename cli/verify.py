@@ -1,7 +1,6 @@
 """`pgolf verify`: hold a package to what it claims."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +36,7 @@ def add_to(app: typer.Typer) -> None:
         """Check a package's hashes, bytes, scores and audit; say true or false. Exit code 1 for false."""
 
         def work() -> None:
-            from cli.screen import Screen, say_error
+            from cli.screen import Screen, say_error, say_json
             from pgolf.errors import CheckFailed
             from stages.verify import verify as check
 
@@ -51,7 +50,7 @@ def add_to(app: typer.Typer) -> None:
             )
             if as_json:
                 found = [dataclasses.asdict(one) for one in checks]
-                print(json.dumps({"true": true, "checks": found}, ensure_ascii=False))
+                say_json({"true": true, "checks": found})
             if not true:
                 say_error(f"false: {checks[-1].what}: {checks[-1].detail}")
                 raise typer.Exit(CheckFailed.exit_code)

@@ -1,4 +1,4 @@
-"""What a stage tells while it works. `cli` shows it; a caller without a screen passes `Silent`."""
+"""Progress-reporting interface; the CLI renders it, `Silent` discards it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -6,15 +6,16 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """One thing under way. `total` is in whatever unit the stage counts (tokens, windows, tensors)."""
+    """One piece of work under way. `total` is in whatever unit the work is counted in (tokens, windows, tensors)."""
 
     def update(self, completed: float, total: float | None = None, note: str = "") -> None:
         """Set how far it is; `note` is a short text beside the bar, for example `loss 2.13  41,000 tokens/s`."""
 
 
 class Reporter(Protocol):
-    def progress(self, title: str, total: float | None = None) -> AbstractContextManager[Progress]:
-        """A context manager that yields a Progress; shown from the start, taken away at the end."""
+    def progress(self, title: str, total: float | None = None, unit: str = "") -> AbstractContextManager[Progress]:
+        """A context manager that yields a Progress; shown from the start, removed at the end. unit: of `total`, shown
+        behind the numbers; `s` means that the work ends by the clock."""
 
     def message(self, text: str) -> None:
         """One line that stays on the screen."""
@@ -32,7 +33,7 @@ class Silent:
     """Says nothing."""
 
     @contextmanager
-    def progress(self, title: str, total: float | None = None) -> Iterator[Progress]:
+    def progress(self, title: str, total: float | None = None, unit: str = "") -> Iterator[Progress]:
         yield _NoProgress()
 
     def message(self, text: str) -> None:

@@ -30,7 +30,7 @@ class Runtime:
         return self.world_rank == 0
 
     def leave(self) -> None:
-        """Part from the other processes in good order, at the end of the program."""
+        """Destroy the process group at the end of the program."""
         if self.world_size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
@@ -38,6 +38,36 @@ class Runtime:
         """Wait until every process has come here."""
         if self.world_size > 1:
             dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
+
+    def agree(self, worked: bool) -> bool:
+        """Whether something worked on every process; each of them must ask."""
+        if self.world_size == 1:
+            return worked
+        return bool(self._reduced(torch.tensor(int(worked), device=self.device), dist.ReduceOp.MIN))
+
+    def same(self, tensor: torch.Tensor) -> bool:
+        """Whether every process holds the same bits in a float32 tensor, by the sum of its bit patterns."""
+        if self.world_size == 1:
+            return True
+        total = tensor.detach().view(torch.int32).sum(dtype=torch.int64)
+        return self._reduced(total, dist.ReduceOp.MIN) == self._reduced(total, dist.ReduceOp.MAX)
+
+    def _reduced(self, value: torch.Tensor, how: Any) -> int:
+        value = value.clone()
+        dist.all_reduce(value, how)
+        return int(value)
+
+    def __str__(self) -> str:
+        """Device, type and processes in words: `2 processes, each on cpu (1 thread, float32)`."""
+        if self.device.type == "cuda":
+            what = f"{torch.cuda.get_device_name(self.device)} (cuda, {self._dtype_name})"
+        else:
+            what = f"cpu ({self.threads} thread{'s' * (self.threads > 1)}, {self._dtype_name})"
+        return what if self.world_size == 1 else f"{self.world_size} processes, each on {what}"
+
+    @property
+    def _dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
 
     def describe(self) -> dict[str, Any]:
         """The `environment` of a manifest."""
@@ -48,7 +78,7 @@ class Runtime:
             "platform": platform.platform(),
             "device": self.device.type,
             "device_name": name or platform.machine(),
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": self._dtype_name,
             "threads": self.threads,
             "world_size": self.world_size,
             "compile": self.compile,
@@ -58,7 +88,8 @@ class Runtime:
 def choose(device: str = "auto", threads: int = 0, compile: bool = True) -> Runtime:
     """Pick the device (`auto`, `cpu` or `cuda`), set the thread count once, and join torchrun's group if there is one.
 
-    `threads` 0 means every core this process may use. Raises PgolfError for `cuda` without a usable GPU.
+    `threads` 0 means every core this process may use. Raises PgolfError for `cuda` without a usable GPU, for more
+    processes than GPUs, and for a GPU without bfloat16.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise PgolfError(f"--device {device!r}: choose auto, cpu or cuda")
@@ -68,6 +99,8 @@ def choose(device: str = "auto", threads: int = 0, compile: bool = True) -> Runt
     world_size = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's own interface
     world_rank = int(os.environ.get("RANK", "0"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if use_cuda:
+        _check_gpu(local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     count = threads or max(1, _usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     torch.set_num_threads(count)
     where = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
@@ -84,6 +117,18 @@ def choose(device: str = "auto", threads: int = 0, compile: bool = True) -> Runt
         threads=count,
         compile=compile,
     )
+
+
+def _check_gpu(local_rank: int, processes: int) -> None:
+    count = torch.cuda.device_count()
+    if max(local_rank + 1, processes) > count:
+        raise PgolfError(
+            f"{processes} processes on this machine need a GPU each, and torch finds {count}; start it with "
+            f"--nproc {count}, or run on the CPU with --device cpu"
+        )
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = torch.cuda.get_device_name(local_rank)
+        raise PgolfError(f"{name} cannot compute in bfloat16, which pgolf needs of a GPU; use --device cpu")
 
 
 def _usable_cores() -> int:

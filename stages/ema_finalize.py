@@ -1,11 +1,13 @@
-"""EMA-finalize: the last weights, the averages kept during training and blends of the two, into one checkpoint.
+"""The `ema-finalize` stage: the best of the last weights, the averages kept during training and blends of the two.
 
-The choice goes by the loss on a held-out slice of the *train* tokens, which training never saw; val is not touched.
-The seed has no such choice and in a short run exports an average that never began.
+The choice goes by the loss on a held-out slice of the *train* tokens, which training never saw; val is not touched. A
+run trained with `train.reserve_seconds` made the choice inside its clock, and it is only carried out here. The seed has
+no such choice and in a short run exports an average that never began.
 """
 
 import functools
 import time
+from collections.abc import Mapping
 
 import torch
 from safetensors import SafetensorError
@@ -15,12 +17,11 @@ from pgolf.errors import PgolfError
 from pgolf.model.fast_paths import compile_model
 from pgolf.model.gpt import GPT
 from pgolf.store.stage_directory import Stage
-from pgolf.training.holdout import holdout_loss
-from pgolf.training.select_checkpoint import Weights, choose
+from pgolf.training.select_checkpoint import Weights, blend, select
 from stages.context import StageBuild, StageContext
-from stages.train import holdout_score, save_weights
+from stages.train import byte_table, save_weights
 from stages.views.models import inherit_model
-from stages.views.tokens import open_split
+from stages.views.tokens import holdout_of
 
 _PREFIX, _SUFFIX = "average-", ".safetensors"
 
@@ -39,46 +40,39 @@ def ema_finalize(context: StageContext, trained: Stage) -> Stage:
 
 def _choose(context: StageContext, build: StageBuild, trained: Stage) -> None:
     started = time.monotonic()
-    config, runtime = context.config, context.runtime
-    tokens = trained.ancestor("tokenize")
-    stream = open_split(tokens, "train")
-    held_out = stream.view(len(stream) - trained.manifest.details["holdout_tokens"], len(stream))
-    if len(held_out) < 2:
-        raise PgolfError(f"{trained.path} was trained with train.holdout_tokens = 0: there is nothing to choose by")
-    seq_len = trained.manifest.details["seq_len"]
-    with torch.random.fork_rng(devices=[]):
-        model = GPT(config.model)
-    model.compute_dtype = runtime.dtype
-    compile_model(model.to(runtime.device), runtime, graph=False)
-
-    def loss_of(weights: Weights) -> float:
-        model.load_state_dict(weights)
-        return holdout_loss(model, held_out, seq_len, runtime.device)
-
+    config, runtime, details = context.config, context.runtime, trained.manifest.details
+    holdout = holdout_of(trained)
+    last = _load(trained, "model.safetensors")
     averages = {
         name.removeprefix(_PREFIX).removesuffix(_SUFFIX): functools.partial(_load, trained, name)
         for name in _averages(trained)
     }
-    with context.reporter.progress("ema-finalize", 1 + len(averages) + len(config.average.interpolate)) as progress:
-        choice = choose(
-            _load(trained, "model.safetensors"),
-            averages,
-            config.average.interpolate,
-            loss_of,
-            lambda count, note: progress.update(count, note=note),
-        )
-    losses, best = choice.losses, choice.name
-    save_weights(build.writer.path("model.safetensors"), choice.weights)
+    recorded = details.get("choice")
+    if recorded is not None and trained.manifest.config["average"]["interpolate"] == list(config.average.interpolate):
+        losses: Mapping[str, float] = recorded["losses"]
+        best = min(losses, key=lambda name: losses[name])
+        name = recorded["average"]
+        weights = last if name is None else blend(last, averages[name](), recorded["share"])
+    else:
+        with torch.random.fork_rng(devices=[]):
+            model = GPT(config.model)
+        model.compute_dtype = runtime.dtype
+        compile_model(model.to(runtime.device), runtime, graph=False)
+        shares = config.average.interpolate
+        choice = select(model, holdout, details["seq_len"], runtime, last, averages, shares, context.reporter)
+        losses, best, weights = choice.losses, choice.name, choice.weights
+    save_weights(build.writer.path("model.safetensors"), weights)
     build.metrics |= {
-        **holdout_score(tokens, held_out, losses[best]),
-        "parameters": sum(value.numel() for value in choice.weights.values()),
+        **holdout.score(losses[best], byte_table(trained.ancestor("tokenize"))),
+        "parameters": sum(value.numel() for value in weights.values()),
         "seconds": round(time.monotonic() - started, 3),
     }
     build.details |= {
         "chosen": best,
+        "chosen_inside_the_training_clock": recorded is not None and losses is recorded["losses"],
         "candidates": [{"name": name, "holdout_nats_per_token": loss} for name, loss in losses.items()],
-        "holdout_tokens": len(held_out),
-        "seq_len": seq_len,
+        "holdout_tokens": len(holdout),
+        "seq_len": details["seq_len"],
     }
     ordered = sorted(losses, key=lambda name: losses[name])
     context.reporter.table(

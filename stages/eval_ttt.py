@@ -2,8 +2,6 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from pgolf.config import EvaluateConfig, TttConfig
@@ -15,20 +13,22 @@ from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.views import evaluation
 from stages.views import tokens as token_stages
+from stages.views.evaluation import VAL, Documents
 
 SECTIONS = ("evaluate", "ttt")
 TUNE_TOKENS = 40_000
 """Held-out train tokens that `--tune` chooses by: some eighty documents of the mini track, half a minute a trial."""
 
 
-def eval_ttt(context: StageContext, source: Stage, documents: Sequence[Path] = (), tuned: bool = False) -> Stage:
+def eval_ttt(context: StageContext, source: Stage, documents: Documents = VAL, tuned: bool = False) -> Stage:
     """Write an `eval-ttt` stage for the model of `source`; with `tuned`, rates are first chosen on held-out train text.
 
     Raises PgolfError for settings or documents that cannot be scored, CheckFailed when the coverage is not exact.
     """
     if context.runtime.world_size > 1:
         raise PgolfError("eval-ttt learns along one stream and runs in one process; start it without torchrun")
-    with context.build("eval-ttt", evaluation.inputs(source, documents), SECTIONS, {"tune": tuned}) as build:
+    inputs = documents.inputs(source)
+    with context.build("eval-ttt", inputs, SECTIONS, {"tune": tuned, **documents.options}) as build:
         if build.existing is None:
             settings = evaluation.resolve(context.config.evaluate, source)
             text = evaluation.load_text(source, documents)
@@ -53,12 +53,9 @@ def _tune(
     context: StageContext, source: Stage, model: GPT, settings: EvaluateConfig
 ) -> tuple[TttConfig, list[dict[str, Any]]]:
     """Rates chosen on the end of the train tokens that training held out, and the table of what was tried."""
-    trained = source.ancestor("train")
-    held = int(trained.manifest.details["holdout_tokens"])
-    stream = token_stages.open_split(source.ancestor("tokenize"), "train")
-    held_out = stream[max(len(stream) - held, len(stream) - TUNE_TOKENS) : len(stream)]
-    if len(held_out) < 2:
-        raise PgolfError(f"{trained.path} held out no train tokens to tune on; train it with train.holdout_tokens > 0")
+    holdout = token_stages.holdout_of(source)
+    holdout.require()
+    held_out = holdout.tokens[max(0, len(holdout) - TUNE_TOKENS) : len(holdout)]
     ttt = context.config.ttt
     with context.reporter.progress("tuning", total=trials_at_most(ttt)) as bar:
         best, tried = tune(model, held_out, settings, ttt, context.runtime, lambda done: bar.update(done))

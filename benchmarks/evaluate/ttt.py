@@ -75,11 +75,10 @@ def main() -> None:
 def _text(source: stage_directory.Stage, held_out: bool) -> tuple[np.ndarray, np.ndarray]:
     """Tokens and their bytes: the run's val, or what training held out."""
     if not held_out:
-        text = evaluation.load_text(source, ())
+        text = evaluation.load_text(source, evaluation.VAL)
         return text.tokens, text.token_bytes
     tokenized = source.ancestor("tokenize")
-    stream = token_stages.open_split(tokenized, "train")
-    tokens = stream[len(stream) - source.ancestor("train").manifest.details["holdout_tokens"] : len(stream)]
+    tokens = token_stages.holdout_of(source).tokens[:]
     return tokens, ByteTable.from_tokenizer(token_stages.tokenizer_of(tokenized)).count(tokens)
 
 

@@ -16,11 +16,10 @@ from pgolf import config as configs
 from pgolf import runtime as runtimes
 from pgolf.progress import Silent
 from pgolf.store import stage_directory
-from pgolf.training.holdout import holdout_loss
 from stages.context import StageContext
 from stages.quantize import quantize
 from stages.views.models import load_model
-from stages.views.tokens import open_split
+from stages.views.tokens import holdout_of
 
 WINDOW = 512
 ROWS = {
@@ -41,11 +40,10 @@ def main() -> None:
     options = parser.parse_args()
     runtime = runtimes.choose("cpu", options.threads)
     source = stage_directory.open_stage(options.source)
-    stream = open_split(source.ancestor("tokenize"), "train")
-    held_out = stream.view(len(stream) - source.ancestor("train").manifest.details["holdout_tokens"], len(stream))
+    holdout = holdout_of(source)
 
     def loss(stage: stage_directory.Stage) -> float:
-        return holdout_loss(load_model(stage, runtime), held_out, WINDOW, runtime.device)
+        return holdout.loss(load_model(stage, runtime), WINDOW, runtime)
 
     unquantized = loss(source)
     print(f"{'floating point':46} {unquantized:.4f} nats per token", flush=True)

@@ -20,19 +20,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pgolf import config as configs
 from pgolf import runtime as runtimes
 from pgolf.config import Config, ModelConfig
 from pgolf.errors import PgolfError
-from pgolf.model.fast_paths import compile_model
-from pgolf.model.gpt import GPT
+from pgolf.progress import Silent
 from pgolf.store import stage_directory
 from pgolf.tokens.loader import Loader
-from pgolf.training.holdout import holdout_loss
-from pgolf.training.trainer import Trainer
-from stages.train import holdout_score, holdout_tokens
+from pgolf.training.fit import fit, select_average
+from pgolf.training.holdout import Holdout
+from stages.train import byte_table
 from stages.views.tokens import open_split
 
 
@@ -91,40 +88,18 @@ def run(
     config: Config, tokens: stage_directory.Stage, runtime: runtimes.Runtime, clock: Callable[[], float]
 ) -> dict[str, Any]:
     """Train under `config`, its seconds by `clock`, and score what came out."""
-    stream = open_split(tokens, "train")
-    loader = Loader(stream, config.seed, holdout_tokens=holdout_tokens(config, stream), bos_id=config.model.bos_id)
-    torch.manual_seed(config.seed)
-    model = GPT(config.model).to(runtime.device).train()
-    model.compute_dtype = runtime.dtype
-    trainer = Trainer(model, loader, config, runtime)
-    compile_model(model, runtime, graph=config.train.compile)
-    trainer.warm_up(sorted({*config.train.breakpoints(), *config.model.breakpoints()}))
-    start = clock()
-    while trainer.iteration < config.train.iterations:
-        done = trainer.iteration / config.train.iterations
-        if config.train.seconds:
-            done = max(done, (clock() - start) / config.train.seconds)
-        if done >= 1.0:
-            break
-        trainer.step(done)
-    trainer.drain()
-    seconds = clock() - start
-    candidates = {"last": trainer.flat.data.clone(), **trainer.averages.finished()}
-    losses = {}
-    for name, weights in candidates.items():
-        trainer.flat.data.copy_(weights)
-        losses[name] = holdout_loss(model, loader.holdout, config.train.sizes_at(1.0)[1], runtime.device)
-    best = min(losses, key=lambda name: losses[name])
-    score = holdout_score(tokens, loader.holdout, losses[best])
-    loader.close()
+    holdout = Holdout.of(open_split(tokens, "train"), config)
+    config = dataclasses.replace(config, average=dataclasses.replace(config.average, interpolate=()))
+    with Loader(holdout.training, config.seed) as loader:
+        made = fit(config, loader, holdout, runtime, Silent(), clock=clock)
+    choice = select_average(made.trainer, holdout, config, runtime, Silent())
+    best = choice.losses[choice.name]
     return {
-        "nats_per_token": losses[best],
-        "bits_per_byte": score["holdout_bits_per_byte"],
-        "last": losses["last"],
-        "best": best,
-        "parameters": trainer.parameters,
-        "iterations": trainer.iteration,
-        "tokens_per_second": trainer.tokens / seconds,
+        "nats_per_token": best,
+        "bits_per_byte": holdout.score(best, byte_table(tokens))["holdout_bits_per_byte"],
+        "last": choice.losses["last"],
+        "best": choice.name,
+        **{key: made.metrics()[key] for key in ("parameters", "iterations", "tokens_per_second")},
     }
 
 

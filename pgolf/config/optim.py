@@ -60,11 +60,12 @@ class OptimConfig:
     warmup: int = 0
     """Iterations over which all learning rates rise from zero; the records have none."""
     warmdown: float = 0.75
-    """Last fraction of training over which the learning rates fall linearly to their floors."""
+    """Last fraction of training over which the learning rates fall linearly towards 0, not below their floors."""
     warmdown_iterations: int = 0
-    """The same in iterations (the seed: 3500), in place of `warmdown`; 0: off."""
+    """Warmdown in iterations (the seed: 3500), in place of `warmdown`; in a shorter run it has begun before the first
+    step; 0: off."""
     lr_floor: float = 0.0
-    """Learning rate at the end over that of the plateau."""
+    """The learning rate never falls below this share of the plateau's: the warmdown is max(linear, floor)."""
     embed_warmdown: float | None = None
     """`warmdown` of the embeddings, when it is another."""
     embed_floor: float | None = None

@@ -15,6 +15,8 @@ class TokenizerConfig:
     """Every digit a piece of its own, as in the challenge's tokenizers."""
     caseops: bool = False
     """Letter case as operator tokens before words, so that `The` and `the` share pieces (pgolf/tokens/caseops.py)."""
+    fuse_operators: bool = False
+    """Add pieces of a space and a case operator to the CaseOps tokenizer that `--tokenizer` names (PR #2109)."""
     whitespace_pieces: bool = False
     """Runs of spaces as pieces of their own; the challenge's byte table would count them wrongly, pgolf's does not."""
     train_bytes: int = 100_000_000

@@ -42,6 +42,6 @@ class Averages:
             self.values["tail"].lerp_(self._data, 1 / self.tail_steps)
 
     def finished(self) -> dict[str, Tensor]:
-        """The averages that have seen at least one step, by name."""
+        """The averages that have seen at least one step, by name, sorted."""
         steps = dict.fromkeys(self._names, self.ema_steps) | {"tail": self.tail_steps}
-        return {name: value for name, value in self.values.items() if steps[name]}
+        return {name: value for name, value in sorted(self.values.items()) if steps[name]}

@@ -24,20 +24,23 @@ class Optimizer:
         return self._muon.state() | self._embed.state() | self._scalar.state()
 
     @torch.no_grad()
-    def step(self, iteration: int, fraction: float, lr_scale: float = 1.0) -> None:
+    def step(self, iteration: int, fraction: float, lr_scale: float = 1.0, planned: int = 0) -> float:
         """One update of everything from the gradients in the flat buffer, already summed over ranks.
 
-        iteration: steps done before this one; fraction: of training done (see `schedule`); lr_scale: over all groups.
+        iteration: steps done before this one; fraction: of training done (see `schedule`); lr_scale: over all groups;
+        planned: iterations of a run without a clock. Returns the learning rate of the matrices.
         """
         config = self._config
         decay = decay_factor(config, fraction)
 
         def lr(group: str, base: float) -> float:
-            return base * lr_scale * lr_factor(config, group, fraction, iteration)
+            return base * lr_scale * lr_factor(config, group, fraction, iteration, planned)
 
-        self._muon.step(lr("matrix", config.matrix_lr), momentum_at(config, iteration), config.matrix_decay * decay)
+        rate = lr("matrix", config.matrix_lr)
+        self._muon.step(rate, momentum_at(config, iteration), config.matrix_decay * decay)
         self._embed.step(lr("embed", config.embed_lr), config.embed_decay * decay)
         self._scalar.step(lr("scalar", config.scalar_lr), config.scalar_decay * decay)
+        return rate
 
     @torch.no_grad()
     def clip(self) -> Tensor:

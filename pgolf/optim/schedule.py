@@ -13,24 +13,27 @@ def fraction_done(iteration: int, iterations: int, elapsed: float, seconds: floa
     return min(1.0, max(iteration / iterations, by_clock))
 
 
-def lr_factor(config: OptimConfig, group: str, fraction: float, iteration: int) -> float:
-    """What the learning rate of `group` is multiplied by in the step after `iteration` steps.
+def lr_factor(config: OptimConfig, group: str, fraction: float, iteration: int, planned: int = 0) -> float:
+    """Multiplier of the learning rate of `group` in the step after `iteration` steps.
 
-    1 on the plateau, then linear to the group's floor at fraction 1. With `warmdown_iterations` the length of the
-    warmdown is that many iterations out of as many as the present pace will reach, as the seed has it.
+    1 on the plateau, then `max(linear, floor)`, the line reaching 0 at fraction 1 (the records clamp at the floor, they
+    do not interpolate down to it). With `warmdown_iterations` the warmdown has that many iterations of as many as the
+    present pace will reach; longer than the run, it begins at iterations / warmdown (openai/parameter-golf `lr_mul`).
+
+    planned: iterations of a run without a clock, 0 under a clock; of use in the first step only, which has no pace yet.
     """
     own_warmdown = {"embed": config.embed_warmdown, "scalar": config.scalar_warmdown}.get(group)
     own_floor = {"embed": config.embed_floor, "scalar": config.scalar_floor}.get(group)
     warmdown = config.warmdown if own_warmdown is None else own_warmdown
     floor = config.lr_floor if own_floor is None else own_floor
     if config.warmdown_iterations and own_warmdown is None:
-        expected = iteration / fraction if fraction > 0 else float("inf")
-        warmdown = min(1.0, config.warmdown_iterations / max(expected, 1.0))
+        expected = iteration / fraction if iteration and fraction else planned
+        warmdown = config.warmdown_iterations / expected if expected else 0.0
     factor = 1.0
     if config.warmup and iteration < config.warmup:
         factor = (iteration + 1) / config.warmup
     if warmdown and fraction > 1 - warmdown:
-        factor *= floor + (1 - floor) * (1 - fraction) / warmdown
+        factor *= max((1 - fraction) / warmdown, floor)
     return factor
 
 

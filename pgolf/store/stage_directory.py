@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgolf.errors import PgolfError, explain
+from pgolf.store import kinds
 from pgolf.store import manifest as manifests
 from pgolf.store.manifest import Input, Manifest, Output
 from pgolf.store.work_folder import PARTIAL, PAYLOAD, SCRATCH, WorkFolder, await_replacement, flush, locked, move, sweep
@@ -100,16 +101,9 @@ class Stage:
         if self.manifest.stage == kind:
             return self
         for role, entry in self.manifest.inputs.items():
-            if entry.kind == "stage" and (entry.stage == kind or _leads_to(entry.stage, kind)):
+            if entry.kind == "stage" and (entry.stage == kind or kinds.comes_after(entry.stage, kind)):
                 return self.parent(role).ancestor(kind)
         raise PgolfError(f"{self.path} has no {kind} stage in its lineage")
-
-
-_ORDER = ("tokenize", "train", "ema-finalize", "quantize", "package")
-
-
-def _leads_to(stage: str | None, kind: str) -> bool:
-    return stage in _ORDER and kind in _ORDER and _ORDER.index(stage) > _ORDER.index(kind)
 
 
 def exists(path: Path) -> bool:
@@ -130,8 +124,8 @@ def stage_folders(run: Path) -> list[Path]:
     ]
 
 
-def open_stage(path: Path, kinds: tuple[str, ...] = ()) -> Stage:
-    """Open a finished stage directory; with `kinds`, refuse every other kind of stage.
+def open_stage(path: Path, wanted: tuple[str, ...] = ()) -> Stage:
+    """Open a finished stage directory; with `wanted`, refuse every other kind of stage.
 
     Raises PgolfError when there is no manifest, or it is unreadable, of an unknown schema or of the wrong kind.
     """
@@ -151,8 +145,8 @@ def open_stage(path: Path, kinds: tuple[str, ...] = ()) -> Stage:
         manifest = manifests.parse((data or b"").decode("utf-8"), file)
     except UnicodeDecodeError as error:
         raise PgolfError(f"cannot read {file}: {error}") from error
-    if kinds and manifest.stage not in kinds:
-        raise PgolfError(f"{path} holds a {manifest.stage} stage; this needs {' or '.join(kinds)}")
+    if wanted and manifest.stage not in wanted:
+        raise PgolfError(f"{path} holds a {manifest.stage} stage; this needs {' or '.join(wanted)}")
     return Stage(path=path, manifest=manifest, manifest_sha256=hashlib.sha256(data or b"").hexdigest())
 
 

@@ -38,8 +38,7 @@ class ByteTable:
             elif not sp.is_byte(token):
                 piece = sp.id_to_piece(token)
                 leading[token] = piece.startswith(SPACE_MARK)
-                if piece in tokenizer.operators:
-                    base[token] = 0
+                base[token] -= sum(len(symbol.encode()) * piece.count(symbol) for symbol in tokenizer.operators)
         return cls(base - leading, leading, boundary)
 
     def count(self, tokens: np.ndarray, previous: int | None = None) -> np.ndarray:

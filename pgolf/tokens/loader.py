@@ -9,6 +9,7 @@ the same share of every unit seen. Each epoch cuts the units at another phase.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
 
 import numpy as np
 import torch
@@ -20,20 +21,6 @@ UNIT = 2048  # the longest training context of the records
 _MIN_UNITS = 64  # in shorter streams the unit is the sequence itself, or an epoch would leave out too much
 
 
-def split_holdout(stream: TokenStream, tokens: int, bos_id: int | None = None) -> tuple[TokenStream, TokenStream]:
-    """Cut the last `tokens` tokens, or a little less so that they begin with a document's `bos_id`, off a train stream.
-
-    Returns (for training, held out). Raises PgolfError when nothing would be left to train on.
-    """
-    cut = len(stream) - tokens
-    if cut < 2:
-        raise PgolfError(f"holding out {tokens} tokens leaves none to train on: {stream.name} has {len(stream)}")
-    if tokens and bos_id is not None:
-        start = stream.find_after(bos_id, cut)
-        cut = cut if start is None else start
-    return stream.view(0, cut), stream.view(cut, len(stream))
-
-
 class Loader:
     """Batches of shuffled windows; see the module docstring. `prefetch` prepares one in a thread."""
 
@@ -43,10 +30,8 @@ class Loader:
         seed: int,
         world_rank: int = 0,
         world_size: int = 1,
-        holdout_tokens: int = 0,
-        bos_id: int | None = None,
     ) -> None:
-        self.stream, self.holdout = split_holdout(stream, holdout_tokens, bos_id)
+        self.stream = stream
         self._seed, self._world_rank, self._world_size = seed, world_rank, world_size
         self._order: tuple[tuple[int, ...], np.ndarray] | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
@@ -73,6 +58,12 @@ class Loader:
         """Begin to prepare the batch that the next call of `batch` will ask for."""
         key = (step * batch_tokens if start is None else start, batch_tokens, seq_len)
         self._ahead = (key, self._thread.submit(self._make, *key))
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
 
     def close(self) -> None:
         self._thread.shutdown()

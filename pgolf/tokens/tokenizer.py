@@ -17,7 +17,7 @@ import sentencepiece as spm
 
 from pgolf.config.tokenizer import TokenizerConfig
 from pgolf.errors import PgolfError
-from pgolf.tokens.caseops import DIALECTS, LEADING, CaseOps
+from pgolf.tokens.caseops import CHALLENGE, DIALECTS, LEADING, CaseOps
 from pgolf.tokens.sentencepiece_model import SPACE_MARK, Pieces
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)  # the challenge's
@@ -35,6 +35,26 @@ class Tokenizer(Pieces):
     def caseops(self) -> CaseOps | None:
         """The transform whose four operator characters are pieces of their own; None for a plain tokenizer."""
         return next((dialect for dialect in DIALECTS if dialect.symbols == self.operators), None)
+
+    def with_fused_operators(self) -> "Tokenizer":
+        """The same model with three pieces more, a space with TITLE, ALLCAPS or CAPNEXT behind it, at its end.
+
+        PR #2109 and #2158: in the `challenge` dialect the two are the most frequent pair. SentencePiece cuts
+        user-defined pieces out before it merges. Raises PgolfError for a tokenizer of another kind.
+        """
+        if self.caseops is not CHALLENGE:
+            raise PgolfError(
+                f"{self.name} is no CaseOps tokenizer of the challenge: leave tokenizer.fuse_operators out"
+            )
+        proto = self.proto
+        for symbol in self.operators[:3]:
+            if self.sp.piece_to_id(SPACE_MARK + symbol) != self.sp.unk_id():
+                continue
+            piece = (SPACE_MARK + symbol).encode()
+            # ModelProto.pieces (field 1) may be continued at the end of the file: text, score 0, USER_DEFINED (4).
+            entry = b"\x0a" + bytes([len(piece)]) + piece + b"\x15" + bytes(4) + b"\x18\x04"
+            proto += b"\x0a" + bytes([len(entry)]) + entry
+        return Tokenizer(proto, self.name)
 
     @cached_property
     def byte_tokens(self) -> np.ndarray | None:

@@ -1,7 +1,8 @@
 """Checkpoints a killed run resumes from: one safetensors file with its JSON in the header, replaced atomically.
 
-The new file is written beside the old one, flushed, and renamed over it, so that at every moment a whole checkpoint
-stands on the disk; a full disk leaves the previous one untouched.
+The new file is written beside the old one, flushed, and renamed over it, so that at every moment there is a whole
+checkpoint on the disk; a full disk leaves the previous one untouched. `Writer` does so in a thread while training goes
+on.
 """
 
 import contextlib
@@ -9,8 +10,10 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -48,6 +51,36 @@ def save(folder: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any])
             new.unlink(missing_ok=True)
         kept = "the previous checkpoint is intact, run the same command to continue" if final.is_file() else "none yet"
         raise PgolfError(f"cannot write the checkpoint {explain(error, final, kept)}") from error
+
+
+class Writer:
+    """Saves checkpoints to a folder from a thread, one at a time; leaving its `with` block waits for the last one."""
+
+    def __init__(self, folder: Path, constant: Mapping[str, Any]) -> None:
+        """constant: values that every checkpoint of this run holds."""
+        self._folder, self._constant = folder, constant
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+
+    def save(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Begin to write a checkpoint; nothing may change the tensors any more. Raises PgolfError when the one before
+        could not be written."""
+        self.wait()
+        self._writing = self._thread.submit(save, self._folder, tensors, {**self._constant, **values})
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is on the disk. Raises PgolfError when it could not be written."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._thread.shutdown()
+        if error is None:
+            self.wait()
 
 
 def load(folder: Path) -> Checkpoint | None:

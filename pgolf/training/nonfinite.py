@@ -39,6 +39,11 @@ class Watch:
         self._weights = weights
         self._pending: deque[tuple[int, Tensor, torch.cuda.Event, Tensor]] = deque()
 
+    @property
+    def in_flight(self) -> int:
+        """Steps launched on a GPU whose results are not known yet."""
+        return len(self._pending)
+
     def push(self, iteration: int, loss: Tensor, grad_norm: Tensor) -> list[StepResult]:
         """To be called before the weights are updated. Raises NotFinite."""
         if not self._weights.is_cuda:

@@ -1,13 +1,19 @@
-"""Choosing the weights to go on with: the last ones, an average kept during training, or a blend of the two.
+"""Select the weights to go on with: the last ones, an average kept during training, or a blend of the two.
 
-By the loss on a held-out slice of train tokens, which training never saw.
+By the loss on the held-out slice of the train tokens, which training never saw.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from pgolf.model.gpt import GPT
+from pgolf.progress import Reporter
+from pgolf.runtime import Runtime
+from pgolf.training.holdout import Holdout
 
 Weights = dict[str, Tensor]
 
@@ -18,38 +24,63 @@ class Choice:
     name: str
     losses: Mapping[str, float]
     """Nats per token on the held-out slice, of every candidate in the order tried."""
+    average: str | None
+    """The average that the weights are, or are a blend of; None for the last weights."""
+    share: float
+    """Of the average in the weights, the rest being the last weights."""
 
 
-def choose(
+def blend(last: Weights, average: Weights, share: float) -> Weights:
+    """`share` of the average, the rest of the last weights."""
+    return average if share == 1 else {key: torch.lerp(value, average[key], share) for key, value in last.items()}
+
+
+def select(
+    model: GPT,
+    holdout: Holdout,
+    seq_len: int,
+    runtime: Runtime,
     last: Weights,
     averages: Mapping[str, Callable[[], Weights]],
     shares: Sequence[float],
-    loss_of: Callable[[Weights], float],
-    on_progress: Callable[[int, str], None] = lambda count, note: None,
+    reporter: Reporter,
+    time_for: Callable[[float], bool] | None = None,
 ) -> Choice:
-    """Try the last weights, each average, and blends of the best average with the last.
+    """Score the last weights, each average, and blends of the best average with the last weights.
 
-    averages: by name, how to get them; one is held at a time. shares: of the average in a blend.
+    model: is left with the weights scored last. averages: by name, how to get them; one is held at a time. shares: of
+    the average in a blend. time_for: every rank calls this function and scores a share of the slice; it tells whether
+    another candidate may be scored that will take as many seconds.
+    Raises PgolfError when nothing is held out.
     """
-    losses = {"last": loss_of(last)}
-    best_weights, best = last, "last"
+    holdout.require()
+    losses: dict[str, float] = {}
+    best = Choice(last, "last", losses, None, 0.0)
     average: tuple[str, Weights] | None = None
+    longest = 0.0
+    with reporter.progress("ema-finalize", 1 + len(averages) + len(shares)) as bar:
 
-    def attempt(name: str, weights: Weights) -> None:
-        nonlocal best_weights, best
-        losses[name] = loss_of(weights)
-        if losses[name] < losses[best]:
-            best_weights, best = weights, name
-        on_progress(len(losses), f"{best} {losses[best]:.4f}")
+        def attempt(name: str, weights: Weights, source: str | None, share: float) -> bool:
+            """Score a candidate; False when there is no time left for it."""
+            nonlocal best, longest
+            started = time.perf_counter()
+            if losses and time_for is not None and not time_for(longest):
+                return False
+            model.load_state_dict(weights)
+            losses[name] = holdout.loss(model, seq_len, runtime, shared=time_for is not None)
+            if losses[name] < losses[best.name]:
+                best = Choice(weights, name, losses, source, share)
+            longest = max(longest, time.perf_counter() - started)
+            bar.update(len(losses), note=f"{best.name} {losses[best.name]:.4f}")
+            return True
 
-    for name, get in averages.items():
-        weights = get()
-        attempt(name, weights)
-        if average is None or losses[name] <= losses[average[0]]:
-            average = name, weights
-    for share in shares if average is not None else ():
-        assert average is not None
-        name, weights = average
-        blend = {key: torch.lerp(value, weights[key], share) for key, value in last.items()}
-        attempt(f"{share:g} {name} + {1 - share:g} last", blend)
-    return Choice(best_weights, best, losses)
+        attempt("last", last, None, 0.0)
+        for name, get in averages.items():
+            weights = get()
+            if attempt(name, weights, name, 1.0) and (average is None or losses[name] <= losses[average[0]]):
+                average = name, weights
+        for share in shares if average is not None else ():
+            assert average is not None
+            name, weights = average
+            attempt(f"{share:g} {name} + {1 - share:g} last", blend(last, weights, share), name, share)
+    return best

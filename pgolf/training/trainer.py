@@ -1,5 +1,7 @@
 """One training run as an object: everything that changes from step to step, and the step."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from pgolf.optim.flat import FlatParameters, parameter_groups
 from pgolf.optim.optimizer import Optimizer
 from pgolf.runtime import Runtime
 from pgolf.tokens.loader import Loader
+from pgolf.tokens.shards import TokenStream
 from pgolf.training.nonfinite import NotFinite, StepResult, Watch, find_origin
 
 
@@ -29,6 +32,8 @@ class Trainer:
         self.averages = Averages(self.flat.data, config.average)
         self.iteration = 0
         self.tokens = 0
+        self.learning_rate = 0.0
+        """Of the matrices, in the last step."""
         self.flops = 0.0
         """Operations of all steps so far, as `model.flops` counts them."""
         self._flops_per_token: dict[tuple[int, int], float] = {}  # by executed blocks and sequence length
@@ -40,6 +45,16 @@ class Trainer:
     @property
     def parameters(self) -> int:
         return sum(shape.numel() for shape in self.flat.shapes.values())
+
+    @property
+    def stream(self) -> TokenStream:
+        """The tokens trained on."""
+        return self._loader.stream
+
+    def weights(self, flat: Tensor | None = None) -> dict[str, Tensor]:
+        """The last weights, or those of an average's flat buffer: copies in host memory, float32, by parameter name."""
+        named = self.flat.named(self.flat.data if flat is None else flat)
+        return {name: tensor.detach().float().cpu().clone() for name, tensor in named.items()}
 
     def step(self, fraction: float) -> list[StepResult]:
         """One optimizer step. Returns the losses that have become known, of this step or of earlier ones.
@@ -74,32 +89,59 @@ class Trainer:
         self._forget(known)
         return known
 
-    def warm_up(self, fractions: list[float], steps: int = 2) -> None:
-        """Run on random tokens what training will run, so that it is compiled and allocated, then undo it exactly:
-        weights, optimizer state, averages, position and random numbers."""
+    @property
+    def in_flight(self) -> int:
+        """Steps launched on a GPU that it may not have finished yet."""
+        return self._watch.in_flight
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Restore weights, optimizer state, averages and random numbers when the block ends, in whatever way."""
         numbers = torch.get_rng_state()
         device_numbers = torch.cuda.get_rng_state(self.flat.data.device) if self.flat.data.is_cuda else None
         before = {name: tensor.clone() for name, tensor in self._tensors().items()}
-        vocab_size = self._config.model.vocab_size
-        for fraction in fractions:
-            batch_tokens, seq_len = self._config.train.sizes_at(fraction)
-            rows = batch_tokens // seq_len // self._runtime.world_size
-            for _ in range(steps):
-                tokens = torch.randint(vocab_size, (rows, seq_len), device=self.flat.data.device)
-                self._gradient(tokens, tokens, fraction)
-                self.optimizer.clip()
-                self.optimizer.step(self.iteration, fraction)
-        for name, tensor in self._tensors().items():
-            tensor.copy_(before[name])
-        self.flat.zero_grad()
-        torch.set_rng_state(numbers)
-        if device_numbers is not None:
-            torch.cuda.set_rng_state(device_numbers, self.flat.data.device)
-            torch.cuda.synchronize()
+        try:
+            yield
+        finally:
+            for name, tensor in self._tensors().items():
+                tensor.copy_(before[name])
+            self.flat.zero_grad()
+            torch.set_rng_state(numbers)
+            if device_numbers is not None:
+                torch.cuda.set_rng_state(device_numbers, self.flat.data.device)
+                torch.cuda.synchronize()
+
+    def warm_up(self, fraction: float, alone: bool = False) -> None:
+        """One step on random tokens as training will run it at `fraction`, so that it is compiled and allocated.
+
+        alone: forward and backward pass only, without any communication: what may fail on one rank and not on another.
+        """
+        batch_tokens, seq_len = self._config.train.sizes_at(fraction)
+        rows = batch_tokens // seq_len // self._runtime.world_size
+        tokens = torch.randint(self._config.model.vocab_size, (rows, seq_len), device=self.flat.data.device)
+        self._gradient(tokens, tokens, fraction, alone)
+        if not alone:
+            self.optimizer.clip()
+            self.optimizer.step(self.iteration, fraction)
+
+    def synchronize(self) -> None:
+        """Give every rank the state of rank 0. Ranks with different numbers of CPU threads initialize differently."""
+        if self._runtime.world_size > 1:
+            for tensor in self._tensors().values():
+                dist.broadcast(tensor, 0)
+
+    def check_ranks(self) -> None:
+        """Raises PgolfError when the ranks do not hold the same weights."""
+        if not self._runtime.same(self.flat.data):
+            raise PgolfError(
+                f"the processes hold different weights after step {self.iteration}; the last checkpoint is kept, run "
+                "the same command to continue from it"
+            )
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything a resumed run needs: tensors and plain values."""
-        tensors = self._tensors() | {"random": torch.get_rng_state()}
+        """A copy in host memory of everything a resumed run needs: tensors and plain values."""
+        tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._tensors().items()}
+        tensors["random"] = torch.get_rng_state()
         if self.flat.data.is_cuda:
             tensors["random.device"] = torch.cuda.get_rng_state(self.flat.data.device)
         values = {
@@ -111,8 +153,8 @@ class Trainer:
         }
         return tensors, values
 
-    def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Continue from what `snapshot` gave."""
+    def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Continue from what `snapshot` gave. Raises PgolfError when a tensor is missing."""
         own = self._tensors()
         if set(own) - set(tensors):
             raise PgolfError(f"the checkpoint lacks {min(set(own) - set(tensors))}; start over with --force")
@@ -128,8 +170,9 @@ class Trainer:
     def _tensors(self) -> dict[str, Tensor]:
         return {"weights": self.flat.data} | self.optimizer.state() | self.averages.state()
 
-    def _gradient(self, tokens: Tensor, targets: Tensor, fraction: float) -> None:
-        """Fill the flat gradient and loss with the mean over the global batch. tokens: (rows, seq_len)."""
+    def _gradient(self, tokens: Tensor, targets: Tensor, fraction: float, alone: bool = False) -> None:
+        """Fill the flat gradient and loss with the mean over the global batch; alone: with this rank's share of it.
+        tokens: (rows, seq_len)."""
         self.model.set_progress(fraction)
         self.flat.zero_grad()
         rows = len(tokens)
@@ -137,7 +180,7 @@ class Trainer:
             loss = self.model.loss(part, wanted) * (len(part) / (rows * self._runtime.world_size))
             loss.backward()
             self.flat.loss.add_(loss.detach())
-        if self._runtime.world_size > 1:
+        if self._runtime.world_size > 1 and not alone:
             dist.all_reduce(self.flat.grad_and_loss)
 
     def _passes(self, tokens: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -149,7 +192,13 @@ class Trainer:
 
     def _update(self, fraction: float, batch_tokens: int) -> None:
         relative = batch_tokens / self._config.train.batch_tokens
-        self.optimizer.step(self.iteration, fraction, relative**self._config.optim.batch_lr_power)
+        train = self._config.train
+        self.learning_rate = self.optimizer.step(
+            self.iteration,
+            fraction,
+            relative**self._config.optim.batch_lr_power,
+            planned=0 if train.seconds else train.iterations,
+        )
         self.averages.update(fraction)
 
     def _to_device(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

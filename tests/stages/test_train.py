@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,10 +52,9 @@ SETTINGS = [
 RUNTIME = Runtime(torch.device("cpu"), torch.float32, 0, 1, 1, compile=False)
 
 
-def context_at(run: Path, *assignments: str, force: bool = False) -> StageContext:
-    return StageContext(
-        run, configs.load(None, None, [*SETTINGS, *assignments]), RUNTIME, Silent(), ("test",), force=force
-    )
+def context_at(run: Path, *assignments: str, force: bool = False, name: str | None = None) -> StageContext:
+    config = configs.load(None, None, [*SETTINGS, *assignments])
+    return StageContext(run, config, RUNTIME, Silent(), ("test",), name, force)
 
 
 def make_tokens(run: Path) -> Stage:
@@ -89,9 +89,16 @@ def outputs(stage: Stage) -> dict[str, str]:
 
 @contextmanager
 def signal_at(step: int, number: int) -> Iterator[None]:
-    """Send this process a signal in the forward pass of the optimizer step `step` (from 0, without the warm-up)."""
-    original = GPT.set_progress
+    """Send this process a signal in the forward pass of the optimizer step `step` (from 0, without the warm-up).
+
+    The checkpoint before is on the disk by then: it is written in a thread, and a test must not depend on how fast.
+    """
+    original, begin = GPT.set_progress, checkpoints.Writer.save
     calls = 0
+
+    def save(self: checkpoints.Writer, *state: Any) -> None:
+        begin(self, *state)
+        self.wait()
 
     def set_progress(self: GPT, fraction: float) -> None:
         nonlocal calls
@@ -100,11 +107,11 @@ def signal_at(step: int, number: int) -> Iterator[None]:
         calls += 1
         original(self, fraction)
 
-    GPT.set_progress = set_progress  # type: ignore[method-assign]
+    GPT.set_progress, checkpoints.Writer.save = set_progress, save  # type: ignore[method-assign]
     try:
         yield
     finally:
-        GPT.set_progress = original  # type: ignore[method-assign]
+        GPT.set_progress, checkpoints.Writer.save = original, begin  # type: ignore[method-assign]
 
 
 def test_a_run_learns_and_records_what_it_did(straight: Stage) -> None:
@@ -112,6 +119,9 @@ def test_a_run_learns_and_records_what_it_did(straight: Stage) -> None:
     lines = [json.loads(text) for text in straight.file("metrics.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == list(range(1, 13))
     assert lines[-1]["loss"] < lines[0]["loss"]
+    assert lines[0]["learning_rate"] == 0.026  # the plateau
+    assert 0 < lines[-1]["learning_rate"] < 0.2 * 0.026 * 2**0.5  # batches twice as large, near the warmdown's end
+    assert straight.manifest.details["passes"] == pytest.approx(metrics["tokens"] / (12_000 - 600), abs=1e-3)
     assert metrics["iterations"] == 12
     assert metrics["tokens"] == lines[-1]["tokens"] == 9 * 128 + 3 * 256  # 0.7 is reached after 9 of 12
     assert metrics["tokens_per_second"] > 0
@@ -208,6 +218,41 @@ def test_a_loss_that_is_not_finite_names_step_and_tensor(tmp_path: Path, micro_t
     assert not (tmp_path / "train").exists()
 
 
+@pytest.mark.usefixtures("unmeasured")
+def test_a_stopped_run_is_finished_as_it_is_or_lengthened(tmp_path: Path) -> None:
+    tokens = make_tokens(tmp_path)
+    with pytest.raises(PgolfError, match="no checkpoint of a stopped run"):
+        train(context_at(tmp_path), tokens, finish=True)
+    for name in ("a", "b"):
+        with signal_at(5, signal.SIGINT), pytest.raises(KeyboardInterrupt):
+            train(context_at(tmp_path, name=name), tokens)
+    with pytest.raises(PgolfError, match=r"train\.iterations: 12 there, 7 now\); .*--finish"):
+        train(context_at(tmp_path, "train.iterations=7", name="a"), tokens)
+    finished = train(context_at(tmp_path, name="a"), tokens, finish=True)
+    assert finished.manifest.metrics["iterations"] == 6
+    assert finished.manifest.metrics["tokens"] == 6 * 128
+    assert "holdout_nats_per_token" in finished.manifest.metrics
+    assert len(finished.file("metrics.jsonl").read_text().splitlines()) == 6
+    longer = train(context_at(tmp_path, "train.iterations=15", name="b"), tokens)
+    assert longer.manifest.metrics["iterations"] == 15
+
+
+@pytest.mark.usefixtures("unmeasured")
+def test_the_average_is_chosen_inside_the_clock(tmp_path: Path, straight: Stage) -> None:
+    """With a reserve, `ema-finalize` carries out what training chose: the same as it would have chosen itself."""
+    settings = ("train.reserve_seconds=20", "train.seconds=1000")
+    trained = train(context_at(tmp_path, *settings), make_tokens(tmp_path))
+    finished = ema_finalize(context_at(tmp_path, *settings), trained)
+    plain = ema_finalize(context_at(straight.path.parent), straight)
+    assert finished.manifest.details["chosen_inside_the_training_clock"] is True
+    assert plain.manifest.details["chosen_inside_the_training_clock"] is False
+    assert [finished.manifest.details[key] for key in ("chosen", "candidates")] == [
+        plain.manifest.details[key] for key in ("chosen", "candidates")
+    ]
+    assert outputs(finished) == outputs(plain)
+    assert trained.manifest.metrics["seconds"] < 1000
+
+
 def test_bad_input_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)  # as if it were not installed
     tokens = make_tokens(tmp_path)
@@ -216,6 +261,7 @@ def test_bad_input_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("train.batch_tokens=100", "no multiple of train.seq_len"),
         ("train.tensorboard=true", "needs the package tensorboard"),
         ("model.vocab_size=32", "smaller than the tokenizer's 64 pieces"),
+        ("model.vocab_size=80", "has 64 pieces: 16 rows of the embedding would never be used"),
     ):
         with pytest.raises(PgolfError, match=message):
             train(context_at(tmp_path, assignment), tokens)

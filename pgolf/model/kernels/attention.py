@@ -1,8 +1,8 @@
 """Causal attention in C: one pass over the keys, forward and backward, for float32 on a CPU.
 
 Torch's CPU flash kernel runs a matrix product per tile and at head widths of 16 to 64 spends its time around them.
-Here 32 queries lie across vector lanes and every product stays in registers, as FlashAttention (arXiv 2307.08691)
-tiles it: 8,192 tokens of 4 heads of 16 take a quarter of torch's time (see benchmarks/results). Query i sees the
+Here queries lie across vector lanes and every product stays in registers, as FlashAttention (arXiv 2307.08691)
+tiles it: 8,192 tokens of 4 heads of 16 take a quarter of torch's time (`benchmarks/RESULTS.md`). Query i sees the
 keys first[i] <= j <= i, so documents and sliding windows cost only the keys that are seen. There may be fewer queries
 than keys; they stand at the end.
 """
@@ -18,71 +18,74 @@ from pgolf.model.kernels import native
 SOURCE = (
     native.VECTORS
     + r"""
-typedef float dvec __attribute__((vector_size(DLANES * 4)));
 #define D HEAD_DIM
+#define DLANES (D % LANES ? LANES / 2 : LANES)
+typedef float dvec __attribute__((vector_size(DLANES * 4)));
 #define DV (D / DLANES)
-#define Q 32
+/* Q queries in VECS vectors meet ROWS keys: VECS * ROWS sums, VECS factors and one splat fit in the registers. */
+#define ROWS (BYTES == 64 ? 8 : 4)
+#define VECS (REGISTERS == 32 && BYTES == 16 ? 4 : 2)
+#define Q (VECS * LANES)
 #define K 32
 
-typedef struct { vec at[2]; } pair;
+typedef struct { vec at[VECS]; } group;
 
 /* out[j][lanes] = sum_d rows[j][d] * columns[d][lanes], j < K */
-static inline void products(pair *restrict out, const float *restrict rows, const pair *restrict columns) {
-  for (int j = 0; j < K; j += 8) {
-    vec a[8][2] = {};
-#pragma GCC unroll 4
+static inline void products(group *restrict out, const float *restrict rows, const group *restrict columns) {
+  for (int j = 0; j < K; j += ROWS) {
+    vec a[ROWS][VECS] = {};
+#pragma GCC unroll 2
     for (int d = 0; d < D; d++) {
-      vec c0 = columns[d].at[0], c1 = columns[d].at[1];
-#pragma GCC unroll 8
-      for (int r = 0; r < 8; r++) {
+      const group c = columns[d];
+      UNROLL for (int r = 0; r < ROWS; r++) {
         vec b = splat(rows[(j + r) * D + d]);
-        a[r][0] += b * c0;
-        a[r][1] += b * c1;
+        UNROLL for (int n = 0; n < VECS; n++) a[r][n] += b * c.at[n];
       }
     }
-#pragma GCC unroll 8
-    for (int r = 0; r < 8; r++) out[j + r].at[0] = a[r][0], out[j + r].at[1] = a[r][1];
+    UNROLL for (int r = 0; r < ROWS; r++) UNROLL for (int n = 0; n < VECS; n++) out[j + r].at[n] = a[r][n];
   }
 }
 
 /* sums[d][lanes] += sum_j weights[j][lanes] * rows[j][d] */
-static inline void gather(pair *restrict sums, const pair *restrict weights, const float *restrict rows) {
-  for (int d = 0; d < D; d += 8) {
-    vec a[8][2];
-#pragma GCC unroll 8
-    for (int r = 0; r < 8; r++) a[r][0] = sums[d + r].at[0], a[r][1] = sums[d + r].at[1];
+static inline void gather(group *restrict sums, const group *restrict weights, const float *restrict rows) {
+  for (int d = 0; d < D; d += ROWS) {
+    vec a[ROWS][VECS];
+    UNROLL for (int r = 0; r < ROWS; r++) UNROLL for (int n = 0; n < VECS; n++) a[r][n] = sums[d + r].at[n];
 #pragma GCC unroll 2
     for (int j = 0; j < K; j++) {
-      vec w0 = weights[j].at[0], w1 = weights[j].at[1];
-#pragma GCC unroll 8
-      for (int r = 0; r < 8; r++) {
+      const group w = weights[j];
+      UNROLL for (int r = 0; r < ROWS; r++) {
         vec b = splat(rows[j * D + d + r]);
-        a[r][0] += b * w0;
-        a[r][1] += b * w1;
+        UNROLL for (int n = 0; n < VECS; n++) a[r][n] += b * w.at[n];
       }
     }
-#pragma GCC unroll 8
-    for (int r = 0; r < 8; r++) sums[d + r].at[0] = a[r][0], sums[d + r].at[1] = a[r][1];
+    UNROLL for (int r = 0; r < ROWS; r++) UNROLL for (int n = 0; n < VECS; n++) sums[d + r].at[n] = a[r][n];
   }
 }
 
-/* sums[j][:] += sum_i weights[j][i] * rows[i][:], i < Q */
-static inline void scatter(float *restrict sums, const pair *restrict weights, const float *restrict rows) {
-  const float *w = (const float *)weights;
-  for (int j = 0; j < K; j += 8)
-    for (int v = 0; v < DV; v++) {
-      dvec a[8];
-#pragma GCC unroll 8
-      for (int r = 0; r < 8; r++) a[r] = *(dvec *)(sums + (j + r) * D + v * DLANES);
-#pragma GCC unroll 2
-      for (int i = 0; i < Q; i++) {
-        dvec x = *(const dvec *)(rows + i * D + v * DLANES);
-#pragma GCC unroll 8
-        for (int r = 0; r < 8; r++) a[r] += w[(j + r) * Q + i] * x;
-      }
-#pragma GCC unroll 8
-      for (int r = 0; r < 8; r++) *(dvec *)(sums + (j + r) * D + v * DLANES) = a[r];
-    }
+/* sums[j][v] += sum_i weights[j][i] * rows[i][v], i < Q, for ROWS keys and WIDTH vectors of the head */
+#define SCATTER(WIDTH) \
+  static inline void scatter_##WIDTH(float *restrict sums, const float *restrict w, const float *restrict rows) { \
+    dvec a[ROWS][WIDTH]; \
+    UNROLL for (int r = 0; r < ROWS; r++) \
+      UNROLL for (int n = 0; n < WIDTH; n++) a[r][n] = *(dvec *)(sums + r * D + n * DLANES); \
+    for (int i = 0; i < Q; i++) { \
+      dvec x[WIDTH]; \
+      UNROLL for (int n = 0; n < WIDTH; n++) x[n] = *(const dvec *)(rows + i * D + n * DLANES); \
+      UNROLL for (int r = 0; r < ROWS; r++) \
+        UNROLL for (int n = 0; n < WIDTH; n++) a[r][n] += w[r * Q + i] * x[n]; \
+    } \
+    UNROLL for (int r = 0; r < ROWS; r++) \
+      UNROLL for (int n = 0; n < WIDTH; n++) *(dvec *)(sums + r * D + n * DLANES) = a[r][n]; \
+  }
+SCATTER(1) SCATTER(2)
+
+static inline void scatter(float *restrict sums, const group *restrict weights, const float *restrict rows) {
+  for (int j = 0; j < K; j += ROWS) {
+    const float *w = (const float *)(weights + j);
+    for (int v = 0; v + 1 < DV; v += 2) scatter_2(sums + j * D + v * DLANES, w, rows + v * DLANES);
+    if (DV % 2) scatter_1(sums + j * D + (DV - 1) * DLANES, w, rows + (DV - 1) * DLANES);
+  }
 }
 
 static void pack(float *to, const float *from, int rows, int padded, int64_t stride) {
@@ -90,15 +93,15 @@ static void pack(float *to, const float *from, int rows, int padded, int64_t str
   memset(to + rows * D, 0, (size_t)(padded - rows) * D * 4);
 }
 
-static void transpose(pair *to, const float *rows, float scale) {
+static void transpose(group *to, const float *rows, float scale) {
   for (int d = 0; d < D; d++)
     for (int i = 0; i < Q; i++) ((float *)&to[d])[i] = rows[i * D + d] * scale;
 }
 
 /* first[i] <= j <= i says which keys query i sees */
-static inline ivec seen(const ivec *query, const ivec *first, int half, int j) {
+static inline ivec seen(const ivec *query, const ivec *first, int part, int j) {
   ivec key = (ivec){} + j;
-  return (key <= query[half]) & (key >= first[half]);
+  return (key <= query[part]) & (key >= first[part]);
 }
 
 static void edges(ivec *query, ivec *low, const int32_t *first, int start, int length) {
@@ -124,39 +127,40 @@ void attention_forward(const float *q, const float *k, const float *v, const int
         const int h = kv * groups + g, count = queries - start < Q ? queries - start : Q, place = shift + start;
         const int64_t at = ((int64_t)b * queries + start) * heads + h;
         float rows[Q * D] __attribute__((aligned(64)));
-        pair columns[D], sums[D], score[K];
-        ivec query[2], low[2];
+        group columns[D], sums[D], score[K];
+        ivec query[VECS], low[VECS];
         pack(rows, q + at * D, count, Q, heads * D);
         transpose(columns, rows, scale);
         memset(sums, 0, sizeof sums);
         edges(query, low, low_of, place, length);
-        vec top[2] = {splat(-1e30f), splat(-1e30f)}, total[2] = {};
+        vec top[VECS], total[VECS] = {};
+        for (int part = 0; part < VECS; part++) top[part] = splat(-1e30f);
         const int begin = low_of ? low_of[place] / K * K : 0;
         const int clear = low_of ? low_of[place + count - 1] : 0;
         for (int block = begin; block < place + count; block += K) {
           products(score, keys + block * D, columns);
           const int edge = block + K > place || block < clear;
-          for (int half = 0; half < 2; half++) {
-            vec high = top[half];
+          for (int part = 0; part < VECS; part++) {
+            vec high = top[part];
             if (edge)
               for (int j = 0; j < K; j++)
-                score[j].at[half] = choose(seen(query, low, half, block + j), score[j].at[half], splat(-1e30f));
-            for (int j = 0; j < K; j++) high = vmax(high, score[j].at[half]);
-            vec shrink = exp2v(top[half] - high), sum = total[half] * shrink;
+                score[j].at[part] = choose(seen(query, low, part, block + j), score[j].at[part], splat(-1e30f));
+            for (int j = 0; j < K; j++) high = vmax(high, score[j].at[part]);
+            vec shrink = exp2v(top[part] - high), sum = total[part] * shrink;
             for (int j = 0; j < K; j++) {
-              vec p = exp2v(score[j].at[half] - high);
-              if (edge) p = choose(seen(query, low, half, block + j), p, splat(0.f));
+              vec p = exp2v(score[j].at[part] - high);
+              if (edge) p = choose(seen(query, low, part, block + j), p, splat(0.f));
               sum += p;
-              score[j].at[half] = p;
+              score[j].at[part] = p;
             }
-            for (int d = 0; d < D; d++) sums[d].at[half] *= shrink;
-            top[half] = high, total[half] = sum;
+            for (int d = 0; d < D; d++) sums[d].at[part] *= shrink;
+            top[part] = high, total[part] = sum;
           }
           gather(sums, score, values + block * D);
         }
         for (int i = 0; i < count; i++) {
-          const float sum = ((float *)total)[i];
-          for (int d = 0; d < D; d++) out[(at + (int64_t)i * heads) * D + d] = ((float *)&sums[d])[i] / sum;
+          const float sum = ((float *)total)[i], inverse = 1.f / sum;
+          for (int d = 0; d < D; d++) out[(at + (int64_t)i * heads) * D + d] = ((float *)&sums[d])[i] * inverse;
           lse[((int64_t)b * heads + h) * queries + start + i] = ((float *)top)[i] + log2f(sum);
         }
       }
@@ -183,9 +187,9 @@ void attention_backward(const float *grad, const float *q, const float *k, const
         const int h = kv * groups + g, count = queries - start < Q ? queries - start : Q, place = shift + start;
         const int64_t at = ((int64_t)b * queries + start) * heads + h;
         float rows[Q * D] __attribute__((aligned(64))), drows[Q * D] __attribute__((aligned(64)));
-        pair columns[D], dcolumns[D], sums[D], p[K], ds[K];
-        vec norm[2] = {}, delta[2] = {};
-        ivec query[2], low[2];
+        group columns[D], dcolumns[D], sums[D], p[K], ds[K];
+        vec norm[VECS] = {}, delta[VECS] = {};
+        ivec query[VECS], low[VECS];
         pack(rows, q + at * D, count, Q, heads * D);
         pack(drows, grad + at * D, count, Q, heads * D);
         transpose(columns, rows, scale * LOG2E);
@@ -205,11 +209,11 @@ void attention_backward(const float *grad, const float *q, const float *k, const
           products(ds, values + block * D, dcolumns);
           const int edge = block + K > place || block < clear;
           for (int j = 0; j < K; j++)
-            for (int half = 0; half < 2; half++) {
-              vec e = exp2v(p[j].at[half] - norm[half]);
-              if (edge) e = choose(seen(query, low, half, block + j), e, splat(0.f));
-              p[j].at[half] = e;
-              ds[j].at[half] = e * (ds[j].at[half] - delta[half]);
+            for (int part = 0; part < VECS; part++) {
+              vec e = exp2v(p[j].at[part] - norm[part]);
+              if (edge) e = choose(seen(query, low, part, block + j), e, splat(0.f));
+              p[j].at[part] = e;
+              ds[j].at[part] = e * (ds[j].at[part] - delta[part]);
             }
           gather(sums, ds, keys + block * D);
           scatter(dkeys + block * D, ds, rows);
@@ -235,7 +239,7 @@ def load(head_dim: int) -> ctypes.CDLL:
     """The compiled kernel for heads of this width. Raises native.Unavailable."""
     if head_dim % 8:
         raise native.Unavailable(f"head width {head_dim} is no multiple of 8")
-    return native.library(SOURCE, (f"HEAD_DIM={head_dim}", f"DLANES={8 if head_dim % 16 else 16}"))
+    return native.library(SOURCE, (f"HEAD_DIM={head_dim}",))
 
 
 @torch.library.custom_op("pgolf::attention", mutates_args=())

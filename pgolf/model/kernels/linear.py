@@ -1,9 +1,9 @@
-"""Products of many rows with a small matrix in C, for float32 on a CPU with 512-bit vectors.
+"""Products of many rows with a small matrix in C, for float32 on a CPU.
 
-A small model's matrices have 32 to 1,024 columns and fit in the first caches, so a register tile of 8 rows by 48
-columns needs no packing of the rows. On AMD processors it does 2.2 times the operations of torch's own product (MKL
-keeps to 256-bit vectors there; see benchmarks/results). Where the compiler finds no 512-bit vectors torch's product
-is used. The order of every sum depends on the shapes alone, never on the number of threads.
+A small model's matrices have 32 to 1,024 columns and fit in the first caches, so a register tile of a few rows by
+three vectors needs no packing of the rows. With 512-bit vectors it is faster than torch's own product on some AMD
+processors, where MKL keeps to 256 bits; with 256-bit vectors torch is faster (`benchmarks/results/speed.md`).
+`fast_paths` measures which. The order of every sum depends on the shapes alone, never on the number of threads.
 """
 
 import ctypes
@@ -20,56 +20,43 @@ LEAST_ROWS = 64  # below, calling it costs more than it saves
 SOURCE = (
     native.VECTORS
     + r"""
-typedef float uvec __attribute__((vector_size(64), aligned(4)));
+typedef float uvec __attribute__((vector_size(BYTES), aligned(4)));
 #define BLOCK 256
+/* HEIGHT rows of WIDTH vectors are summed in registers, beside WIDTH factors and one splat. */
+#define WIDTH (REGISTERS == 16 && BYTES == 16 ? 2 : 3)
+#define HEIGHT (REGISTERS == 32 ? 8 : 4)
+#define COLUMNS (WIDTH * LANES)
+#define PAD(n) (((n) + LANES - 1) / LANES * LANES)
 
-int wide(void) {
-#ifdef __AVX512F__
-  return 1;
-#else
-  return 0;
-#endif
+/* sums[r][column] += sum over p < k of x[r * rx + p * px] * w[p * ldw + column], for R rows of C vectors */
+static inline __attribute__((always_inline)) void sum_tile(const int R, const int C, vec (*sums)[WIDTH],
+                                                           const float *restrict x, const float *restrict w, int k,
+                                                           int64_t rx, int64_t px, int64_t ldw) {
+  vec a[HEIGHT][WIDTH];
+  UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) a[r][c] = sums[r][c];
+  for (int p = 0; p < k; p++) {
+    vec b[WIDTH];
+    UNROLL for (int c = 0; c < C; c++) b[c] = *(const uvec *)(w + p * ldw + c * LANES);
+    UNROLL for (int r = 0; r < R; r++) {
+      vec s = splat(x[r * rx + p * px]);
+      UNROLL for (int c = 0; c < C; c++) a[r][c] += s * b[c];
+    }
+  }
+  UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) sums[r][c] = a[r][c];
 }
 
-/* sums[r][column] += sum over p < k of x[r * rx + p * px] * w[p * ldw + column] */
-#define TILE(R, C) \
-  static void tile_##R##_##C(vec (*sums)[3], const float *restrict x, const float *restrict w, int k, int64_t rx, \
-                             int64_t px, int64_t ldw) { \
-    vec a[R][C]; \
-    _Pragma("GCC unroll 8") for (int r = 0; r < R; r++) \
-      _Pragma("GCC unroll 4") for (int c = 0; c < C; c++) a[r][c] = sums[r][c]; \
-    for (int p = 0; p < k; p++) { \
-      vec b[C]; \
-      _Pragma("GCC unroll 4") for (int c = 0; c < C; c++) b[c] = *(const uvec *)(w + p * ldw + c * 16); \
-      _Pragma("GCC unroll 8") for (int r = 0; r < R; r++) { \
-        vec s = splat(x[r * rx + p * px]); \
-        _Pragma("GCC unroll 4") for (int c = 0; c < C; c++) a[r][c] += s * b[c]; \
-      } \
-    } \
-    _Pragma("GCC unroll 8") for (int r = 0; r < R; r++) \
-      _Pragma("GCC unroll 4") for (int c = 0; c < C; c++) sums[r][c] = a[r][c]; \
-  }
-TILE(8, 3) TILE(8, 2) TILE(8, 1) TILE(1, 3) TILE(1, 2) TILE(1, 1)
-
-/* out (rows, columns) (+)= the product of those rows and columns; w is readable up to a multiple of 16 columns */
+/* out (rows, columns) (+)= the product of those rows and columns; w is readable up to a whole vector of columns */
 static void tile(float *out, const float *x, const float *w, int rows, int columns, int k, int64_t rx, int64_t px,
                  int64_t ldw, int64_t ldo, int add) {
-  const int parts = (columns + 15) / 16;
+  const int parts = (columns + LANES - 1) / LANES;
   for (int r = 0; r < rows;) {
-    const int height = rows - r >= 8 ? 8 : 1;
-    vec sums[8][3] = {};
+    const int height = rows - r >= HEIGHT ? HEIGHT : 1;
+    vec sums[HEIGHT][WIDTH] = {};
     if (add)
       for (int i = 0; i < height; i++) memcpy(sums[i], out + (r + i) * ldo, (size_t)columns * 4);
-    const float *from = x + r * rx;
-    if (height == 8) {
-      if (parts == 3) tile_8_3(sums, from, w, k, rx, px, ldw);
-      else if (parts == 2) tile_8_2(sums, from, w, k, rx, px, ldw);
-      else tile_8_1(sums, from, w, k, rx, px, ldw);
-    } else {
-      if (parts == 3) tile_1_3(sums, from, w, k, rx, px, ldw);
-      else if (parts == 2) tile_1_2(sums, from, w, k, rx, px, ldw);
-      else tile_1_1(sums, from, w, k, rx, px, ldw);
-    }
+#define CASE(R, C) if (height == R && parts == C) sum_tile(R, C, sums, x + r * rx, w, k, rx, px, ldw);
+    CASE(HEIGHT, WIDTH) else CASE(HEIGHT, 2) else CASE(HEIGHT, 1)
+    else CASE(1, WIDTH) else CASE(1, 2) else CASE(1, 1)
     for (int i = 0; i < height; i++) memcpy(out + (r + i) * ldo, sums[i], (size_t)columns * 4);
     r += height;
   }
@@ -77,10 +64,10 @@ static void tile(float *out, const float *x, const float *w, int rows, int colum
 
 /* out (n, m) = x (n, k) w, w (k, m) or with turned (m, k) */
 void product(const float *x, const float *w, float *out, int n, int k, int m, int turned, int threads) {
-  const int padded = (m + 15) / 16 * 16;
+  const int padded = PAD(m), step = 4 * HEIGHT;
   float *packed = 0;
   if (turned || padded != m) {
-    packed = aligned_alloc(64, (size_t)k * padded * 4);
+    packed = aligned_alloc(BYTES, (size_t)k * padded * 4);
     memset(packed, 0, (size_t)k * padded * 4);
     for (int p = 0; p < k; p++)
       for (int j = 0; j < m; j++)
@@ -88,20 +75,20 @@ void product(const float *x, const float *w, float *out, int n, int k, int m, in
   }
   const float *columns = packed ? packed : w;
 #pragma omp parallel for num_threads(threads) schedule(static)
-  for (int i = 0; i < n; i += 32)
-    for (int j = 0; j < m; j += 48)
-      tile(out + (int64_t)i * m + j, x + (int64_t)i * k, columns + j, n - i < 32 ? n - i : 32, m - j < 48 ? m - j : 48,
-           k, k, 1, padded, m, 0);
+  for (int i = 0; i < n; i += step)
+    for (int j = 0; j < m; j += COLUMNS)
+      tile(out + (int64_t)i * m + j, x + (int64_t)i * k, columns + j, n - i < step ? n - i : step,
+           m - j < COLUMNS ? m - j : COLUMNS, k, k, 1, padded, m, 0);
   free(packed);
 }
 
 /* out (m, k) (+)= g^T x, g (n, m), x (n, k) */
 void outer(const float *g, const float *x, float *out, int n, int m, int k, int add, int threads) {
-  const int padded = (k + 15) / 16 * 16;
+  const int padded = PAD(k);
   if (!add) memset(out, 0, (size_t)m * k * 4);
 #pragma omp parallel num_threads(threads)
   {
-    float *copy = padded == k ? 0 : aligned_alloc(64, (size_t)BLOCK * padded * 4);
+    float *copy = padded == k ? 0 : aligned_alloc(BYTES, (size_t)BLOCK * padded * 4);
     for (int start = 0; start < n; start += BLOCK) {
       const int count = n - start < BLOCK ? n - start : BLOCK;
       const float *rows = x + (int64_t)start * k;
@@ -110,10 +97,10 @@ void outer(const float *g, const float *x, float *out, int n, int m, int k, int 
         rows = copy;
       }
 #pragma omp for schedule(static) nowait
-      for (int i = 0; i < m; i += 8)
-        for (int j = 0; j < k; j += 48)
-          tile(out + (int64_t)i * k + j, g + (int64_t)start * m + i, rows + j, m - i < 8 ? m - i : 8,
-               k - j < 48 ? k - j : 48, count, 1, m, padded, k, 1);
+      for (int i = 0; i < m; i += HEIGHT)
+        for (int j = 0; j < k; j += COLUMNS)
+          tile(out + (int64_t)i * k + j, g + (int64_t)start * m + i, rows + j, m - i < HEIGHT ? m - i : HEIGHT,
+               k - j < COLUMNS ? k - j : COLUMNS, count, 1, m, padded, k, 1);
     }
     free(copy);
   }
@@ -123,11 +110,8 @@ void outer(const float *g, const float *x, float *out, int n, int m, int k, int 
 
 
 def load() -> ctypes.CDLL:
-    """The compiled kernel. Raises native.Unavailable, also where torch's own product is as fast."""
-    library = native.library(SOURCE)
-    if not library.wide():
-        raise native.Unavailable("this processor has no 512-bit vectors")
-    return library
+    """The compiled kernel. Raises native.Unavailable."""
+    return native.library(SOURCE)
 
 
 def product(x: Tensor, w: Tensor, out: Tensor, turned: bool = False) -> Tensor:

@@ -16,13 +16,13 @@ SOURCE = (
     + r"""
 static inline float highest(vec x) {
   float best = x[0];
-  for (int i = 1; i < 16; i++) best = x[i] > best ? x[i] : best;
+  for (int i = 1; i < LANES; i++) best = x[i] > best ? x[i] : best;
   return best;
 }
 
 static inline float total(vec x) {
   float sum = 0.f;
-  for (int i = 0; i < 16; i++) sum += x[i];
+  for (int i = 0; i < LANES; i++) sum += x[i];
   return sum;
 }
 
@@ -37,10 +37,10 @@ static inline vec tanhv(vec x) {
 /* losses[n] = sum_k weight * -ln softmax(cap tanh(z / cap))[target]; with weights, z becomes the gradient by z */
 void softmax(float *z, const int64_t *targets, const float *weights, float *losses, float cap, int rows, int width,
              int count, int threads) {
-  const int padded = (width + 15) / 16 * 16;
+  const int padded = (width + LANES - 1) / LANES * LANES;
 #pragma omp parallel num_threads(threads)
   {
-    float *squashed = aligned_alloc(64, (size_t)padded * 8), *powers = squashed + padded;
+    float *squashed = aligned_alloc(BYTES, (size_t)padded * 8), *powers = squashed + padded;
 #pragma omp for schedule(static)
     for (int n = 0; n < rows; n++) {
       float *row = z + (int64_t)n * width;
@@ -48,19 +48,19 @@ void softmax(float *z, const int64_t *targets, const float *weights, float *loss
       vec high = splat(-INFINITY), sum = {};
       for (int i = width; i < padded; i++) squashed[i] = -INFINITY;
       memcpy(squashed, row, (size_t)width * 4);
-      for (int i = 0; i < padded; i += 16) {
+      for (int i = 0; i < padded; i += LANES) {
         vec x = *(vec *)(squashed + i);
         if (cap > 0.f) x = tanhv(x * splat(inverse));
-        if (i + 16 > width)
-          for (int lane = width - i; lane < 16; lane++) x[lane] = -INFINITY;
+        if (i + LANES > width)
+          for (int lane = width - i; lane < LANES; lane++) x[lane] = -INFINITY;
         *(vec *)(squashed + i) = x;
         high = vmax(high, x);
       }
       const float top = highest(high);
-      for (int i = 0; i < padded; i += 16) {
+      for (int i = 0; i < padded; i += LANES) {
         vec e = exp2v((*(vec *)(squashed + i) - splat(top)) * splat(scale * LOG2E));
-        if (i + 16 > width)
-          for (int lane = width - i; lane < 16; lane++) e[lane] = 0.f;
+        if (i + LANES > width)
+          for (int lane = width - i; lane < LANES; lane++) e[lane] = 0.f;
         *(vec *)(powers + i) = e;
         sum += e;
       }
@@ -74,7 +74,7 @@ void softmax(float *z, const int64_t *targets, const float *weights, float *loss
       losses[n] = loss;
       if (!weights) continue;
       const vec share = splat(weight / denominator);
-      for (int i = 0; i < padded; i += 16) {
+      for (int i = 0; i < padded; i += LANES) {
         vec t = *(vec *)(squashed + i), e = *(vec *)(powers + i) * share;
         *(vec *)(powers + i) = cap > 0.f ? e * (splat(1.f) - t * t) : e;
       }

@@ -8,11 +8,13 @@ different. `compile.compile_model` checks each against the plain path before it 
 
 import ctypes
 import functools
+import platform
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 VECTORS = r"""
@@ -20,8 +22,23 @@ VECTORS = r"""
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-typedef float vec __attribute__((vector_size(64)));
-typedef int32_t ivec __attribute__((vector_size(64)));
+#if defined(__AVX512F__)
+#define BYTES 64 /* of a vector register */
+#define REGISTERS 32
+#elif defined(__AVX2__)
+#define BYTES 32
+#define REGISTERS 16
+#elif defined(__aarch64__)
+#define BYTES 16
+#define REGISTERS 32
+#else
+#define BYTES 16
+#define REGISTERS 16
+#endif
+#define LANES (BYTES / 4)
+#define UNROLL _Pragma("GCC unroll 16")
+typedef float vec __attribute__((vector_size(BYTES)));
+typedef int32_t ivec __attribute__((vector_size(BYTES)));
 #define LOG2E 1.4426950408889634f
 
 static inline vec splat(float x) { return (vec){} + x; }
@@ -54,6 +71,16 @@ def compiler() -> str | None:
     return next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
 
 
+LEVELS = {"AVX512": "native", "AVX2": "x86-64-v3", "DEFAULT": "x86-64"}
+
+
+def _level() -> list[str]:
+    """Flags for the instruction set that torch uses, so that both are held to the same by `ATEN_CPU_CAPABILITY`."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return ["-mcpu=native"]
+    return [f"-march={LEVELS.get(torch.backends.cpu.get_cpu_capability(), 'native')}"]
+
+
 @functools.cache
 def library(source: str, defines: tuple[str, ...] = ()) -> ctypes.CDLL:
     """Compile C source for this machine and load it. `defines` are `NAME=VALUE` constants.
@@ -65,7 +92,7 @@ def library(source: str, defines: tuple[str, ...] = ()) -> ctypes.CDLL:
         raise Unavailable("no C compiler found")
     with tempfile.TemporaryDirectory(prefix="pgolf-", ignore_cleanup_errors=True) as folder:
         built = Path(folder) / "kernel.so"
-        flags = ["-O3", "-march=native", "-fno-math-errno", "-ffp-contract=fast", "-fPIC", "-shared", "-fopenmp"]
+        flags = ["-O3", *_level(), "-fno-math-errno", "-ffp-contract=fast", "-fPIC", "-shared", "-fopenmp"]
         command = [program, *flags, *(f"-D{define}" for define in defines), "-xc", "-", "-o", str(built), "-lm"]
         try:
             done = subprocess.run(command, input=source, capture_output=True, text=True, timeout=120)

@@ -1,5 +1,6 @@
 """Configuration: composition order, errors that name the nearest key, and a lossless way through JSON."""
 
+import dataclasses
 import json
 
 import pytest
@@ -20,6 +21,12 @@ def test_later_sources_win(tmp_path):
 def test_presets_survive_json(preset):
     composed = configs.load(preset)
     assert configs.from_dict(json.loads(json.dumps(configs.to_dict(composed)))) == composed
+
+
+def test_a_preset_stands_on_its_base():
+    plain, caseops = configs.load("record"), configs.load("record-caseops")
+    assert (plain.tokenizer.caseops, caseops.tokenizer.caseops) == (False, True)
+    assert dataclasses.replace(caseops, tokenizer=plain.tokenizer) == plain
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 import texts
 from hypothesis import given
 
+from pgolf.errors import PgolfError
 from pgolf.tokens.byte_counts import ByteTable, changed_bytes, document_bytes, faults, table_faults
 from pgolf.tokens.shards import TokenStream
 from pgolf.tokens.tokenizer import Tokenizer
@@ -215,3 +216,20 @@ def test_other_wrong_lengths_are_named():
 
     (fault,) = broken(change)
     assert fault.startswith("other lengths: 1 tokens")
+
+
+def test_a_space_and_an_operator_as_one_piece(shared_data: Path) -> None:
+    """Fewer tokens, the same text and bytes as with the published CaseOps tokenizer."""
+    plain = Tokenizer.open(shared_data / "tokenizers" / "fineweb_8192_caseops.model")
+    fused = plain.with_fused_operators()
+    assert fused.vocab_size == plain.vocab_size + 3
+    assert fused.with_fused_operators().vocab_size == fused.vocab_size
+    tables = [ByteTable.from_tokenizer(tokenizer) for tokenizer in (plain, fused)]
+    for document in (*texts.ODD_BYTES, b"It is The NASA iPhone, an X", b"no capitals at all"):
+        before, after = check(plain, document)[0], check(fused, document)[0]
+        assert fused.decode(after) == plain.decode(before)
+        assert len(before) - len(after) == (after >= plain.vocab_size).sum()
+        assert tables[0].count(before).sum() == tables[1].count(after).sum()
+    assert len(plain.encode([b"It is The NASA"])[0]) - len(fused.encode([b"It is The NASA"])[0]) == 2
+    with pytest.raises(PgolfError, match="no CaseOps tokenizer"):
+        Tokenizer.open(shared_data / "tokenizers" / "fineweb_8192_bpe.model").with_fused_operators()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pgolf.errors import PgolfError
-from pgolf.tokens.loader import UNIT, Loader, split_holdout
+from pgolf.tokens.loader import UNIT, Loader
 from pgolf.tokens.shards import TokenStream
 
 LENGTH = 70 * UNIT + 77
@@ -96,22 +96,6 @@ def test_one_window_is_enough(small):
     assert targets[0].tolist() == list(range(1, 1000))
 
 
-def test_holdout_begins_with_a_document():
-    tokens = np.full(100, 9, np.uint16)
-    tokens[[0, 30, 75, 90]] = 1
-    stream = TokenStream([tokens], "train")
-    train, holdout = split_holdout(stream, 40, bos_id=1)
-    assert len(train) == 75
-    assert len(holdout) == 25
-    assert holdout[0:1].tolist() == [1]
-    assert len(Loader(stream, 0, holdout_tokens=40, bos_id=1).stream) == 75
-
-
-def test_without_holdout_all_is_train(small):
-    train, holdout = split_holdout(small, 0)
-    assert (len(train), len(holdout)) == (1000, 0)
-
-
 @pytest.mark.parametrize(
     ("batch_tokens", "seq_len", "message"),
     [
@@ -128,8 +112,3 @@ def test_impossible_batches(small, batch_tokens, seq_len, message):
 def test_a_batch_that_ranks_cannot_share(small):
     with pytest.raises(PgolfError, match="number of processes"):
         Loader(small, 0, world_size=2).check(64, 64)
-
-
-def test_holding_out_everything(small):
-    with pytest.raises(PgolfError, match="leaves none to train on"):
-        Loader(small, seed=0, holdout_tokens=1000)

@@ -1,0 +1,29 @@
+"""Ctrl-C, a closed terminal and a request to end, all as a KeyboardInterrupt that is not lost in compiled code."""
+
+import os
+import signal
+from types import FrameType
+
+asked = False
+"""Whether a signal has come; compiled code may lose the exception that it raises."""
+
+
+def listen() -> None:
+    """Treat SIGINT, SIGTERM and SIGHUP alike. Under torchrun the launcher's SIGTERM still ends a process at once, and
+    SIGHUP stays ignored where it is (nohup)."""
+    names = ["SIGINT", "SIGHUP"] + ([] if "RANK" in os.environ else ["SIGTERM"])
+    for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _handle)
+
+
+def check() -> None:
+    """Raises KeyboardInterrupt when one has been swallowed."""
+    if asked:
+        raise KeyboardInterrupt
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    global asked
+    asked = True
+    raise KeyboardInterrupt

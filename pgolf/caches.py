@@ -1,0 +1,30 @@
+"""A home folder for libraries that need one.
+
+For a user who has none (a container that runs under a bare user id) numba, torch's compiler, triton, matplotlib and the
+hub's client fail, or make a folder called `~` in the working folder.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+
+def ensure_home() -> None:
+    """Give this process and its children a private, temporary home where `HOME` is no folder that can be written in.
+
+    What is kept there goes with the process. Nothing is shared between users: the folder is new and of mode 700.
+    """
+    if os.name != "posix":
+        return
+    if not os.environ.keys() & {"USER", "LOGNAME"}:
+        os.environ["USER"] = f"user{os.getuid()}"  # torch's compiler asks for a name, which not every id has
+    home = os.environ.get("HOME", "")
+    if Path(home).is_absolute() and os.access(home, os.W_OK | os.X_OK):
+        return
+    folder, owner = tempfile.mkdtemp(prefix="pgolf-home-"), os.getpid()
+    os.environ["HOME"] = folder
+    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        os.environ.pop(name, None)
+    atexit.register(lambda: shutil.rmtree(folder, ignore_errors=True) if os.getpid() == owner else None)

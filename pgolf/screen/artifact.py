@@ -1,0 +1,116 @@
+"""Checks of the artifact's bytes: the claimed total, the counted code, the cap under each reading."""
+
+import statistics
+from collections.abc import Iterator
+
+from pgolf.screen import reference, script
+from pgolf.screen.claims import AGREES, CANNOT_TELL, CONTRADICTS, Check, as_number, claims_by_seed, logs_of
+from pgolf.screen.folder import Record
+
+_CODE_NAMES = (".py", ".c", ".cpp", ".cc", ".cu", ".sh")
+_TOTALS = ("bytes_total", "artifact_bytes", "artifact_bytes_max", "artifact_size_bytes")
+
+
+def artifact_bytes(record: Record) -> Iterator[Check]:
+    for seed, entry in claims_by_seed(record).items():
+        value = as_number(entry.get("artifact_bytes") or entry.get("bytes_total"))
+        totals = [(log, total) for log in logs_of(record, seed) for total in log.values.get("total_bytes", [])]
+        if value is None or not totals:
+            continue
+        hits = [log.where(total) for log, total in totals if int(total.value) == int(value)]
+        if hits:
+            yield Check(f"seed {seed}: artifact bytes", AGREES, f"{value:,} as in the log", (hits[-1],))
+            continue
+        log, total = totals[-1]
+        models = [m for m in log.values.get("model_bytes", []) if int(m.value) == int(value)]
+        why = ", which is the model alone" if models else ""
+        yield Check(
+            f"seed {seed}: artifact bytes",
+            CONTRADICTS,
+            f"claims {value:,}{why}; its log says {total.value:,.0f}",
+            (record.claims_name, log.where(total)),
+        )
+    claimed = next((key for key in _TOTALS if as_number(record.claims.get(key))), None)
+    printed = [(log, last) for log in record.logs if (last := log.last("total_bytes"))]
+    if claimed is None or not printed:
+        return
+    total_claimed = int(record.claims[claimed])
+    numbers = [int(last.value) for _, last in printed]
+    here = record.claim_line(claimed)
+    if total_claimed in numbers:
+        yield Check(claimed, AGREES, f"{total_claimed:,} is one of the logs' totals", (here,))
+    elif abs(total_claimed - statistics.mean(numbers)) <= 1:
+        yield Check(claimed, AGREES, f"{total_claimed:,} is the mean of the logs' totals", (here,))
+    else:
+        alone = any(int(m.value) == total_claimed for log in record.logs for m in log.values.get("model_bytes", []))
+        why = "; it is the model alone" if alone else ""
+        yield Check(
+            claimed,
+            CONTRADICTS,
+            f"claims {total_claimed:,}; the logs say {', '.join(f'{n:,}' for n in numbers)}{why}",
+            (here, *(log.where(last) for log, last in printed)),
+        )
+
+
+def _code_files(record: Record) -> dict[str, int]:
+    """Code beside the record's data, as it is on disk."""
+    return {name: size for name, size in record.sizes.items() if name.endswith(_CODE_NAMES) and "/" not in name}
+
+
+def code_bytes(record: Record) -> Iterator[Check]:
+    """The code size that the logs count against the script that is there."""
+    files = _code_files(record)
+    main = files.get("train_gpt.py")
+    counted = [(log, code) for log in record.logs if (code := log.last("code_bytes"))]
+    if main is None or not counted:
+        return
+    log, code = counted[-1]
+    value = int(code.value)
+    raw = log.last("raw_code_bytes")
+    place = (log.where(code), "train_gpt.py")
+    if value in (main, sum(files.values())):
+        yield Check("code bytes", AGREES, f"the {value:,} bytes counted are on disk", place)
+    elif raw is not None and int(raw.value) > value:
+        yield Check(
+            "code bytes",
+            CONTRADICTS,
+            f"counts {value:,} for a packed script that is not in the folder; train_gpt.py has {main:,} bytes",
+            place,
+        )
+    elif main < value:
+        yield Check(
+            "code bytes",
+            CONTRADICTS,
+            f"counts {value:,}; the shipped train_gpt.py has {main:,}: it is not the file that was measured",
+            place,
+        )
+    else:
+        yield Check("code bytes", CONTRADICTS, f"counts {value:,}; train_gpt.py on disk has {main:,}", place)
+
+
+def cap(record: Record) -> Iterator[Check]:
+    """Total bytes under each reading of what code counts, against the cap."""
+    for key in _TOTALS:
+        value = as_number(record.claims.get(key))
+        if value is not None and value > reference.CAP_BYTES:
+            text = f"{key} {value:,} is over the cap of {reference.CAP_BYTES:,}"
+            yield Check("cap", CONTRADICTS, text, (record.claim_line(key),))
+    for log in record.logs:
+        total = log.last("total_bytes")
+        if total and total.value > reference.CAP_BYTES:
+            yield Check(
+                "cap", CONTRADICTS, f"the log's own total {total.value:,.0f} is over the cap", (log.where(total),)
+            )
+    files = _code_files(record)
+    models = [int(m.value) for log in record.logs if (m := log.last("model_bytes"))]
+    source = next((text for text in record.scripts if text.name == "train_gpt.py"), None)
+    if not models or source is None:
+        return
+    model, main = max(models), files["train_gpt.py"]
+    readings = {"train_gpt.py on disk": main, **script.packed_sizes(source.text)}
+    if len(files) > 1:
+        readings["all code on disk"] = sum(files.values())
+    text = "; ".join(f"{name} {model + size:,}" for name, size in readings.items())
+    under = [model + size <= reference.CAP_BYTES for size in readings.values()]
+    verdict = AGREES if all(under) else CANNOT_TELL
+    yield Check("cap, by reading", verdict, f"largest model {model:,} and {text}", ("train_gpt.py",))

@@ -1,0 +1,86 @@
+"""Figures out of a record: what submission.json claims per seed and in all, and the logs' last scores."""
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Literal
+
+from pgolf.screen.folder import Record
+from pgolf.screen.log import Log, ScoreLine
+
+Verdict = Literal["agrees", "contradicts", "cannot tell"]
+AGREES: Verdict = "agrees"
+CONTRADICTS: Verdict = "contradicts"
+CANNOT_TELL: Verdict = "cannot tell"
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    verdict: Verdict
+    finding: str
+    evidence: tuple[str, ...] = ()
+    """Places as `file:line`, or names of files."""
+
+
+def claims_by_seed(record: Record) -> dict[str, dict[str, Any]]:
+    for key in ("seed_results", "seeds"):
+        found = record.claims.get(key)
+        if isinstance(found, dict) and any(isinstance(value, dict) for value in found.values()):
+            return {
+                re.sub(r"\D", "", str(seed)) or str(seed): value
+                for seed, value in found.items()
+                if isinstance(value, dict)
+            }
+    return {}
+
+
+def listed_seeds(record: Record) -> list[str]:
+    found = record.claims.get("seeds")
+    return [str(seed) for seed in found if isinstance(seed, int)] if isinstance(found, list) else []
+
+
+def as_number(value: Any) -> Decimal | None:
+    return Decimal(value) if isinstance(value, int | Decimal) and not isinstance(value, bool) else None
+
+
+def same(claimed: Decimal, printed: str) -> bool:
+    """Whether a claimed number is the printed one, rounded or cut to the fewer digits of the two."""
+    digits = min(-int(claimed.as_tuple().exponent), -int(Decimal(printed).as_tuple().exponent))
+    return abs(claimed - Decimal(printed)) < Decimal(1).scaleb(-max(digits, 0)) * Decimal("1.000001")
+
+
+def logs_of(record: Record, seed: str) -> list[Log]:
+    found = [log for log in record.logs if log.seed == seed]
+    return found or (list(record.logs) if len(record.logs) == 1 else [])
+
+
+def final_scores(log: Log) -> list[ScoreLine]:
+    return [score for score in log.scores if score.is_final]
+
+
+def last_scores(record: Record) -> list[tuple[Log, ScoreLine]]:
+    return [(log, final_scores(log)[-1]) for log in record.logs if final_scores(log)]
+
+
+def headline_claim(record: Record) -> tuple[str, Decimal] | None:
+    for key in ("val_bpb", "mean_val_bpb", "mean_bpb"):
+        value = as_number(record.claims.get(key))
+        if value is not None:
+            return key, value
+    return None
+
+
+def seed_values(record: Record) -> list[float]:
+    """Bits per byte per seed: as claimed, else each log's last score."""
+    claimed = [seed_score(entry) for entry in claims_by_seed(record).values()]
+    values = [float(value) for value in claimed if value is not None]
+    return values or [float(score.bits_per_byte) for _, score in last_scores(record)]
+
+
+def seed_score(entry: dict[str, Any]) -> Decimal | None:
+    for key in ("val_bpb", "ttt_bpb", "sliding_bpb", "bpb"):
+        value = as_number(entry.get(key))
+        if value is not None:
+            return value
+    return None

@@ -1,0 +1,116 @@
+"""Checks of the scored text: the bytes that a score implies, the targets and documents counted, the training text."""
+
+import math
+import re
+from collections.abc import Iterator
+
+from pgolf.screen import reference
+from pgolf.screen.claims import (
+    AGREES,
+    CANNOT_TELL,
+    CONTRADICTS,
+    Check,
+    as_number,
+    headline_claim,
+    last_scores,
+)
+from pgolf.screen.folder import Record
+from pgolf.screen.log import Log
+
+
+def implied_bytes(record: Record) -> Iterator[Check]:
+    """Bytes per token that loss and bits per byte imply, against what the published tokenizers have."""
+    pairs = [(log.where(score), score.loss, score.bits_per_byte, log) for log, score in last_scores(record)]
+    loss, claim = as_number(record.claims.get("val_loss")), headline_claim(record)
+    if not pairs and loss and claim and claim[1] > 0:
+        pairs = [(record.claim_line("val_loss"), str(loss), str(claim[1]), Log(""))]
+    for where, loss_text, bits_text, log in pairs:
+        nats, bits = float(loss_text), float(bits_text)
+        if bits <= 0:
+            yield Check("implied bytes", CONTRADICTS, f"{bits_text} bits per byte is no score", (where,))
+            continue
+        ratio = nats / math.log(2) / bits
+        digits = min(len(loss_text.split(".")[1]), len(bits_text.split(".")[1]))
+        tolerance = 10.0**-digits / min(nats, bits) + 1e-4
+        tokens = log.last("tokens")
+        if tokens is None:
+            close = [split for split in reference.SPLITS if abs(ratio / split.bytes_per_token - 1) <= tolerance]
+            if close:
+                yield Check("implied bytes", AGREES, f"{ratio:.5f} bytes per token, as {close[0].name}", (where,))
+            else:
+                known = ", ".join(f"{split.name} {split.bytes_per_token}" for split in reference.SPLITS[:4])
+                yield Check(
+                    "implied bytes",
+                    CANNOT_TELL,
+                    f"{ratio:.5f} bytes per token; known are {known}; the log has no count of tokens",
+                    (where,),
+                )
+            continue
+        counted = tokens.value * ratio
+        old = reference.SPLITS[-1]
+        text = f"{tokens.value:,.0f} targets of {ratio:.5f} bytes: {counted:,.0f} bytes"
+        places = (where, log.where(tokens))
+        slack = counted * tolerance + reference.VAL_BYTES_SLACK
+        lowest = reference.VAL_BYTES - reference.LONGEST_CONTEXT * ratio - slack
+        if lowest <= counted <= reference.VAL_BYTES + slack:
+            yield Check("implied bytes", AGREES, f"{text}, the whole validation split", places)
+        elif abs(counted / (old.targets * old.bytes_per_token) - 1) <= tolerance:
+            yield Check("implied bytes", AGREES, f"{text}: {old.name}", places)
+        else:
+            yield Check(
+                "implied bytes",
+                CONTRADICTS,
+                f"{text}; the split has {reference.VAL_BYTES:,}{_why(counted, bits)}",
+                places,
+            )
+
+
+def _why(counted: float, bits: float) -> str:
+    factor = counted / reference.VAL_BYTES
+    corrected = f"; on the split's bytes the score would be {bits * factor:.4f}"
+    if reference.SPACE_TWICE[0] <= factor <= reference.SPACE_TWICE[1]:
+        return f", {factor:.3f} times as many: as when leading spaces are counted twice{corrected}"
+    if abs(counted / reference.SENTINELS_COUNTED - 1) < 0.002:
+        return f": as when CaseOps operators count three bytes each{corrected}"
+    return f" ({factor:.3f} times){corrected if factor > 1 else ': a part of it, or another text'}"
+
+
+def coverage(record: Record) -> Iterator[Check]:
+    """Targets and documents scored, against the published counts."""
+    for log in record.logs:
+        tokens, documents = log.last("tokens"), log.last("documents")
+        if tokens is not None:
+            near = [
+                s
+                for s in reference.SPLITS
+                if 0 <= 1 - (tokens.value - 1) / s.targets < 0.0008 or tokens.value == s.targets
+            ]
+            text = f"{tokens.value:,.0f} targets"
+            if near:
+                yield Check("targets", AGREES, f"{text}: {near[0].name}", (log.where(tokens),))
+            else:
+                yield Check("targets", CANNOT_TELL, f"{text}: no published tokenizer's count", (log.where(tokens),))
+        if documents is not None:
+            whole = int(documents.value) == reference.VAL_DOCUMENTS
+            text = f"{documents.value:,.0f} documents of {reference.VAL_DOCUMENTS:,}"
+            yield Check("documents", AGREES if whole else CONTRADICTS, text, (log.where(documents),))
+
+
+def overlap(record: Record) -> Iterator[Check]:
+    """What the files tell of training text inside the validation split; only documents could prove either."""
+    for text in record.scripts:
+        for number, line in enumerate(text.text.splitlines(), 1):
+            default = re.search(r"val[-_]docs\W+.*default\W+([\d_]+)", line)
+            held = int(default[1].replace("_", "")) if default else reference.VAL_DOCUMENTS
+            if held < reference.VAL_DOCUMENTS:
+                finding = f"{held:,} documents held back by default, {reference.VAL_DOCUMENTS:,} scored (#2127)"
+                yield Check("training text", CANNOT_TELL, finding, (f"{text.name}:{number}",))
+    shards = sorted({int(found.value) for log in record.logs if (found := log.last("train_shards"))})
+    if shards:
+        place = next(log.where(found) for log in record.logs if (found := log.last("train_shards")))
+        yield Check(
+            "train shards",
+            CANNOT_TELL,
+            f"{', '.join(map(str, shards))} in the logs; shards carry no checksum",
+            (place,),
+        )

@@ -1,0 +1,60 @@
+"""The kinds of stages, one row each: what a kind comes after, what it holds, and the names of its files.
+
+Everything that lists kinds or names a stage's files reads it from here. A new kind is a new row.
+"""
+
+from dataclasses import dataclass
+
+TOKENIZER, WEIGHTS, QUANTIZED, PACKED, SCRIPT = (
+    "tokenizer.model",
+    "model.safetensors",
+    "quantized.safetensors",
+    "model.pgz",
+    "train_gpt.py",
+)
+TRAIN_SHARDS, VAL_SHARDS, VAL_BYTES = "fineweb_train", "fineweb_val", "fineweb_val_bytes"
+"""Beginnings of the names of shards: `<beginning>_000000.bin`."""
+METRICS_LOG, LOSS_CURVE, AVERAGE = "metrics.jsonl", "loss.png", "average-"
+SCORES, CLAIMS, REQUIREMENTS = "scores.safetensors", "claims.json", "requirements.txt"
+AUDIT, AUDIT_TEXT, PAGE = "report.json", "report.md", "report.html"
+
+
+@dataclass(frozen=True)
+class Kind:
+    name: str
+    after: tuple[str, ...] = ()
+    """Kinds that its input may be of."""
+    holds: str = ""
+    """`tokens`, `float` or `integers` (a model), `score`, `audit` or `page`."""
+    files: tuple[str, ...] = ()
+    """Names of its files, or how they begin."""
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("tokenize", (), "tokens", (TOKENIZER, TRAIN_SHARDS, VAL_SHARDS, VAL_BYTES)),
+        Kind("train", ("tokenize",), "float", (WEIGHTS, AVERAGE, METRICS_LOG, LOSS_CURVE, "tensorboard")),
+        Kind("ema-finalize", ("train",), "float", (WEIGHTS,)),
+        Kind("quantize", ("ema-finalize", "train"), "integers", (QUANTIZED,)),
+        Kind("package", ("quantize",), "integers", (PACKED, SCRIPT, TOKENIZER, REQUIREMENTS, CLAIMS)),
+        Kind("eval-sliding", ("quantize", "ema-finalize", "train"), "score", (SCORES,)),
+        Kind("eval-ttt", ("quantize", "ema-finalize", "train"), "score", (SCORES,)),
+        Kind("audit", ("package", "quantize", "ema-finalize", "train"), "audit", (AUDIT, AUDIT_TEXT)),
+        Kind("report", (), "page", (PAGE,)),
+    )
+}
+
+
+def holding(*holds: str) -> tuple[str, ...]:
+    """Names of the kinds that hold one of these, the last of the chain first."""
+    return tuple(name for name in reversed(KINDS) if KINDS[name].holds in holds)
+
+
+MODELS, FLOATS, SCORED = holding("float", "integers"), holding("float"), holding("score")
+
+
+def comes_after(kind: str | None, other: str) -> bool:
+    """Whether a stage of `kind` has one of kind `other` in its lineage."""
+    row = KINDS.get(kind or "")
+    return row is not None and any(one == other or comes_after(one, other) for one in row.after)

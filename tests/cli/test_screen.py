@@ -1,0 +1,171 @@
+"""What reaches the terminal: every text as it is, whole figures, one line for every failure."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from cli import common, interrupts, screen
+from pgolf import caches
+from pgolf.errors import CheckFailed, PgolfError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Function that gives what was printed so far, on a console of a given width."""
+    file = io.StringIO()
+
+    def use(width=80):
+        monkeypatch.setattr(
+            screen, "console", Console(file=file, highlight=False, markup=False, emoji=False, width=width)
+        )
+        return file.getvalue
+
+    return use
+
+
+def test_every_text_is_shown_as_it_is(shown):
+    printed = shown()
+    odd = "runs [v2]/[bold]x[/bold] :fire: [/] \\[a]"
+    screen.Screen().message(odd)
+    screen.Screen().table(odd, ("name", "bytes"), [(odd, "1")])
+    screen.say_error(odd)
+    assert printed().count(odd) == 4
+
+
+@given(st.text(), st.sampled_from("\x1b\x07\x00\x9b\r\u202e\ud800\x7f"))
+def test_nothing_that_a_terminal_obeys_is_shown(text, control):
+    found = screen.plain(text + control)
+    assert all(letter == "\n" or letter.isprintable() or ord(letter) >= 0xA0 for letter in found)
+    assert "\x1b" not in found
+    assert found.encode()
+
+
+@pytest.mark.parametrize("width", [20, 80])
+def test_figures_are_never_broken(shown, width):
+    printed = shown(width)
+    figures = [f"{number},389,{number}" for number in range(101, 109)]
+    screen.Screen().table("", ("role", *figures), [("attention.query", *figures)])
+    last = next(line for line in printed().splitlines() if "attention.query" in line)
+    assert [cell.strip() for cell in last.strip("│").split("│")] == ["attention.query", *figures]
+
+
+def failed(error, capsys, **options):
+    def work():
+        raise error
+
+    with pytest.raises(typer.Exit) as ended:
+        common.guarded(work, debug=False, as_json=True, **options)
+    found = capsys.readouterr()
+    assert len(found.err.strip().splitlines()) == 1
+    return ended.value.exit_code, found.err, json.loads(found.out)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (PgolfError("what\nwhere"), 2, "what where"),
+        (CheckFailed("over"), 1, "over"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(28, "No space left on device", "a/b"), 2, "No space left on device (a/b)"),
+        (MemoryError(), 2, "lower train.micro_tokens"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), 2, "lower train.micro_tokens"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 2, "lower train.micro"),
+        (ZeroDivisionError("division by zero"), 2, "unexpected ZeroDivisionError: division by zero"),
+    ],
+)
+def test_every_failure_is_one_line_and_a_code(error, code, says, capsys):
+    found, text, told = failed(error, capsys)
+    assert found == code
+    assert says in text
+    assert told["exit_code"] == code
+    assert says in told["error"]
+
+
+def test_an_unexpected_error_leaves_its_traceback_in_a_private_file(capsys):
+    _, text, _ = failed(ZeroDivisionError("division by zero"), capsys)
+    path = Path(text.split()[-1])
+    try:
+        assert "Traceback" in path.read_text()
+        assert "raise error" in path.read_text()
+        assert path.stat().st_mode & 0o77 == 0
+    finally:
+        path.unlink()
+
+
+@pytest.mark.parametrize("end", ["return", "raise SystemError('returned a result with an exception set')"])
+def test_an_interrupt_that_compiled_code_lost_ends_the_command(end, monkeypatch, capsys):
+    def work():
+        try:
+            interrupts._handle(signal.SIGINT, None)
+        except KeyboardInterrupt:
+            if end != "return":
+                raise SystemError("returned a result with an exception set") from None
+
+    monkeypatch.setattr(interrupts, "asked", False)
+    with pytest.raises(typer.Exit) as ended:
+        common.guarded(work, debug=False, as_json=False)
+    assert ended.value.exit_code == 130
+
+
+def run(code, *, cwd=None, **options):
+    start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from cli import common, main, screen; {code}"
+    return subprocess.run([sys.executable, "-c", start], cwd=cwd, timeout=60, check=False, **options)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_command_with_130(number):
+    start = "import os, typer; main.interrupts.listen()"
+    guarded = f"common.guarded(lambda: os.kill(os.getpid(), {int(number)}), debug=False, as_json=False)"
+    code = f"{start}\ntry:\n {guarded}\nexcept typer.Exit as end:\n sys.exit(end.exit_code)"
+    done = run(code, capture_output=True, text=True)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr == "pgolf: interrupted; everything finished so far is kept\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full to write to")
+def test_stdout_that_is_full_or_ascii():
+    with Path("/dev/full").open("w") as full:
+        done = run("screen.say_json({'a': 1})", stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.stderr.strip().endswith("PgolfError: cannot write to stdout: No space left on device")
+    done = run(
+        "screen.say_json({'a': 'café \\udc80'})",
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+    )
+    assert json.loads(done.stdout) == {"a": "café \udc80"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX systems have users without a home")
+@pytest.mark.parametrize("home", [None, "/nonexistent", "relative"])
+def test_without_a_home_there_is_a_private_one(home, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("USER", raising=False)
+    monkeypatch.delenv("LOGNAME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    if home is not None:
+        monkeypatch.setenv("HOME", home)
+    caches.ensure_home()
+    made = Path(os.environ["HOME"])
+    assert made.is_absolute()
+    assert made.stat().st_mode & 0o777 == 0o700
+    assert os.environ["USER"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_home_that_can_be_used_is_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    caches.ensure_home()
+    assert os.environ["HOME"] == str(tmp_path)
