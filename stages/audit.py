@@ -222,7 +222,7 @@ def _of_the_record(case: _Case, nll: np.ndarray, noise: float) -> list[Finding]:
 
 def _scores(case: _Case) -> dict[str, Stage]:
     """The run's evaluations of the audited model; a package's are those of the model that it packs."""
-    scored = case.source.parent("model") if case.source.manifest.stage == "package" else case.source
+    scored = claims.scored_model(case.source)
     return claims.scores_of(scored, scored.path.parent)
 
 

@@ -26,8 +26,6 @@ from stages.context import StageBuild, StageContext
 from stages.steps import Material, Samples
 from stages.views import models
 
-INPUT_KINDS = ("ema-finalize", "train")
-
 
 def quantize(context: StageContext, source: Stage, calibration: Path | None = None) -> Stage:
     """Quantize the model of a train or ema-finalize stage with `config.quantize`.
@@ -38,7 +36,10 @@ def quantize(context: StageContext, source: Stage, calibration: Path | None = No
     context = models.inherit_model(context, source)
     settings = context.config.quantize
     inputs, paths = _calibration_source(source, calibration, required=settings.method in NEEDS_HESSIANS)
-    with context.build("quantize", {"model": source, **inputs}, ("model", "optim", "quantize", "package")) as build:
+    sections = ["model", "quantize"]
+    sections += ["optim"] if settings.distill_steps else []  # its warmdown and betas
+    sections += ["package"] if settings.target_bytes else []  # what counts beside the model
+    with context.build("quantize", {"model": source, **inputs}, sections) as build:
         if build.existing is None:
             model = models.load_model(source, context.runtime)
             length = settings.sequence or (_training_length(context, source) if paths else 0)

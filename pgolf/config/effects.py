@@ -1,7 +1,7 @@
 """Which settings change the result of which stages.
 
 A setting decides the result of every stage that lists its section, unless its field says otherwise with
-`field(default=..., metadata=...)`: `NO_EFFECT` for one that changes no result, `only(...)` for one that some stages use.
+`field(default=..., metadata=...)`: `NO_EFFECT` for one that changes no result, `only(...)` for one of some stages.
 Both "is this stage up to date" and "may this training go on from its checkpoint" read it from here.
 """
 

@@ -23,7 +23,9 @@ AUDIT, AUDIT_TEXT, PAGE = "report.json", "report.md", "report.html"
 class Kind:
     name: str
     after: tuple[str, ...] = ()
-    """Kinds that its input may be of."""
+    """Kinds that it takes its input from."""
+    also: tuple[str, ...] = ()
+    """Kinds that it takes when they are named with `--from`, but does not choose by itself."""
     holds: str = ""
     """`tokens`, `float` or `integers` (a model), `score`, `audit` or `page`."""
     files: tuple[str, ...] = ()
@@ -33,15 +35,15 @@ class Kind:
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("tokenize", (), "tokens", (TOKENIZER, TRAIN_SHARDS, VAL_SHARDS, VAL_BYTES)),
-        Kind("train", ("tokenize",), "float", (WEIGHTS, AVERAGE, METRICS_LOG, LOSS_CURVE, "tensorboard")),
-        Kind("ema-finalize", ("train",), "float", (WEIGHTS,)),
-        Kind("quantize", ("ema-finalize", "train"), "integers", (QUANTIZED,)),
-        Kind("package", ("quantize",), "integers", (PACKED, SCRIPT, TOKENIZER, REQUIREMENTS, CLAIMS)),
-        Kind("eval-sliding", ("quantize", "ema-finalize", "train"), "score", (SCORES,)),
-        Kind("eval-ttt", ("quantize", "ema-finalize", "train"), "score", (SCORES,)),
-        Kind("audit", ("package", "quantize", "ema-finalize", "train"), "audit", (AUDIT, AUDIT_TEXT)),
-        Kind("report", (), "page", (PAGE,)),
+        Kind("tokenize", (), (), "tokens", (TOKENIZER, TRAIN_SHARDS, VAL_SHARDS, VAL_BYTES)),
+        Kind("train", ("tokenize",), (), "float", (WEIGHTS, AVERAGE, METRICS_LOG, LOSS_CURVE, "tensorboard")),
+        Kind("ema-finalize", ("train",), (), "float", (WEIGHTS,)),
+        Kind("quantize", ("ema-finalize", "train"), (), "integers", (QUANTIZED,)),
+        Kind("package", ("quantize",), (), "integers", (PACKED, SCRIPT, TOKENIZER, REQUIREMENTS, CLAIMS)),
+        Kind("eval-sliding", ("quantize", "ema-finalize", "train"), ("package",), "score", (SCORES,)),
+        Kind("eval-ttt", ("quantize", "ema-finalize", "train"), ("package",), "score", (SCORES,)),
+        Kind("audit", ("package", "quantize", "ema-finalize", "train"), (), "audit", (AUDIT, AUDIT_TEXT)),
+        Kind("report", (), (), "page", (PAGE,)),
     )
 }
 
@@ -57,4 +59,4 @@ MODELS, FLOATS, SCORED = holding("float", "integers"), holding("float"), holding
 def comes_after(kind: str | None, other: str) -> bool:
     """Whether a stage of `kind` has one of kind `other` in its lineage."""
     row = KINDS.get(kind or "")
-    return row is not None and any(one == other or comes_after(one, other) for one in row.after)
+    return row is not None and any(one == other or comes_after(one, other) for one in (*row.after, *row.also))

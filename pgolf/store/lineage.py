@@ -1,5 +1,6 @@
 """A run seen from above: its stages, what each was made from and whether that still stands, and what they scored."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,17 @@ def ancestors(stage: Stage) -> list[Ancestor]:
         Ancestor(role, entry.name or Path(entry.path).name, _state(stage, entry))
         for role, entry in stage.manifest.inputs.items()
     ]
+
+
+def input_hashes(stage: Stage) -> set[str]:
+    """Hashes of the manifests of every stage up the lineage, as far as the stages are where their children say."""
+    found = set()
+    for role, entry in stage.manifest.inputs.items():
+        if entry.kind == "stage":
+            found.add(entry.sha256)
+            with suppress(PgolfError):
+                found |= input_hashes(stage.parent(role))
+    return found
 
 
 def changed_outputs(stage: Stage) -> list[str]:

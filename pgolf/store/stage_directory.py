@@ -6,7 +6,6 @@ After that it is never changed, and only ever replaced as a whole by a newer sta
 
 import hashlib
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +22,6 @@ __all__ = [
     "locked",
     "open_stage",
     "refuse_foreign",
-    "same_inputs",
     "stage_folders",
     "sweep",
 ]
@@ -292,11 +290,6 @@ class StageWriter:
                     path.unlink()
             elif not any(path.iterdir()):
                 path.rmdir()
-
-
-def same_inputs(left: Mapping[str, Input], right: Mapping[str, Input]) -> bool:
-    """Whether two stages were made from the same things, wherever those stand on disk."""
-    return {key: item.sha256 for key, item in left.items()} == {key: item.sha256 for key, item in right.items()}
 
 
 def _manifest_hash(folder: Path) -> str | None:

@@ -39,6 +39,11 @@ def scores_of(model: Stage, run: Path) -> dict[str, Stage]:
     return found
 
 
+def scored_model(stage: Stage) -> Stage:
+    """The stage that scores of a model are of: what a package packs, any other stage itself."""
+    return stage.parent("model") if stage.manifest.stage == "package" else stage
+
+
 def audits_of(model: Stage, run: Path, scores: Mapping[str, Stage]) -> dict[str, Stage]:
     """The run's newest audits of `model`, by the score whose evaluator and settings they are of."""
     found: dict[str, Stage] = {}

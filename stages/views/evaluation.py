@@ -27,8 +27,6 @@ from stages.views import tokens as token_stages
 from stages.views.models import load_model, training_length
 
 SCORES_FILE = "scores.safetensors"
-MODEL_STAGES = ("package", "quantize", "ema-finalize", "train")
-"""Kinds of stage that hold a model, the finished one first."""
 
 
 @dataclass(frozen=True, eq=False)
