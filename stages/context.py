@@ -202,7 +202,7 @@ class StageContext:
                         )
                     )
             except BaseException as error:
-                if not resumable:
+                if self.runtime.is_main and not writer.has_scratch:  # nothing to resume from
                     writer.discard()
                 if isinstance(error, SafetensorError):
                     raise PgolfError(f"{label} was not written: {explain(error, destination)}") from error

@@ -217,6 +217,12 @@ class StageWriter:
         return self._made(self.folder / SCRATCH)
 
     @property
+    def has_scratch(self) -> bool:
+        """Whether there are files to resume from."""
+        folder = self.folder / SCRATCH
+        return folder.is_dir() and any(folder.iterdir())
+
+    @property
     def payload(self) -> Path:
         """Folder of the payload, made on first use; what is written in it becomes an output only with `add`."""
         return self._made(self.folder / PAYLOAD)
