@@ -5,6 +5,8 @@ Everything that lists kinds or names a stage's files reads it from here. A new k
 
 from dataclasses import dataclass
 
+from pgolf.store import records
+
 TOKENIZER, WEIGHTS, QUANTIZED, PACKED, SCRIPT = (
     "tokenizer.model",
     "model.safetensors",
@@ -30,20 +32,79 @@ class Kind:
     """`tokens`, `float` or `integers` (a model), `score`, `audit` or `page`."""
     files: tuple[str, ...] = ()
     """Names of its files, or how they begin."""
+    metrics: type = records.NoRecord
+    details: type = records.NoRecord
+    """The fields that it writes under `metrics` and `details`."""
 
 
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("tokenize", (), (), "tokens", (TOKENIZER, TRAIN_SHARDS, VAL_SHARDS, VAL_BYTES)),
-        Kind("train", ("tokenize",), (), "float", (WEIGHTS, AVERAGE, METRICS_LOG, LOSS_CURVE, "tensorboard")),
-        Kind("ema-finalize", ("train",), (), "float", (WEIGHTS,)),
-        Kind("quantize", ("ema-finalize", "train"), (), "integers", (QUANTIZED,)),
-        Kind("package", ("quantize",), (), "integers", (PACKED, SCRIPT, TOKENIZER, REQUIREMENTS, CLAIMS)),
-        Kind("eval-sliding", ("quantize", "ema-finalize", "train"), ("package",), "score", (SCORES,)),
-        Kind("eval-ttt", ("quantize", "ema-finalize", "train"), ("package",), "score", (SCORES,)),
-        Kind("audit", ("package", "quantize", "ema-finalize", "train"), (), "audit", (AUDIT, AUDIT_TEXT)),
-        Kind("report", (), (), "page", (PAGE,)),
+        Kind(
+            "tokenize",
+            (),
+            (),
+            "tokens",
+            (TOKENIZER, TRAIN_SHARDS, VAL_SHARDS, VAL_BYTES),
+            records.TokenizeMetrics,
+            records.TokenizeDetails,
+        ),
+        Kind(
+            "train",
+            ("tokenize",),
+            (),
+            "float",
+            (WEIGHTS, AVERAGE, METRICS_LOG, LOSS_CURVE, "tensorboard"),
+            records.TrainMetrics,
+            records.TrainDetails,
+        ),
+        Kind("ema-finalize", ("train",), (), "float", (WEIGHTS,), records.FinalizeMetrics, records.FinalizeDetails),
+        Kind(
+            "quantize",
+            ("ema-finalize", "train"),
+            (),
+            "integers",
+            (QUANTIZED,),
+            records.QuantizeMetrics,
+            records.QuantizeDetails,
+        ),
+        Kind(
+            "package",
+            ("quantize",),
+            (),
+            "integers",
+            (PACKED, SCRIPT, TOKENIZER, REQUIREMENTS, CLAIMS),
+            records.PackageMetrics,
+            records.PackageDetails,
+        ),
+        Kind(
+            "eval-sliding",
+            ("quantize", "ema-finalize", "train"),
+            ("package",),
+            "score",
+            (SCORES,),
+            records.ScoreMetrics,
+            records.ScoreDetails,
+        ),
+        Kind(
+            "eval-ttt",
+            ("quantize", "ema-finalize", "train"),
+            ("package",),
+            "score",
+            (SCORES,),
+            records.ScoreMetrics,
+            records.ScoreDetails,
+        ),
+        Kind(
+            "audit",
+            ("package", "quantize", "ema-finalize", "train"),
+            (),
+            "audit",
+            (AUDIT, AUDIT_TEXT),
+            records.AuditMetrics,
+            records.AuditDetails,
+        ),
+        Kind("report", (), (), "page", (PAGE,), records.NoRecord, records.NoRecord),
     )
 }
 

@@ -292,9 +292,9 @@ def _lineage(stages: Sequence[Stage]) -> Markup:
     items: list[tuple[str, Cell]] = []
     for stage in stages:
         ancestors = lineage.ancestors(stage)
-        made = ", ".join(item.label + ("" if item.state == "ok" else f" ({item.state})") for item in ancestors[:4]) + (
-            f" and {len(ancestors) - 4} more" if len(ancestors) > 4 else ""
-        )
+        made = ", ".join(
+            item.label + ("" if item.state in ("ok", "unchecked") else f" ({item.state})") for item in ancestors[:4]
+        ) + (f" and {len(ancestors) - 4} more" if len(ancestors) > 4 else "")
         size = sum(output.bytes for output in stage.manifest.outputs.values())
         commit = stage.manifest.pgolf.get("commit")
         said = join(
