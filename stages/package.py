@@ -17,13 +17,14 @@ from pgolf.config import Config
 from pgolf.errors import CheckFailed
 from pgolf.package import program, script
 from pgolf.package.ledger import MODEL, SCRIPT, TOKENIZER, File, Ledger, code_lines
+from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.views import claims, evaluation
 from stages.views.models import load_quantized
 
 ENTRY = "stages.script"
-REQUIREMENTS = "requirements.txt"
+REQUIREMENTS = kinds.REQUIREMENTS
 _GUESSES = 4  # at the size of the script
 
 

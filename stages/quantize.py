@@ -18,7 +18,7 @@ from pgolf.quant.hessian import Calibration
 from pgolf.quant.methods import TensorReport
 from pgolf.quantized import storage
 from pgolf.quantized.tensors import QuantizedModel
-from pgolf.store import stage_directory
+from pgolf.store import kinds, stage_directory
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.shards import TokenStream
 from stages import steps
@@ -183,7 +183,7 @@ def _calibration_source(
 
 def train_shards(tokens: Stage) -> list[Path]:
     """Verified paths of a tokenize stage's train shards."""
-    paths = tokens.files("fineweb_train_")
+    paths = tokens.files(f"{kinds.TRAIN_SHARDS}_")
     if not paths:
         raise PgolfError(f"{tokens.path} holds no train shards to calibrate on")
     return paths

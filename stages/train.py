@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from pgolf import config as configs
 from pgolf.config import Config
 from pgolf.errors import PgolfError
+from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.byte_counts import ByteTable
 from pgolf.tokens.loader import Loader
@@ -67,7 +68,7 @@ def _summary(trained: Stage) -> str:
 
 def byte_table(tokens: Stage) -> ByteTable | None:
     """Bytes per piece, where a tokenize stage has its tokenizer."""
-    has = "tokenizer.model" in tokens.manifest.outputs
+    has = kinds.TOKENIZER in tokens.manifest.outputs
     return ByteTable.from_tokenizer(tokenizer_of(tokens)) if has else None
 
 
@@ -87,7 +88,7 @@ def _train(
     build.earlier_seconds = values["elapsed"]
     at = At(values["elapsed"], values["tokens"], 0.0)
     constant = {"identity": identity, "restarts": values["restarts"]}
-    log = MetricsLog(writer.path("metrics.jsonl"), config.train, runtime.is_main, values["iteration"], at)
+    log = MetricsLog(writer.path(kinds.METRICS_LOG), config.train, runtime.is_main, values["iteration"], at)
     with checkpoints.Writer(writer.folder / ".scratch", constant) as checkpoint, log:
         hooks = Hooks(
             resume=None if previous is None else (previous.tensors, previous.values),
@@ -117,10 +118,10 @@ def _finish(context: StageContext, build: StageBuild, made: Fit, holdout: Holdou
     config, trainer, writer = context.config, made.trainer, build.writer
     _, seq_len = config.train.sizes_at(1.0)
     averages = trainer.averages.finished()
-    save_weights(writer.path("model.safetensors"), trainer.weights())
+    save_weights(writer.path(kinds.WEIGHTS), trainer.weights())
     for name, value in averages.items():
-        save_weights(writer.path(f"average-{name}.safetensors"), trainer.weights(value))
-    draw(writer.path("metrics.jsonl"), writer.path("loss.png"))
+        save_weights(writer.path(f"{kinds.AVERAGE}{name}.safetensors"), trainer.weights(value))
+    draw(writer.path(kinds.METRICS_LOG), writer.path(kinds.LOSS_CURVE))
     if config.train.tensorboard:
         writer.add(writer.payload / "tensorboard")
     build.metrics |= made.metrics()

@@ -14,11 +14,11 @@ import numpy as np
 import pgolf
 from pgolf import config as configs
 from pgolf.config import Config
-from pgolf.store import runs
+from pgolf.store import kinds, runs
 from pgolf.store.stage_directory import Stage
 from stages.views import tokens as token_stages
 
-FILE = "claims.json"
+FILE = kinds.CLAIMS
 FORMAT = 1
 SCORES = {"eval-sliding": "sliding", "eval-ttt": "ttt"}
 """What the score of each evaluation stage is called in the claims."""

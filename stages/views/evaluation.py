@@ -20,13 +20,14 @@ from pgolf.evaluate.mixture import MixtureEvaluator
 from pgolf.model.fast_paths import compile_model
 from pgolf.model.gpt import GPT
 from pgolf.runtime import Runtime
+from pgolf.store import kinds
 from pgolf.store.manifest import Input
 from pgolf.store.stage_directory import Stage
 from stages.context import StageBuild, StageContext
 from stages.views import tokens as token_stages
 from stages.views.models import load_model, training_length
 
-SCORES_FILE = "scores.safetensors"
+SCORES_FILE = kinds.SCORES
 
 
 @dataclass(frozen=True, eq=False)
