@@ -108,7 +108,6 @@ class StageContext:
         made_from = {digest for stage in found for digest in lineage.input_hashes(stage)}
         newest = [stage for stage in found if stage.manifest_sha256 not in made_from]
         if len(newest) == 1:
-            self.reporter.message(f"input: {newest[0].label} ({newest[0].path})")
             return newest[0]
         if newest:
             names = " and ".join(stage.label for stage in newest)
@@ -177,7 +176,9 @@ class StageContext:
             if existing is not None:
                 made_by = existing.manifest.pgolf.get("version")
                 other = f", made by pgolf {made_by}" if made_by != pgolf.__version__ else ""
-                self.reporter.message(f"{label} is up to date in {destination}{other} (--force redoes it)")
+                self.reporter.message(
+                    f"{label} is up to date in {destination}{_from(entries)}{other} (--force redoes it)"
+                )
                 yield build
                 return
             started, clock = datetime.now(UTC), time.monotonic()
@@ -209,6 +210,7 @@ class StageContext:
                 if isinstance(error, OSError) and error.filename is None:
                     error.filename = str(destination)  # writes to an open file do not name it
                 raise
+            self.reporter.message(f"{label} is in {destination}{_from(entries)}")
             self.runtime.wait()
             if not self.runtime.is_main:
                 build.result = stage_directory.open_stage(destination)
@@ -287,6 +289,13 @@ def git_commit() -> str | None:
 
 def _exists(place: Path) -> bool:
     return stage_directory.exists(place)
+
+
+def _from(entries: Mapping[str, Input]) -> str:
+    names = [
+        entry.name for role, entry in entries.items() if entry.kind == "stage" and role in ("model", "tokens", "train")
+    ]
+    return f", made from {', '.join(map(str, names))}" if names else ""
 
 
 def _shown(value: Any) -> str:
