@@ -136,7 +136,11 @@ class _Command(TyperCommand):
             spread.append(word)
         try:
             return list(super().parse_args(ctx, spread))
-        except _UsageError as error:  # typer says it on stderr; a program that reads stdout must learn it too
+        except _UsageError as error:
+            from cli.screen import plain
+
+            error.message = plain(error.message)
+            # typer says it on stderr; a program that reads stdout must learn it too
             if "--json" in args:
                 from cli.screen import say_json
 

@@ -195,7 +195,10 @@ class GPT(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., dim) -> (..., vocab_size) float32, softcapped."""
-        x = self.before_head(hidden)
+        return self.project(self.before_head(hidden))
+
+    def project(self, x: Tensor) -> Tensor:
+        """What `before_head` gives (..., dim or embed_dim) -> (..., vocab_size) float32, softcapped."""
         z = F.linear(x, self.tok_emb.weight.to(x.dtype)) if self.lm_head is None else self.lm_head(x)
         z = z.float() if self.logit_bias is None else z.float() + self.logit_bias
         if self.softcap_shift is None:
