@@ -33,7 +33,11 @@ class Common:
     artifacts: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("artifacts")
     run: Annotated[str, typer.Option(help="Name of the run: a folder in --artifacts.")] = "default"
     source: Annotated[
-        Path | None, typer.Option("--from", help="Input stage directory, when it is not the run's own.")
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Input stage directory; default: the newest of the same --name, or of the plain stages where it has none.",
+        ),
     ] = None
     name: Annotated[str | None, typer.Option(help="Variant: the output becomes <stage>@NAME.")] = None
     force: Annotated[bool, typer.Option("--force", help="Redo the stage even if it is up to date.")] = False
