@@ -36,7 +36,7 @@ class Common:
         Path | None,
         typer.Option(
             "--from",
-            help="Input stage directory; default: the newest of the same --name, or of the plain stages where it has none.",
+            help="Input stage directory; default: the newest of the same --name, else of the plain stages.",
         ),
     ] = None
     name: Annotated[str | None, typer.Option(help="Variant: the output becomes <stage>@NAME.")] = None
