@@ -58,7 +58,7 @@ def main(sources: Mapping[str, str]) -> None:
 
 
 def _score(given: Any, config: Config) -> None:
-    from pgolf.package import scoring
+    from pgolf.program import scoring
     from pgolf.tokens.sentencepiece_model import Pieces
 
     folder = Path(sys.argv[0]).resolve().parent

@@ -62,7 +62,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32
-        # What `compile.compile_model` changes: kernels in C, compiled blocks.
+        # What `fast_paths` changes: kernels in C, compiled blocks.
         self.native = False
         self.compiled: list[Callable[..., Tensor]] = []
         self.compiled_lanes: Callable[..., tuple[Tensor, Tensor]] | None = None
