@@ -156,6 +156,15 @@ def test_stdout_that_is_full_or_ascii():
     assert json.loads(done.stdout) == {"a": "café \udc80"}
 
 
+def test_a_reader_that_has_gone_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    start = "import typer\ntry:\n common.guarded(lambda: screen.say_json({'a': 1}), debug=False, as_json=True)"
+    done = run(f"{start}\nexcept typer.Exit as end:\n sys.exit(end.exit_code)", stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 @pytest.mark.skipif(os.name != "posix", reason="only POSIX systems have users without a home")
 @pytest.mark.parametrize("home", [None, "/nonexistent", "relative"])
 def test_without_a_home_there_is_a_private_one(home, monkeypatch, tmp_path):
