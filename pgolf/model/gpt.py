@@ -133,6 +133,12 @@ class GPT(nn.Module):
             passes = self.config.eval_loop_passes
         return layer_order(self.config, passes if self.looped else 1)
 
+    def local_reach(self) -> int:
+        """Tokens that a score depends on beyond the windows of attention and copies, through parts that look back."""
+        config = self.config
+        per_block = 2 * config.canon_taps + config.key_offset
+        return len(self.layer_order()) * per_block + config.smear_gate + max(config.copy_orders, default=0)
+
     def hidden(self, tokens: Tensor, last: int = 0) -> Tensor:
         """tokens (B, T) -> (B, T, dim) after the final norm.
 
