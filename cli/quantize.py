@@ -41,7 +41,6 @@ def add_to(app: typer.Typer) -> None:
         from cli.screen import say_json
         from pgolf.quant.methods import METHODS
         from stages.eval_sliding import eval_sliding
-        from stages.quantize import INPUT_KINDS
         from stages.quantize import quantize as stage
         from stages.reports import sweep
 
@@ -51,8 +50,7 @@ def add_to(app: typer.Typer) -> None:
             extra.append("quantize.target_bytes=0")  # a run's own target is for methods that choose their steps
         extra += [] if coder is None else [f"package.coder={coder}"]
         extra += [f"quantize.target_bytes={target}" for target in targets[:1]]
-        context = common.context(*extra)
-        source = context.input(common.source, *INPUT_KINDS)
+        context, source = common.prepare("quantize", *extra)
         if len(targets) < 2:
             made = stage(context, source, calibration)
             if score:

@@ -12,15 +12,12 @@ from pgolf.quant import methods, pipeline
 from pgolf.quant.calibrated_model import CalibratedModel
 from pgolf.quant.tensor_report import TensorReport
 from pgolf.quantized import storage
-from pgolf.store import stage_directory
+from pgolf.store import kinds, stage_directory
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.shards import TokenStream
 from stages.context import StageContext
 from stages.package import PlannedScript
 from stages.views import models
-
-INPUT_KINDS = ("ema-finalize", "train")
-SECTIONS = ("model", "optim", "quantize", "package")
 
 
 def quantize(context: StageContext, source: Stage, calibration: Path | None = None) -> Stage:
@@ -51,11 +48,14 @@ def sweep(
     ]
     required = any(methods.of(each.config.quantize).needs_hessians for each in contexts)
     inputs, paths = _calibration_source(source, calibration, required)
+    sections = ["model", "quantize"]
+    sections += ["optim"] if settings.distill_steps else []  # its warmdown and betas
+    sections += ["package"] if any(targets.values()) else []  # what counts beside the model
     script = PlannedScript(source, context.reporter)
     calibrated: CalibratedModel | None = None
     stages = []
     for each in contexts:
-        with each.build("quantize", {"model": source, **inputs}, SECTIONS) as build:
+        with each.build("quantize", {"model": source, **inputs}, sections) as build:
             if build.existing is None:
                 files = _other_files(each, script)
                 calibrated = calibrated or _calibrate(each, source, paths, apart=calibration is not None)
@@ -144,7 +144,7 @@ def _calibration_source(
 
 def train_shards(tokens: Stage) -> list[Path]:
     """Verified paths of a tokenize stage's train shards."""
-    paths = tokens.files("fineweb_train_")
+    paths = tokens.files(f"{kinds.TRAIN_SHARDS}_")
     if not paths:
         raise PgolfError(f"{tokens.path} holds no train shards to calibrate on")
     return paths
