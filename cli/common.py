@@ -177,7 +177,7 @@ def guarded(work: Callable[[], None], debug: bool, as_json: bool) -> None:
         if isinstance(error, KeyboardInterrupt) or interrupts.asked:
             _fail("interrupted; everything finished so far is kept", 130, as_json)
         if isinstance(error, PgolfError):
-            _fail(str(error), error.exit_code, as_json)
+            _fail(str(error), error.exit_code, as_json, every_rank=error.every_rank)
         if isinstance(error, BrokenPipeError):
             raise typer.Exit(_READER_GONE) from error
         if isinstance(error, MemoryError) or _is_out_of_memory(error):

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from cli.common import Common, command
-from cli.eval_sliding import Context, Documents, Mixture, Reset, assignments
+from cli.eval_sliding import Context, Documents, Mixture, Reset, TextField, assignments
 from cli.eval_ttt import Seconds
 
 
@@ -14,6 +14,7 @@ def add_to(app: typer.Typer) -> None:
     def evaluate(
         common: Common,
         documents: Documents = (),  # type: ignore[assignment]
+        text_field: TextField = "text",
         ttt: Annotated[bool, typer.Option("--ttt", help="Then score with test-time training too.")] = False,
         context: Context = None,
         reset: Reset = False,
@@ -28,5 +29,6 @@ def add_to(app: typer.Typer) -> None:
         extra = [] if seconds is None else [f"ttt.seconds={seconds}"]
         stages = common.context(*assignments(context, reset, mixture), *extra)
         source = stages.input(common.source, *evaluation.MODEL_STAGES)
-        stage = eval_sliding(stages, source, documents)
-        common.finish(eval_ttt(stages, source, documents) if ttt else stage)
+        text = evaluation.Documents.of(documents, text_field)
+        stage = eval_sliding(stages, source, text)
+        common.finish(eval_ttt(stages, source, text) if ttt else stage)

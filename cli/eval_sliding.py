@@ -1,6 +1,5 @@
 """`pgolf eval-sliding`: bits per byte with sliding windows."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,8 +7,14 @@ import typer
 from cli.common import Common, command
 
 Documents = Annotated[
-    list[Path], typer.Option("--documents", metavar="FILE", help="Score this text instead of val; repeat for more.")
+    list[str],
+    typer.Option(
+        "--documents",
+        metavar="FILE...",
+        help="Score this text instead of val: files, folders or URLs, all that tokenize takes.",
+    ),
 ]
+TextField = Annotated[str, typer.Option("--text-field", help="Field or column of --documents that holds the text.")]
 Context = Annotated[
     str | None, typer.Option("--context", help="windowed or banded (one pass, attention limited to seq_len).")
 ]
@@ -33,6 +38,7 @@ def add_to(app: typer.Typer) -> None:
     def eval_sliding(
         common: Common,
         documents: Documents = (),  # type: ignore[assignment]
+        text_field: TextField = "text",
         context: Context = None,
         reset: Reset = False,
         mixture: Mixture = False,
@@ -42,7 +48,11 @@ def add_to(app: typer.Typer) -> None:
         from stages.views import evaluation
 
         stages = common.context(*assignments(context, reset, mixture))
-        scored = run(stages, stages.input(common.source, *evaluation.MODEL_STAGES), documents)
+        scored = run(
+            stages,
+            stages.input(common.source, *evaluation.MODEL_STAGES),
+            evaluation.Documents.of(documents, text_field),
+        )
         if stages.runtime.is_main:
             common.finish(scored)
         stages.runtime.leave()

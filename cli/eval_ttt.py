@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from cli.common import Common, command
-from cli.eval_sliding import Context, Documents, Mixture, Reset, assignments
+from cli.eval_sliding import Context, Documents, Mixture, Reset, TextField, assignments
 
 Method = Annotated[str | None, typer.Option("--method", help="sgd, lora, in-place or phased.")]
 Seconds = Annotated[float | None, typer.Option("--seconds", help="Time budget of the evaluation; 0: none.")]
@@ -17,6 +17,7 @@ def add_to(app: typer.Typer) -> None:
     def eval_ttt(
         common: Common,
         documents: Documents = (),  # type: ignore[assignment]
+        text_field: TextField = "text",
         method: Method = None,
         seconds: Seconds = None,
         tune: Tune = False,
@@ -36,4 +37,4 @@ def add_to(app: typer.Typer) -> None:
         if context is not None and chosen != "in-place":
             raise PgolfError(f"--context goes with --method in-place; {chosen} has contexts of its own: leave it out")
         source = stage_context.input(common.source, *evaluation.MODEL_STAGES)
-        common.finish(run(stage_context, source, documents, tune))
+        common.finish(run(stage_context, source, evaluation.Documents.of(documents, text_field), tune))

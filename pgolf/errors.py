@@ -9,6 +9,14 @@ class PgolfError(Exception):
     """Bad input or usage: exit code 2."""
 
     exit_code = 2
+    every_rank = False
+    """Whether it may have happened on this process alone. Of several processes only the first reports the others."""
+
+
+class RankError(PgolfError):
+    """An error of one process of several, such as a GPU that is out of memory; each that has it reports it."""
+
+    every_rank = True
 
 
 class CheckFailed(PgolfError):

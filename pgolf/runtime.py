@@ -5,6 +5,8 @@ Under torchrun every rank gets its own device; a single process is rank 0 of 1.
 
 import os
 import platform
+import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,7 +110,9 @@ def choose(device: str = "auto", threads: int = 0, compile: bool = True) -> Runt
         torch.cuda.set_device(where)
         torch.set_float32_matmul_precision("high")
     if world_size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if use_cuda else "gloo")
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            _end_with_launcher()
+        dist.init_process_group("nccl" if use_cuda else "gloo", device_id=where if use_cuda else None)
     return Runtime(
         device=where,
         dtype=torch.bfloat16 if use_cuda else torch.float32,
@@ -117,6 +121,19 @@ def choose(device: str = "auto", threads: int = 0, compile: bool = True) -> Runt
         threads=count,
         compile=compile,
     )
+
+
+def _end_with_launcher() -> None:
+    """End this process when torchrun's agent, its parent, is killed. It would wait for the others in a collective for
+    minutes, holding its GPU; nothing is lost, since files are replaced whole."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(130)
+
+    threading.Thread(target=watch, name="launcher", daemon=True).start()
 
 
 def _check_gpu(local_rank: int, processes: int) -> None:

@@ -5,6 +5,7 @@ budget, clocks, calibration, the score on record) is tested beside it. The stage
 `report.md`, whether the audit passed or failed; after that, a failure is raised.
 """
 
+import itertools
 import json
 import tempfile
 from collections.abc import Sequence
@@ -16,7 +17,6 @@ import numpy as np
 
 from pgolf import audit as audits
 from pgolf import config as configs
-from pgolf import data
 from pgolf.audit import AuditSettings, Finding, evaluators, record, watch
 from pgolf.audit import text as text_checks
 from pgolf.audit.subject import FLOOR_FP32, ISOLATES_NOTHING
@@ -173,22 +173,11 @@ def _of_the_text(case: _Case, nll: np.ndarray) -> list[Finding]:
 
 def _originals(case: _Case, count: int) -> list[bytes] | None:
     """The first documents of val as they stand in their files; None when those are gone, changed or never named."""
-    manifest = case.tokenized.manifest
-    field = str(manifest.config.get("options", {}).get("text_field", "text"))
-    named = sorted((int(role.removeprefix("val:")), entry) for role, entry in manifest.inputs.items() if "val:" in role)
-    found: list[bytes] = []
-    for _, entry in named:
-        try:
-            source = data.source(entry.path)
-            if source.sha256 != entry.sha256:
-                return None
-        except PgolfError:
-            return None
-        for document in data.documents(source, field):
-            found.append(document)
-            if len(found) == count:
-                return found
-    return None
+    try:
+        found = list(itertools.islice(token_stages.recorded_documents(case.tokenized, "val"), count))
+    except PgolfError:
+        return None
+    return found if len(found) == count else None
 
 
 def _of_the_record(case: _Case, nll: np.ndarray, noise: float) -> list[Finding]:

@@ -1,24 +1,23 @@
 """Score a model with sliding windows: any stage that holds one, on the val split or on other documents."""
 
 import time
-from collections.abc import Sequence
-from pathlib import Path
 
 from pgolf.evaluate.sliding import SlidingEvaluator
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.views import evaluation
+from stages.views.evaluation import VAL, Documents
 
 SECTIONS = ("evaluate",)
 
 
-def eval_sliding(context: StageContext, source: Stage, documents: Sequence[Path] = ()) -> Stage:
+def eval_sliding(context: StageContext, source: Stage, documents: Documents = VAL) -> Stage:
     """Write an `eval-sliding` stage for the model of `source`.
 
     Raises PgolfError for settings or documents that cannot be scored, CheckFailed when the coverage is not exact.
     """
-    inputs = evaluation.inputs(source, documents)
-    with context.build("eval-sliding", inputs, SECTIONS) as build:
+    inputs = documents.inputs(source)
+    with context.build("eval-sliding", inputs, SECTIONS, documents.options) as build:
         if build.existing is None:
             settings = evaluation.resolve(context.config.evaluate, source)
             text = evaluation.load_text(source, documents)

@@ -2,8 +2,6 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from pgolf.config import EvaluateConfig, TttConfig
@@ -15,20 +13,22 @@ from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.views import evaluation
 from stages.views import tokens as token_stages
+from stages.views.evaluation import VAL, Documents
 
 SECTIONS = ("evaluate", "ttt")
 TUNE_TOKENS = 40_000
 """Held-out train tokens that `--tune` chooses by: some eighty documents of the mini track, half a minute a trial."""
 
 
-def eval_ttt(context: StageContext, source: Stage, documents: Sequence[Path] = (), tuned: bool = False) -> Stage:
+def eval_ttt(context: StageContext, source: Stage, documents: Documents = VAL, tuned: bool = False) -> Stage:
     """Write an `eval-ttt` stage for the model of `source`; with `tuned`, rates are first chosen on held-out train text.
 
     Raises PgolfError for settings or documents that cannot be scored, CheckFailed when the coverage is not exact.
     """
     if context.runtime.world_size > 1:
         raise PgolfError("eval-ttt learns along one stream and runs in one process; start it without torchrun")
-    with context.build("eval-ttt", evaluation.inputs(source, documents), SECTIONS, {"tune": tuned}) as build:
+    inputs = documents.inputs(source)
+    with context.build("eval-ttt", inputs, SECTIONS, {"tune": tuned, **documents.options}) as build:
         if build.existing is None:
             settings = evaluation.resolve(context.config.evaluate, source)
             text = evaluation.load_text(source, documents)

@@ -59,7 +59,7 @@ def _check(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...
     if missing := sorted(set(expected) - set(found)):
         raise PgolfError(f"{file} lacks {missing[0]} and {len(missing) - 1} more: set the model it was trained with")
     if unknown := sorted(set(found) - set(expected)):
-        raise PgolfError(f"{file} holds {unknown[0]}, which this model has not: set the model it was trained with")
+        raise PgolfError(f"{file} holds an unexpected tensor {unknown[0]}: set the model it was trained with")
     for name, shape in expected.items():
         if found[name] != shape:
-            raise PgolfError(f"{file}: {name} is {found[name]}, this model wants {shape}")
+            raise PgolfError(f"{file}: {name} is {found[name]}, expected shape {shape}")

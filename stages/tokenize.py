@@ -24,6 +24,7 @@ from pgolf.tokens.tokenizer import Tokenizer
 from stages.context import StageBuild, StageContext
 from stages.register import register_folder, register_hub
 from stages.views.token_files import TOKENIZER, TRAIN, VAL, VAL_BYTES, tokenizer_facts
+from stages.views.tokens import input_of, recorded_documents
 
 
 @dataclass
@@ -126,7 +127,7 @@ def tokenize(
         for split, items in (("train", train), ("val", val))
         for index, item in enumerate(items)
     }
-    inputs: dict[str, Stage | Path | Input] = {role: _entry(item) for role, item in sources.items()}
+    inputs: dict[str, Stage | Path | Input] = {role: input_of(item) for role, item in sources.items()}
     if tokenizer is not None:
         inputs["tokenizer"] = tokenizer
     config = context.config.tokenizer
@@ -151,8 +152,26 @@ def tokenize(
             build.details["train_documents_in_val"] = len(repeated)
             build.details["documents_per_second"] = round((train_counts.documents + val_counts.documents) / seconds, 1)
             build.metrics["tokens_per_second"] = round((train_counts.tokens + val_counts.tokens) / seconds, 1)
+            for item in sources.values():
+                if item.kind != "file":
+                    context.reporter.message(item.describe())
             _tell(context, build, used)
     return build.stage
+
+
+def original_documents(stage: Stage, split: str) -> Iterator[bytes]:
+    """The documents of a split of a tokenize stage, from the files that it names. Raises PgolfError when they are gone
+    or changed, or the stage names none."""
+    roles = {role.partition(":")[0] for role in stage.manifest.inputs}
+    if "train" not in roles:
+        raise PgolfError(f"{stage.path} was not made from documents")
+    if "val" in roles:
+        yield from recorded_documents(stage, split)
+        return
+    fraction = float(stage.manifest.config["tokenizer"]["val_fraction"])
+    for document in recorded_documents(stage, "train"):
+        if data.in_val(document, fraction) == (split == "val"):
+            yield document
 
 
 def _train_tokenizer(context: StageContext, texts: _Corpus) -> Tokenizer:
@@ -269,8 +288,3 @@ def _tell(context: StageContext, build: StageBuild, used: Tokenizer) -> None:
     invalid = sum(build.details[split]["invalid_documents"] for split in ("train", "val"))
     if invalid:
         context.reporter.message(f"{invalid:,} documents are not UTF-8; their invalid bytes are kept as they are")
-
-
-def _entry(item: Source) -> Input:
-    path = item.name if item.kind == "url" else Path(item.name).resolve().as_posix()
-    return Input(kind=item.kind, path=path, sha256=item.sha256, bytes=item.bytes)

@@ -111,7 +111,7 @@ def bench_in_place(threads: int, clock: Clock) -> None:
 def bench_contexts(where: Path, count: int, threads: int, clock: Clock) -> None:
     source = stage_directory.open_stage(where)
     runtime = runtimes.choose("cpu", threads)
-    text = evaluation.load_text(source, ())
+    text = evaluation.load_text(source, evaluation.VAL)
     model = evaluation.model_of(source, runtime)
     tokens, counts = text.tokens[:count], text.token_bytes[1:count]
     base = evaluation.resolve(EvaluateConfig(), source)

@@ -75,7 +75,7 @@ def main() -> None:
 def _text(source: stage_directory.Stage, held_out: bool) -> tuple[np.ndarray, np.ndarray]:
     """Tokens and their bytes: the run's val, or what training held out."""
     if not held_out:
-        text = evaluation.load_text(source, ())
+        text = evaluation.load_text(source, evaluation.VAL)
         return text.tokens, text.token_bytes
     tokenized = source.ancestor("tokenize")
     tokens = token_stages.holdout_of(source).tokens[:]

@@ -51,6 +51,13 @@ def parts(model: ModelConfig) -> dict[str, tuple[dict[str, Any], dict[str, Any]]
         "xsa": ({"xsa_from": 0}, {"xsa_from": -1}),
         "skips": ({"skips": True}, {"skips": False}),
         "smear gate": ({"smear_gate": True}, {"smear_gate": False}),
+        "short convolution": ({"canon_taps": 3}, {"canon_taps": 0}),
+        "copy heads": ({"copy_orders": (1, 2, 3)}, {"copy_orders": (), "copy_input": False}),
+        "copy heads, four candidates": (
+            {"copy_orders": (1, 2, 3), "copy_depth": 4, "copy_input": True},
+            {"copy_depth": 1, "copy_input": False},
+        ),
+        "head map": ({"head_map": True}, {"head_map": False}),
         "sparse head gate": ({"head_gate": "sparse"}, {"head_gate": "none"}),
         "dense head gate": ({"head_gate": "dense"}, {"head_gate": "none"}),
         "value x0": ({"value_x0": True}, {"value_x0": False}),

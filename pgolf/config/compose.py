@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import importlib.resources
+import math
 import tomllib
 import types
 import typing
@@ -110,7 +111,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise PgolfError(f"cannot read the configuration {path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of bad syntax, of numbers of 5,000 digits, of deep nesting
         raise PgolfError(f"{path} is not valid TOML: {error}") from error
 
 
@@ -120,7 +121,7 @@ def _parse_assignment(assignment: str) -> dict[str, Any]:
         raise PgolfError(f"--set {assignment!r}: write it as section.key=value, for example model.dim=512")
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text.strip()  # a bare word is a string: --set quantize.method=gptq
     nested: Any = value
     for part in reversed(key.strip().split(".")):
@@ -177,6 +178,10 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
             raise PgolfError(f"{name} wants a table, got {value!r}")
         element = typing.get_args(hint)[1]
         return {str(key): _convert(item, element, f"{name}.{key}") for key, item in value.items()}
+    if isinstance(value, int) and abs(value) >= 2**64:
+        raise PgolfError(f"{name} is out of range: {value:.3g}" if abs(value) < 10**300 else f"{name} is out of range")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise PgolfError(f"{name} is {value}; give a finite number")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):

@@ -11,6 +11,7 @@ from pgolf.config.quantize import QuantizeConfig
 from pgolf.config.tokenizer import TokenizerConfig
 from pgolf.config.train import TrainConfig
 from pgolf.config.ttt import TttConfig
+from pgolf.errors import PgolfError
 
 __all__ = [
     "AverageConfig",
@@ -41,3 +42,7 @@ class Config:
     package: PackageConfig = field(default_factory=PackageConfig)
     seed: int = 0
     """Of every random number in the run: initial weights, data order, calibration sample."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise PgolfError(f"seed is {self.seed}; it must lie between 0 and {2**63 - 1}")

@@ -47,7 +47,7 @@ class Source:
         return f"{self.name}: {len(self.files)} files read ({text}){left}"
 
     def file_system(self) -> Any:
-        return _file_system(self.name)[0] if self.kind == "url" else None
+        return file_system(self.name)[0] if self.kind == "url" else None
 
 
 def source(name: str | Path) -> Source:
@@ -77,19 +77,24 @@ def source(name: str | Path) -> Source:
 
 def documents(source: Source, text_field: str = "text") -> Iterator[bytes]:
     """Every document of a source, in order. Raises PgolfError with file and line for one that cannot be read."""
-    file_system = source.file_system()
+    files = source.file_system()
     for file in source.files:
-        try:
-            with _opened(file, file_system) as stream:
-                kind = _format_of(file)
-                if kind == ".txt":
-                    yield from text_documents(stream)
-                elif kind == ".jsonl":
-                    yield from json_documents(stream, file, text_field)
-                else:
-                    yield from _parquet(stream, file, text_field)
-        except OSError as error:
-            raise PgolfError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
+        with reading(file) if files else _reading_local(file), _opened(file, files) as stream:
+            kind = _format_of(file)
+            if kind == ".txt":
+                yield from text_documents(stream)
+            elif kind == ".jsonl":
+                yield from json_documents(stream, file, text_field)
+            else:
+                yield from _parquet(stream, file, text_field)
+
+
+@contextmanager
+def _reading_local(file: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PgolfError(f"cannot read {file}: {error.strerror or error}") from error
 
 
 def _format_of(name: str) -> str:
@@ -150,35 +155,51 @@ def _made_by_pgolf(folder: Path) -> bool:
     return True
 
 
-def _file_system(url: str) -> tuple[Any, str]:
+_PACKAGES = {"http": "aiohttp requests", "https": "aiohttp requests", "s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
+_PACKAGES |= {"hf": "huggingface_hub", "az": "adlfs", "abfs": "adlfs", "sftp": "paramiko", "ssh": "paramiko"}
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn what goes wrong with a remote file into one line: clients pass on errors of many network libraries."""
+    try:
+        yield
+    except PgolfError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise PgolfError(f"cannot read {what}: {reason}") from error
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """fsspec's file system of a URL or local path, and the path inside it. Raises PgolfError naming what to install."""
     try:
         import fsspec
+
+        found, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        raise PgolfError(f"{url}: reading URLs needs an extra: pip install 'pgolf[hub]'") from error
-    try:
-        file_system, path = fsspec.core.url_to_fs(url)
-    except (ValueError, ImportError, OSError) as error:
+        packages = _PACKAGES.get(url.partition("://")[0], "'pgolf[hub]'")
+        raise PgolfError(f"cannot open {url}: {error}; pip install fsspec {packages}") from error
+    except Exception as error:  # of the file system's own client, before it has connected
         raise PgolfError(f"cannot open {url}: {error}") from error
-    return file_system, path
+    return found, path
 
 
 def _url_source(url: str) -> Source:
-    file_system, root = _file_system(url)
-    try:
-        if file_system.isfile(root):
+    files, root = file_system(url)
+    with reading(url):
+        if files.isfile(root):
             _format_of(root)
             names = [root]
         else:
-            names = sorted(file for file in file_system.find(root) if _is_document_file(file[len(root) :].lstrip("/")))
+            names = sorted(file for file in files.find(root) if _is_document_file(file[len(root) :].lstrip("/")))
         if not names:
             raise PgolfError(f"no documents at {url}")
         digest, size = hashlib.sha256(), 0
         for name in names:
-            properties = file_system.info(name)
-            digest.update(f"{name}\0{file_system.ukey(name)}\n".encode())
+            properties = files.info(name)
+            digest.update(f"{name}\0{files.ukey(name)}\n".encode())
             size += int(properties.get("size") or 0)
-    except (OSError, ValueError) as error:
-        raise PgolfError(f"cannot read {url}: {error}") from error
     return Source(url, "url", tuple(names), digest.hexdigest(), size)
 
 

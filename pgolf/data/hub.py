@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from pgolf.data.files import file_system, reading
 from pgolf.errors import PgolfError
 from pgolf.store import manifest as manifests
 from pgolf.tokens import shards
@@ -27,6 +28,11 @@ class RemoteFile:
     path: str  # in the repository
     bytes: int
     sha256: str | None
+
+    def __post_init__(self) -> None:
+        """Raises PgolfError for a path that would lead out of the folder that files are fetched into."""
+        if self.path.startswith("/") or ".." in self.path.replace("\\", "/").split("/"):
+            raise PgolfError(f"the repository names a file {self.path!r}, outside of itself; it is not read")
 
 
 @dataclass(frozen=True)
@@ -191,9 +197,10 @@ class _HuggingFace:
         self.name = name
         try:
             import huggingface_hub
+            from huggingface_hub.utils import disable_progress_bars
         except ImportError as error:
             raise PgolfError("--hub needs an extra: pip install 'pgolf[hub]'") from error
-        huggingface_hub.utils.disable_progress_bars()
+        disable_progress_bars()
         self._client = huggingface_hub
         self._revision = self._asked(lambda: huggingface_hub.HfApi().repo_info(name, repo_type="dataset").sha)
 
@@ -225,11 +232,8 @@ class _HuggingFace:
         return f"hf://datasets/{self.name}@{self._revision}/{path}"
 
     def _asked(self, request: Callable[[], Any]) -> Any:
-        try:
+        with reading(f"the hub's dataset {self.name}"):
             return request()
-        except Exception as error:  # the client passes on errors of several network libraries
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise PgolfError(f"the hub's dataset {self.name}: {reason}") from error
 
 
 class _Mirror:
@@ -237,22 +241,16 @@ class _Mirror:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        try:
-            import fsspec
-        except ImportError as error:
-            raise PgolfError("--hub needs an extra: pip install 'pgolf[hub]'") from error
         self._base = name if "://" in name else Path(name).resolve().as_posix()
-        try:
-            self._files, self._root = fsspec.core.url_to_fs(self._base)
-        except (ValueError, ImportError, OSError) as error:
-            raise PgolfError(f"cannot open {name}: {error}") from error
+        self._files, self._root = file_system(self._base)
         self._cache: Path | None = None
 
     def files(self) -> Mapping[str, RemoteFile]:
         found = {}
-        for path, properties in self._files.find(self._root, detail=True).items():
-            inside = path[len(self._root) :].lstrip("/")
-            found[inside] = RemoteFile(inside, int(properties["size"]), None)
+        with reading(self.name):
+            for path, properties in self._files.find(self._root, detail=True).items():
+                inside = path[len(self._root) :].lstrip("/")
+                found[inside] = RemoteFile(inside, int(properties["size"]), None)
         return found
 
     def fetch(self, file: RemoteFile, again: bool) -> Path:
@@ -265,7 +263,8 @@ class _Mirror:
             self._cache = Path(self._folder.name)
         local = self._cache / file.path
         local.parent.mkdir(parents=True, exist_ok=True)
-        self._files.get_file(f"{self._root}/{file.path}", str(local))
+        with reading(self.url(file.path)):
+            self._files.get_file(f"{self._root}/{file.path}", str(local))
         return local
 
     def url(self, path: str) -> str:

@@ -20,7 +20,7 @@ from pgolf.config import ModelConfig
 from pgolf.errors import PgolfError
 
 INT8_FORMAT = "int8_clean_per_row_v1"
-_MAX_BYTES = 4 << 30
+_MAX_BYTES = 4 << 30  # unpacked; zlib packs zeros 1,000 to 1
 _PREFIXES = ("_orig_mod.", "module.")  # of torch.compile and DistributedDataParallel
 _NAMES = {"skip_weights": "skips.weights", "skip_gates": "skips.gates"}
 
@@ -41,8 +41,9 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
 
         try:
             return _floats(load(data), path), "safetensors"
-        except SafetensorError as error:
-            raise PgolfError(f"{path} is no safetensors file or is damaged ({error})") from error
+        # A type of number that torch has and safetensors does not name, or the reverse, is a KeyError.
+        except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise PgolfError(f"{path} is no safetensors file of weights or is damaged ({error})") from error
     if data[:2] in (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda"):
         data, kind = _inflate(data, path), "zlib"
     try:
@@ -73,9 +74,15 @@ def model_config(weights: Mapping[str, Tensor], base: ModelConfig) -> ModelConfi
         hidden = weights["blocks.0.mlp.fc.weight"].shape[0]
     except KeyError as error:
         raise PgolfError(
-            f"the checkpoint has no tensor {error}: it is none of the challenge's baseline or the seed"
+            f"the checkpoint has no tensor {error}: it matches neither the challenge's baseline nor the seed"
         ) from error
-    layers = {int(found[1]) for name in weights if (found := re.match(r"blocks\.(\d+)\.", name))}
+    except (ValueError, IndexError) as error:
+        raise PgolfError("the checkpoint's matrices have not two dimensions each") from error
+    if not vocab_size * dim * num_heads * kv_rows * hidden:
+        raise PgolfError("the checkpoint holds empty tensors")
+    layers = {int(found[1]) for name in weights if (found := re.match(r"blocks\.(\d{1,6})\.", name))}
+    if layers != set(range(len(layers))):
+        raise PgolfError(f"the checkpoint has tensors of {len(layers)} layers, the last called blocks.{max(layers)}")
     return dataclasses.replace(
         base,
         vocab_size=vocab_size,
@@ -93,14 +100,20 @@ def model_config(weights: Mapping[str, Tensor], base: ModelConfig) -> ModelConfi
 
 def _floats(found: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
-        raise PgolfError(f"{path} holds no state dict: tensors by name are wanted")
+        raise PgolfError(f"{path} is not a state dict (expected a mapping of names to tensors)")
     weights: dict[str, Tensor] = {}
     for name, tensor in found.items():
         plain = str(name)
-        for prefix in _PREFIXES:
+        while prefix := next((prefix for prefix in _PREFIXES if plain.startswith(prefix)), None):
             plain = plain.removeprefix(prefix)
-        if tensor.is_floating_point():
-            weights[_NAMES.get(plain) or plain] = tensor.detach().float().contiguous()
+        plain = _NAMES.get(plain) or plain
+        if plain in weights:
+            raise PgolfError(f"{path} holds {plain} twice, under two prefixes")
+        try:
+            if tensor.is_floating_point():
+                weights[plain] = tensor.detach().float().contiguous()
+        except (RuntimeError, NotImplementedError) as error:  # sparse, nested, quantized, on no device
+            raise PgolfError(f"{path}: {plain} is no ordinary tensor ({str(error).splitlines()[0]})") from error
     return weights
 
 
@@ -111,7 +124,7 @@ def _dequantize(found: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
             scale = found["scales"][name].float()
             weights[name] = q.float() * scale.reshape(scale.shape + (1,) * (q.ndim - scale.ndim))
         return weights | dict(found["passthrough"])
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise PgolfError(f"{path} is a damaged {INT8_FORMAT} file ({error!r})") from error
 
 

@@ -53,12 +53,13 @@ def candidates(tokens: Tensor, config: ModelConfig, window: int = 0) -> Tensor:
     place = torch.arange(count, device=flat.device)
     starts = tokens == config.bos_id
     starts[:, 0] = True
-    gram = _numbered(starts.flatten().cumsum(0) * step + flat)[0]  # equal where document and last token are
+    starts = starts.flatten()
+    gram = _numbered(starts.cumsum(0) * step + flat)[0]  # equal where document and last token are
     found = []
     for order in range(1, max(config.copy_orders) + 1):
         if order > 1:
-            # A context that begins in the document before carries that document's number and matches nothing.
-            gram = F.pad(gram[:-1], (1, 0), value=count) * step + flat
+            # What stands before a document's start is like nothing else: a context across it matches nothing.
+            gram = torch.where(starts, count + place, gram.roll(1)) * step + flat
         gram, ranked, same = _numbered(gram)
         if order not in config.copy_orders:
             continue

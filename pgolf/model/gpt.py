@@ -154,7 +154,6 @@ class GPT(nn.Module):
         step = Step(x, *self._rotary(tokens.shape[1], tokens.device), inside)
         values = {} if self.value_emb is None else self.value_emb(tokens, dtype)
         x = rms_norm(self._run(x, step, self._views(tokens), values, last))
-        x = x if self.head_map is None else self.head_map(x)
         if self.copy_heads is None or copied is None:
             return x
         return x + self.copy_heads(x, copied[:, -last:], self._head())
@@ -240,6 +239,7 @@ class GPT(nn.Module):
 
     def before_head(self, hidden: Tensor) -> Tensor:
         """Hidden states in the width of the output embedding."""
+        hidden = hidden if self.head_map is None else self.head_map(hidden)
         return hidden if self.emb_proj is None else hidden @ self.emb_proj.weight.to(hidden.dtype)
 
     def _inside(self, tokens: Tensor) -> Tensor | None:

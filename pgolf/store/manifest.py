@@ -7,6 +7,8 @@ older version is read for ever.
 import dataclasses
 import hashlib
 import json
+import types
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,21 +66,50 @@ class Manifest:
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+_Kind = typing.TypeVar("_Kind")
+
+
 def parse(text: str, where: Path) -> Manifest:
     """Read a manifest's JSON. Raises PgolfError, naming `where`, for anything but a known schema."""
     try:
-        values = json.loads(text)
+        values = json.loads(text, parse_constant=_refuse_constant)
         schema = values["schema"]
-    except (ValueError, KeyError, TypeError) as error:
+        json.dumps(values, ensure_ascii=False).encode()  # half a surrogate pair cannot be a name of anything
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PgolfError(f"{where} is not a pgolf manifest ({error}); rerun the stage that made it") from error
     if schema != SCHEMA:
         raise PgolfError(f"{where} has schema {schema!r}, this pgolf reads up to {SCHEMA}: use a newer pgolf")
     try:
-        values["inputs"] = {key: Input(**item) for key, item in values["inputs"].items()}
-        values["outputs"] = {key: Output(**item) for key, item in values["outputs"].items()}
-        return Manifest(**values)
+        values["inputs"] = {key: _typed(Input, item) for key, item in values["inputs"].items()}
+        values["outputs"] = {key: _typed(Output, item) for key, item in values["outputs"].items()}
+        if odd := [name for name in values["outputs"] if not _inside(name)]:
+            raise TypeError(f"its output {odd[0]!r} does not lie in it")
+        return _typed(Manifest, values)
     except (KeyError, TypeError, AttributeError) as error:
-        raise PgolfError(f"{where} is damaged ({error}); rerun the stage that made it") from error
+        reason = " ".join(str(error).split())[:200]
+        raise PgolfError(f"{where} is damaged ({reason}); rerun the stage that made it") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _inside(name: str) -> bool:
+    """Whether the name of an output is that of a file below its stage directory."""
+    return "\0" not in name and not name.startswith("/") and ".." not in name.replace("\\", "/").split("/")
+
+
+def _typed(kind: type[_Kind], values: dict[str, Any]) -> _Kind:
+    """A dataclass from JSON. Raises TypeError for a field that is missing, unknown or of another type."""
+    made = kind(**values)
+    for name, hint in typing.get_type_hints(kind).items():
+        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        allowed = tuple(typing.get_origin(option) or option for option in options)
+        value = getattr(made, name)
+        fits = isinstance(value, (*allowed, int) if float in allowed else allowed) and not isinstance(value, bool)
+        if not fits:
+            raise TypeError(f"{name} is {repr(value)[:80]}")
+    return made
 
 
 def hash_file(path: Path) -> Output:

@@ -23,7 +23,7 @@ class Pieces:
         self.sp = spm.SentencePieceProcessor()
         try:
             self.sp.LoadFromSerializedProto(proto)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:  # its message may hold bytes that are not UTF-8
             raise PgolfError(
                 f"{name} is no SentencePiece model; name a .model file that SentencePiece wrote"
             ) from error
@@ -36,6 +36,10 @@ class Pieces:
             )
         if self.bos_id < 0:
             raise PgolfError(f"{name} has no BOS piece, which every document starts with; train one with bos_id=1")
+        try:
+            self.pieces  # noqa: B018 - read now: a damaged model loads, and fails when a piece is asked for
+        except (ValueError, IndexError, RuntimeError) as error:
+            raise PgolfError(f"{name} is damaged: its pieces cannot be read ({error})") from error
 
     @classmethod
     def open(cls, path: Path) -> Self:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pgolf.config import Config
-from pgolf.errors import PgolfError
+from pgolf.errors import PgolfError, RankError
 from pgolf.model.fast_paths import compile_model
 from pgolf.model.flops import training_flops_per_token
 from pgolf.model.gpt import GPT
@@ -112,7 +112,7 @@ def fit(
             raise
         batch_tokens, _ = config.train.sizes_at(0.0)
         at_once = config.train.micro_tokens or batch_tokens // runtime.world_size
-        raise PgolfError(
+        raise RankError(
             f"out of memory on {runtime.device} in a pass of {at_once:,} tokens; lower train.micro_tokens, for example "
             f"to {max(config.train.seq_len, at_once // 2)}: the result is the same"
         ) from error
@@ -176,9 +176,6 @@ def _loop(
     with hooks.stop as requested, reporter.progress("train", total, unit) as bar:
         control.start()
         while not (decision := control.decide(trainer.iteration, requested(), trainer.in_flight)).stop:
-            known(trainer.step(decision.fraction))
-            if shown.due():
-                bar.update(control.elapsed if train.seconds else trainer.iteration, note=shown.note())
             if not told_passes and decision.fraction >= _PASSES_AFTER:
                 told_passes = True
                 expected = trainer.tokens / decision.fraction
@@ -186,6 +183,9 @@ def _loop(
                     f"about {expected:,.0f} tokens will be trained on, {expected / len(trainer.stream):.2g} passes "
                     f"over the {len(trainer.stream):,} train tokens"
                 )
+            known(trainer.step(decision.fraction))
+            if shown.due():
+                bar.update(control.elapsed if train.seconds else trainer.iteration, note=shown.note())
             if (
                 trainer.iteration - saved_at[0] >= train.checkpoint_every
                 or 0 < train.checkpoint_seconds <= control.elapsed - saved_at[1]

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pgolf.config import Config
-from pgolf.errors import PgolfError
+from pgolf.errors import PgolfError, RankError
 from pgolf.model.fast_paths import plain_model
 from pgolf.model.flops import training_flops_per_token
 from pgolf.model.gpt import GPT
@@ -69,7 +69,7 @@ class Trainer:
         try:
             known = self._watch.push(self.iteration, self.flat.loss, self.optimizer.clip())
         except NotFinite as error:
-            raise PgolfError(self._explain(error)) from error
+            raise RankError(self._explain(error)) from error
         self._update(fraction, batch_tokens)
         self.iteration += 1
         self.tokens += batch_tokens
@@ -85,7 +85,7 @@ class Trainer:
         try:
             known = self._watch.drain()
         except NotFinite as error:
-            raise PgolfError(self._explain(error)) from error
+            raise RankError(self._explain(error)) from error
         self._forget(known)
         return known
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,8 +66,9 @@ def find(names: str, artifacts: Path, label: str | None) -> list[Stage]:
     Raises PgolfError for a name that leads to no evaluation.
     """
     found: list[Stage] = []
-    for name in filter(None, (part.strip() for part in names.split(","))):
-        paths = _matching(Path(name)) or _matching(artifacts / name)
+    whole = [names] if names and (Path(names).is_dir() or (artifacts / names).is_dir()) else []
+    for name in whole or filter(None, (part.strip() for part in names.split(","))):
+        paths = _matching(Path(), name) or _matching(artifacts, name)
         if not paths:
             raise PgolfError(f"{name}: no stage directory and no run of that name in {artifacts}")
         found += [_evaluation(path, label) for path in paths]
@@ -75,9 +77,19 @@ def find(names: str, artifacts: Path, label: str | None) -> list[Stage]:
     return found
 
 
-def _matching(pattern: Path) -> list[Path]:
-    start = Path(pattern.anchor)
-    return sorted(path for path in start.glob(str(pattern.relative_to(pattern.anchor))) if path.is_dir())
+def _matching(folder: Path, name: str) -> list[Path]:
+    """The folder of that name; only where there is none, and `*` is in it, the folders that it matches.
+
+    Brackets and question marks are what they are: runs are called `[v2]`.
+    """
+    if (folder / name).is_dir():
+        return [folder / name]
+    if "*" not in name:
+        return []
+    path = Path(name)
+    start = Path(path.anchor) if path.is_absolute() else folder
+    pattern = re.sub(r"([\[?])", r"[\1]", str(path.relative_to(path.anchor)))
+    return sorted(found for found in start.glob(pattern) if found.is_dir())
 
 
 def _evaluation(path: Path, label: str | None) -> Stage:
@@ -109,7 +121,7 @@ def compare(reporter: Reporter, reference: Sequence[Stage], candidate: Sequence[
     paired = None
     if len(reference) == len(candidate) == 1:
         margin = samples[1].margin_bits_per_byte(statistics.MARGIN_NATS)
-        paired = statistics.bootstrap(_documents(reference[0]), _documents(candidate[0]), margin)
+        paired = statistics.bootstrap(documents_of(reference[0]), documents_of(candidate[0]), margin)
     verdict = statistics.verdict(*samples, found, paired)
     result = Comparison(list(reference), list(candidate), samples, found, paired, verdict)
     _show(reporter, result)
@@ -126,13 +138,13 @@ def _sample(stages: Sequence[Stage]) -> Sample:
     return Sample(tuple(float(item["bits_per_byte"]) for item in metrics), float(np.mean(ratios)))
 
 
-def _documents(stage: Stage) -> Documents:
+def documents_of(stage: Stage) -> Documents:
     """Per-token scores of an evaluation, summed by document."""
     payload = load_file(stage.file(evaluation.SCORES_FILE))
     tokenized = stage.parent("model").ancestor("tokenize")
-    named = [entry.path for role, entry in sorted(stage.manifest.inputs.items()) if role.startswith("documents:")]
-    if named:
-        tokens, _, _ = token_stages.encode_documents(tokenized, named)
+    encoded = token_stages.encode_documents(tokenized, token_stages.recorded_documents(stage, "documents"))
+    if encoded is not None:
+        tokens = encoded[0]
     else:
         stream = token_stages.open_split(tokenized, "val")
         tokens = np.asarray(stream[0 : len(stream)])

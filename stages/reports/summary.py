@@ -7,17 +7,21 @@ to; so its bits per byte stand in one column with those of gzip and xz on the sa
 import itertools
 import lzma
 import zlib
+from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
+from pgolf.errors import PgolfError
 from pgolf.store.stage_directory import Stage
 from stages.run import Chain
+from stages.tokenize import original_documents
+from stages.views.tokens import open_split, tokenizer_of
 
 # xz looks back over 8 MiB at its default preset, so earlier training text could not help it.
 _PRIMING_BYTES = 8 << 20
-_BOS = 1
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def readings(chain: Chain) -> list[Reading]:
 def compressors(tokens: Stage) -> list[Reading]:
     """Bits per byte of gzip and xz on the val text, and of xz that has read the training text before it.
 
-    The texts are decoded from the shards, so they are what the model is scored on.
+    The texts are the documents that the model is scored on, whatever its tokenizer makes of them.
     """
     val = b"".join(_documents(tokens, "val"))
     train = b"".join(_documents(tokens, "train"))[-_PRIMING_BYTES:]
@@ -60,15 +64,26 @@ def _scored(key: str, what: str, stage: Stage) -> Reading:
 
 
 def _documents(tokens: Stage, split: str) -> Iterator[bytes]:
-    """The last documents of a split as UTF-8, at most about `_PRIMING_BYTES` of train text, all of val."""
-    from sentencepiece import SentencePieceProcessor
+    """The documents of a split, each with a line end: all of val, of train at least the last `_PRIMING_BYTES`.
 
-    from stages.views.tokens import open_split
-
-    processor = SentencePieceProcessor(model_file=str(tokens.file("tokenizer.model")))
+    Decoded from the shards where that gives the text back. What a lossy tokenizer changed is read from its files once
+    more; where those are gone, or never were (the challenge's shards), the decoded text is all that there is.
+    """
+    if not tokens.manifest.details.get("lossless", True):
+        with suppress(PgolfError):
+            last: deque[bytes] = deque()
+            size = 0
+            for text in original_documents(tokens, split):
+                last.append(text + b"\n")
+                size += len(last[-1])
+                while split == "train" and size - len(last[0]) > _PRIMING_BYTES:
+                    size -= len(last.popleft())
+            yield from last
+            return
+    used = tokenizer_of(tokens)
     stream = open_split(tokens, split)
     first = max(0, len(stream) - _PRIMING_BYTES) if split == "train" else 0
     ids = np.asarray(stream[first : len(stream)])
-    starts = [*np.flatnonzero(ids == _BOS).tolist(), len(ids)]
+    starts = [*np.flatnonzero(ids == used.bos_id).tolist(), len(ids)]
     for start, end in itertools.pairwise(starts):
-        yield processor.decode(ids[start + 1 : end].tolist()).encode("utf-8") + b"\n"
+        yield used.decode(ids[start:end]) + b"\n"

@@ -4,13 +4,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
+from pgolf import data
 from pgolf.config import EvaluateConfig
+from pgolf.data import Source
 from pgolf.errors import PgolfError
 from pgolf.evaluate.bpb import Score
 from pgolf.evaluate.evaluator import OnProgress, Trace
@@ -18,6 +20,7 @@ from pgolf.evaluate.mixture import MixtureEvaluator
 from pgolf.model.fast_paths import compile_model
 from pgolf.model.gpt import GPT
 from pgolf.runtime import Runtime
+from pgolf.store.manifest import Input
 from pgolf.store.stage_directory import Stage
 from stages.context import StageBuild, StageContext
 from stages.views import tokens as token_stages
@@ -38,20 +41,44 @@ class Text:
     source: str  # "val", or the documents' names
 
 
-def inputs(source: Stage, documents: Sequence[Path]) -> dict[str, Stage | Path]:
-    """What an evaluation is made from, by role."""
-    return {"model": source, **{f"documents:{index}": path for index, path in enumerate(documents)}}
+@dataclass(frozen=True)
+class Documents:
+    """Text to score in place of val: what `tokenize` takes as documents. Empty: val."""
+
+    sources: tuple[Source, ...] = ()
+    text_field: str = "text"
+
+    @classmethod
+    def of(cls, names: Sequence[str | Path], text_field: str = "text") -> "Documents":
+        """Raises PgolfError for a name that leads to no documents."""
+        return cls(tuple(data.source(name) for name in names), text_field)
+
+    def inputs(self, model: Stage) -> dict[str, Stage | Path | Input]:
+        """What an evaluation of `model` is made from, by role."""
+        entries = {f"documents:{index}": token_stages.input_of(item) for index, item in enumerate(self.sources)}
+        return {"model": model, **entries}
+
+    @property
+    def options(self) -> dict[str, str]:
+        return {"text_field": self.text_field} if self.sources else {}
 
 
-def load_text(source: Stage, documents: Sequence[Path]) -> Text:
+VAL = Documents()
+
+
+def load_text(source: Stage, documents: Documents) -> Text:
     """The run's val split, or other documents through the run's own tokenizer.
 
     Raises PgolfError when there is nothing in it to score.
     """
     tokenized = source.ancestor("tokenize")
-    if documents:
-        tokens, token_bytes, lossless = token_stages.encode_documents(tokenized, documents)
-        text = Text(tokens, token_bytes, lossless, ", ".join(path.name for path in documents))
+    if documents.sources:
+        names = ", ".join(PurePath(item.name).name for item in documents.sources)
+        texts = (text for item in documents.sources for text in data.documents(item, documents.text_field))
+        encoded = token_stages.encode_documents(tokenized, texts)
+        if encoded is None:
+            raise PgolfError(f"no text in {names}")
+        text = Text(*encoded, names)
     else:
         stream = token_stages.open_split(tokenized, "val")
         counts = np.asarray(token_stages.token_bytes(tokenized), dtype=np.int64)

@@ -1,14 +1,16 @@
 """What other stages need of a tokenize stage: token streams, the held-out slice, bytes per token, the tokenizer."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from pgolf import data
 from pgolf.config import Config
+from pgolf.data import Source
 from pgolf.errors import PgolfError
+from pgolf.store.manifest import Input
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.byte_counts import ByteTable
 from pgolf.tokens.encode import encode_documents as encode_all
@@ -62,19 +64,39 @@ def with_bos(config: Config, stage: Stage) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, bos_id=bos_id))
 
 
+def input_of(item: Source) -> Input:
+    """The entry of documents in the manifest of what is made from them."""
+    path = item.name if item.kind == "url" else Path(item.name).resolve().as_posix()
+    return Input(kind=item.kind, path=path, sha256=item.sha256, bytes=item.bytes)
+
+
+def recorded_documents(stage: Stage, role: str) -> Iterator[bytes]:
+    """The documents that a stage names as its inputs `role:0`, `role:1`, ..., in that order, read once more.
+
+    Raises PgolfError when one is gone or has changed. Nothing comes out where the stage names none.
+    """
+    manifest = stage.manifest
+    numbers = sorted(int(key.partition(":")[2]) for key in manifest.inputs if key.partition(":")[0] == role)
+    entries = [manifest.inputs[f"{role}:{number}"] for number in numbers]
+    sources = [data.source(entry.path) for entry in entries]
+    for source, entry in zip(sources, entries, strict=True):
+        if source.sha256 != entry.sha256:
+            raise PgolfError(f"{source.name} is not what {stage.path} was made from: it has changed")
+    field = str(manifest.config.get("options", {}).get("text_field", "text"))
+    for source in sources:
+        yield from data.documents(source, field)
+
+
 def encode_documents(
-    stage: Stage, documents: Sequence[str | Path], text_field: str = "text", threads: int = 2
-) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Any other documents with the tokenizer of a run.
+    stage: Stage, documents: Iterable[bytes], threads: int = 2
+) -> tuple[np.ndarray, np.ndarray, bool] | None:
+    """Any other documents with the tokenizer of a run; None when there is no text in them.
 
     Returns tokens uint16 (n,), original bytes of each int64 (n,), and whether every document comes back exactly.
-    Raises PgolfError for missing or unreadable files, or when there is no text in them.
     """
-    sources = [data.source(item) for item in documents]
-    texts = (text for item in sources for text in data.documents(item, text_field))
-    batches = list(encode_all(tokenizer_of(stage), texts, with_bytes=True, threads=threads))
+    batches = list(encode_all(tokenizer_of(stage), documents, with_bytes=True, threads=threads))
     if not sum(batch.bytes for batch in batches):
-        raise PgolfError(f"no text in {', '.join(item.name for item in sources)}")
+        return None
     counts = [batch.token_bytes for batch in batches if batch.token_bytes is not None]
     lossless = not any(batch.lossy_documents for batch in batches)
     return np.concatenate([batch.tokens for batch in batches]), np.concatenate(counts).astype(np.int64), lossless

@@ -54,6 +54,13 @@ def test_documents(tmp_path, name, content, says):
         ("model.num_kv_heads=3", ["model.num_kv_heads = 3 does not divide model.num_heads"]),
         ("train.iteration=3", ["unknown key train.iteration", "did you mean train.iterations?"]),
         ("nonsense", ["section.key=value"]),
+        ("train.seconds=nan", ["train.seconds is nan", "finite"]),
+        ("optim.grad_clip=inf", ["optim.grad_clip is inf", "finite"]),
+        ("model.mlp_ratio=-inf", ["model.mlp_ratio is -inf"]),
+        ("train.batch_schedule=[[0.5, nan]]", ["train.batch_schedule is nan"]),
+        ("seed=-1", ["seed is -1", "between 0 and"]),
+        ("seed=18446744073709551616", ["seed is out of range"]),
+        ("train.iterations=1" + "0" * 5000, ["train.iterations"]),
         ("train.iterations=many", ["train.iterations wants a whole number"]),
     ],
 )

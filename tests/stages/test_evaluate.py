@@ -22,7 +22,9 @@ from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.eval_sliding import eval_sliding
 from stages.eval_ttt import eval_ttt
+from stages.reports import compare
 from stages.tokenize import tokenize
+from stages.views.evaluation import Documents
 
 WORDS = [
     "the",
@@ -124,10 +126,30 @@ def test_two_ranks_make_one_stage_with_the_score_of_one(context: StageContext, t
 
 def test_other_documents_are_scored_with_the_runs_tokenizer(context: StageContext, trained: Stage) -> None:
     other = documents(context.run.parent / "other.jsonl", 2, 3)
-    stage = eval_sliding(named(context, "other"), trained, [other])
+    stage = eval_sliding(named(context, "other"), trained, Documents.of([other]))
     texts = [json.loads(line)["text"] for line in other.read_text("utf-8").splitlines()]
     assert stage.manifest.metrics["bytes_scored"] == sum(len(text.encode()) for text in texts)
     assert stage.manifest.details["lossless"] is True
+
+
+def test_documents_are_whatever_tokenize_takes_and_compare_reads_them_in_the_same_order(
+    context: StageContext, trained: Stage
+) -> None:
+    folder = context.run.parent / "texts"
+    folder.mkdir()
+    sizes = []
+    for index in range(12):  # more than 10: the role `documents:10` sorts before `documents:2`
+        text = "abc " * (index + 1)
+        sizes.append(len(text))
+        (folder / f"{index:02}.jsonl").write_text(json.dumps({"body": text}) + "\n")
+    one_by_one = [(folder / f"{index:02}.jsonl").as_uri() if index else folder / "00.jsonl" for index in range(12)]
+    for name, texts in (("files", one_by_one), ("folder", [folder])):
+        stage = eval_sliding(named(context, name), trained, Documents.of(texts, "body"))
+        assert stage.manifest.metrics["bytes_scored"] == sum(sizes)
+        assert compare.documents_of(stage).bytes.tolist() == sizes
+    (folder / "00.jsonl").write_text('{"body": "changed"}\n')
+    with pytest.raises(PgolfError, match=r"texts is not what .* was made from: it has changed"):
+        compare.documents_of(stage)
 
 
 def test_ttt_learns_and_the_mixture_stands_apart(context: StageContext, trained: Stage) -> None:

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -12,6 +15,7 @@ import pytest
 from pgolf import config as configs
 from pgolf import runtime
 from pgolf.config import TokenizerConfig
+from pgolf.data.hub import RemoteFile
 from pgolf.errors import PgolfError
 from pgolf.progress import Silent
 from pgolf.tokens import shards, tokenizer
@@ -193,3 +197,18 @@ def test_a_folder_without_shards(context, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(PgolfError, match="holds no shards in the challenge's layout"):
         tokenize(context, hub=str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("path", ["datasets/../../../escaped.bin", "/etc/passwd", "a\\..\\b"])
+def test_a_name_that_leads_outside_is_refused(path):
+    with pytest.raises(PgolfError, match="outside of itself"):
+        RemoteFile(path, 10, None)
+    assert RemoteFile("datasets/a..b/x.bin", 10, None).bytes == 10
+
+
+def test_the_client_is_whole_without_anybody_having_imported_its_parts():
+    """The client loads its submodules when they are named: `huggingface_hub.utils` alone is an AttributeError."""
+    code = "from pgolf.data import hub; hub._HuggingFace('no/network')"
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.stderr.strip().splitlines()[-1].startswith("pgolf.errors.PgolfError: cannot read the hub's dataset")

@@ -16,6 +16,7 @@ from stages.eval_sliding import eval_sliding
 from stages.import_checkpoint import import_checkpoint
 from stages.package import package
 from stages.quantize import quantize
+from stages.views.evaluation import Documents
 from stages.views.models import load_model, load_weights
 
 SEED = {"vocab_size": 384, "dim": 16, "num_layers": 3, "num_heads": 2, "num_kv_heads": 1, "mlp_ratio": 2.0}
@@ -71,7 +72,7 @@ def test_seed_checkpoint_is_quantized_scored_and_packaged(chain, documents, tmp_
     assert all(torch.equal(found[name], weights[name]) for name in weights)
     quantized = quantize(run, imported)
     scored = eval_sliding(run, quantized)
-    other = eval_sliding(run.replace(name="other"), quantized, documents=[documents[1]])
+    other = eval_sliding(run.replace(name="other"), quantized, Documents.of([documents[1]]))
     assert scored.manifest.metrics["bits_per_byte"] == pytest.approx(other.manifest.metrics["bits_per_byte"], abs=1e-9)
     packaged = package(run, quantized)
     score = packaged.manifest.details["claims"]["scores"]["sliding"]
@@ -141,9 +142,36 @@ def test_other_files_are_refused(tmp_path, context):
     (tmp_path / "cut.ptz").write_bytes((tmp_path / "cut.ptz").read_bytes()[:500])
     refuses("cut.ptz", "cut off")
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "linear.pt")
-    refuses("linear.pt", "none of the challenge's baseline or the seed")
+    refuses("linear.pt", "matches neither the challenge's baseline nor the seed")
     odd = state_dict(SEED)
     odd["blocks.0.mlp.extra"] = torch.zeros(2)
     torch.save(odd, tmp_path / "odd.pt")
     refuses("odd.pt", "blocks.0.mlp.extra")
     assert not (tmp_path / "run" / "ema-finalize").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"tok_emb.weight": torch.zeros(8)}, "not two dimensions"),
+        ({"tok_emb.weight": torch.zeros(384, 0)}, "empty tensors"),
+        ({"blocks.0.attn.c_k.weight": torch.tensor(1.0)}, "not two dimensions"),
+        ({"blocks.99999999.attn.q_gain": torch.zeros(2)}, "unexpected tensor blocks.99999999"),
+        ({"blocks.7.attn.q_gain": torch.zeros(2)}, "tensors of 4 layers, the last called blocks.7"),
+        ({"tok_emb.weight": torch.eye(384, 16).to_sparse()}, "tok_emb.weight is no ordinary tensor"),
+        ({"module.tok_emb.weight": torch.zeros(384, 16)}, "holds tok_emb.weight twice"),
+        ({"tok_emb.weight": [1.0]}, "is not a state dict"),
+    ],
+)
+def test_odd_checkpoints_are_refused_for_their_own_reason(tmp_path, context, change, match):
+    torch.save(state_dict(SEED) | change, tmp_path / "odd.pt")
+    with pytest.raises(PgolfError, match=match):
+        import_checkpoint(context(tmp_path / "run"), tmp_path / "odd.pt")
+
+
+def test_prefixes_of_wrappers_in_any_order(tmp_path, context):
+    weights = state_dict(SEED)
+    for index, prefix in enumerate(("module._orig_mod.", "_orig_mod.module.", "module.module.")):
+        torch.save({prefix + name: value for name, value in weights.items()}, tmp_path / "wrapped.pt")
+        found = load_weights(import_checkpoint(context(tmp_path / str(index)), tmp_path / "wrapped.pt"))
+        assert all(torch.equal(found[name], value) for name, value in weights.items())

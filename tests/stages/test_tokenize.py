@@ -1,19 +1,27 @@
 """The tokenize stage: exact bytes on odd documents, shards registered as they are, and nothing written on bad input."""
 
+import dataclasses
+import io
 import json
+import lzma
+import zlib
 
 import numpy as np
 import pytest
+import sentencepiece
 
 from pgolf import config as configs
-from pgolf import runtime
+from pgolf import data, runtime
 from pgolf.errors import PgolfError
 from pgolf.progress import Silent
 from pgolf.store import stage_directory
 from pgolf.tokens import shards
 from pgolf.tokens.tokenizer import Tokenizer
 from stages.context import StageContext
+from stages.eval_sliding import eval_sliding
+from stages.reports import summary
 from stages.tokenize import tokenize
+from stages.train import train
 from stages.views import tokens as token_stages
 
 SENTENCE = "the cat sat on the mat and The dog ran to a house, 12 times. "
@@ -70,7 +78,7 @@ def test_every_val_document_has_its_own_bytes(context, train_file, val_file, cas
 
 def test_other_documents_with_the_runs_tokenizer(context, train_file, val_file):
     stage = tokenize(context, [train_file], [val_file])
-    tokens, counts, lossless = token_stages.encode_documents(stage, [val_file])
+    tokens, counts, lossless = token_stages.encode_documents(stage, data.documents(data.source(val_file)))
     assert tokens.tolist() == token_stages.open_split(stage, "val")[:].tolist()
     assert counts.tolist() == token_stages.token_bytes(stage).tolist()
     assert lossless
@@ -234,3 +242,77 @@ def test_the_sample_for_training_is_spread_over_the_corpus(context, train_file, 
     stage = tokenize(context.replace(config=settings), [train_file], [val_file])
     assert isinstance(token_stages.tokenizer_of(stage), Tokenizer)
     assert stage.manifest.details["train"]["documents"] == 39
+
+
+def bos_two(train_file, **settings):
+    """A SentencePiece model whose BOS is token 2, as an iterator of texts trains it."""
+    texts = [json.loads(line)["text"] for line in train_file.read_text("utf-8").splitlines()]
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=300,
+        byte_fallback=True,
+        bos_id=2,
+        eos_id=3,
+        unk_id=0,
+        minloglevel=3,
+        **settings,
+    )
+    path = train_file.parent / "two.model"
+    path.write_bytes(model.getvalue())
+    return path
+
+
+def test_the_model_is_configured_with_the_tokenizers_own_bos(context, train_file, val_file):
+    stage = tokenize(context, [train_file], [val_file], tokenizer=bos_two(train_file))
+    assert stage.manifest.details["bos_id"] == 2
+    assert context.config.model.bos_id == 1
+    assert token_stages.with_bos(context.config, stage).model.bos_id == 2
+    settings = configs.load(
+        assignments=[
+            *("model.vocab_size=300", "model.dim=16", "model.num_layers=2", "model.num_heads=2"),
+            *("model.num_kv_heads=1", "train.iterations=2", "train.batch_tokens=64", "train.seq_len=16"),
+            *("train.compile=false", "train.holdout_tokens=200", "evaluate.stride=4"),
+        ],
+        base=context.config,
+    )
+    context = context.replace(config=settings)
+    trained = train(context, stage)
+    assert trained.manifest.config["model"]["bos_id"] == 2
+    scores = []
+    for reset in (False, True):
+        evaluate = dataclasses.replace(settings.evaluate, reset_at_documents=reset)
+        changed = context.replace(config=dataclasses.replace(settings, evaluate=evaluate), name=f"reset{reset}")
+        scores.append(eval_sliding(changed, trained).manifest.metrics["bits_per_byte"])
+    assert scores[0] != scores[1]
+
+
+@pytest.mark.parametrize("kind", ["plain", "caseops", "lossy"])
+def test_the_general_compressors_get_the_documents_own_text(context, train_file, val_file, kind):
+    tokenizer = None
+    if kind == "lossy":
+        tokenizer = bos_two(train_file, normalization_rule_name="nmt_nfkc_cf")
+    settings = configs.load(assignments=[f"tokenizer.caseops={str(kind == 'caseops').lower()}"], base=context.config)
+    stage = tokenize(context.replace(config=settings), [train_file], [val_file], tokenizer=tokenizer)
+    assert stage.manifest.details["lossless"] == (kind != "lossy")
+    text = b"".join(utf8(document) + b"\n" for document in [*ODD, SENTENCE])
+    found = {reading.key: reading.bits_per_byte for reading in summary.compressors(stage)}
+    assert found["gzip"] == 8 * len(zlib.compress(text, 9)) / len(text)
+    assert found["xz"] == 8 * len(lzma.compress(text)) / len(text)
+
+
+def test_documents_of_a_folder_are_named(context, tmp_path, train_file, val_file):
+    said = []
+
+    class Told(Silent):
+        def message(self, text):
+            said.append(text)
+
+    folder = tmp_path / "texts"
+    (folder / ".cache").mkdir(parents=True)
+    train_file.rename(folder / "a.jsonl")
+    (folder / ".cache" / "b.jsonl").write_text("broken")
+    tokenize(context.replace(reporter=Told()), [folder], [val_file])
+    assert f"{folder}: 1 files read (1 .jsonl); left out 1 folders that are hidden or made by pgolf" in said

@@ -37,8 +37,10 @@ def run(task: Task) -> Trace:
     Raises PgolfError for a model whose last MLP does not feed the output alone.
     """
     model, settings = task.model, task.settings
-    if model.lanes is not None or model.backout is not None:
-        raise PgolfError("ttt.method in-place needs the last block's output to be the model's: no lanes, no backout")
+    if model.lanes is not None or model.backout is not None or model.copy_heads is not None:
+        raise PgolfError(
+            "ttt.method in-place needs the last block's output to be the model's: no lanes, backout or copy heads"
+        )
     model.requires_grad_(False)
     plan, size = plan_windows(model, task.tokens, settings)
     fast = _FastWeights(task)

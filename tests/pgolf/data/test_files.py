@@ -3,6 +3,7 @@
 import gzip
 import json
 import lzma
+import sys
 
 import pyarrow
 import pyarrow.parquet
@@ -295,7 +296,7 @@ def test_what_is_no_document_file(tmp_path):
         corpus.source(tmp_path / "missing.txt")
 
 
-def test_urls(tmp_path):
+def test_urls(monkeypatch):
     import fsspec
 
     memory = fsspec.filesystem("memory")
@@ -309,6 +310,17 @@ def test_urls(tmp_path):
     assert corpus.source("memory://corpus").sha256 != before
     with pytest.raises(PgolfError, match="memory://nothing"):
         corpus.source("memory://nothing")
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(PgolfError, match="pip install fsspec s3fs"):
+        corpus.source("s3://bucket/a.jsonl")
+
+    def lost(path):
+        raise KeyError("lost\nthe connection")
+
+    monkeypatch.setattr(memory, "isfile", lost)
+    with pytest.raises(PgolfError, match=r"cannot read memory://broken.jsonl: .*lost") as error:
+        corpus.source("memory://broken.jsonl")
+    assert "\n" not in str(error.value)
     with pytest.raises(PgolfError, match="cannot open nosuch://x"):
         corpus.source("nosuch://x")
 

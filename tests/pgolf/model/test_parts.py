@@ -151,9 +151,12 @@ def test_no_part_looks_ahead(part: str) -> None:
     assert not torch.equal(before[:, 12], after[:, 12])
 
 
-@pytest.mark.parametrize("part", ["documents", "all"])
-def test_with_document_attention_nothing_crosses_a_document_start(part: str) -> None:
-    model, tokens = build(**PARTS[part][0]).eval(), batch()
+LOOK_BACK = {"document_attention": True, "canon_taps": 3, "copy_orders": (1, 2), "copy_input": True, "smear_gate": True}
+
+
+@pytest.mark.parametrize("part", [PARTS["documents"][0], PARTS["all"][0], LOOK_BACK])
+def test_with_document_attention_nothing_crosses_a_document_start(part: dict[str, Any]) -> None:
+    model, tokens = build(**part).eval(), batch()
     changed = tokens.clone()
     changed[0, :9] = torch.arange(20, 29)  # the first document of row 0
     with torch.no_grad():

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgolf.config.model import ModelConfig
+from pgolf.model.copy_heads import candidates
 from pgolf.model.gpt import GPT
 
 Hidden = Callable[[Tensor, dict[str, Tensor]], Tensor]
@@ -270,7 +271,6 @@ PARTS: dict[str, tuple[dict[str, Any], dict[str, Hidden]]] = {
                                   for place, field in (("attention", "attn_canon"), ("mlp", "mlp_canon"))}),
     "copy heads": (COPY, {"final": copied}),
     "copy heads, input": (COPY | {"copy_input": True}, {"embedding": copied_at_input, "final": copied}),
-    "head map": ({"head_map": True}, {"final": lambda x, w: x @ w["head_map.weight"].T}),
     "value embedding": ({"value_embed_layers": (0, 1), "value_embed_dim": 8},
                         value_embedding(0, 0) | value_embedding(1, 1)),
     "value x0": ({"value_x0": True}, value_x0(0) | value_x0(1)),
@@ -310,14 +310,15 @@ def test_windows_limit_what_each_layer_sees() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"embed_dim": 8}, {"tied_head": False}, {"logit_bias": True}, {"logit_softcap": 0.0}]
+    "settings",
+    [{"embed_dim": 8}, {"tied_head": False}, {"head_map": True}, {"logit_bias": True}, {"logit_softcap": 0.0}],
 )
 def test_logits_are_their_formula(settings: dict[str, Any]) -> None:
     """Factored embedding: projected up at the input and back down, by the same matrix, before the head."""
     model, w = build(dataclasses.replace(PLAIN, **settings))
     down = w.get("emb_proj.weight", torch.eye(PLAIN.dim).double())
     w = w | {"tok_emb.weight": w["tok_emb.weight"] @ down.T}
-    hidden = plain_hidden(TOKENS, w)
+    hidden = plain_hidden(TOKENS, w) @ w.get("head_map.weight", torch.eye(PLAIN.dim).double()).T
     head = w.get("lm_head.weight", w["tok_emb.weight"])
     z = hidden @ head.T + w.get("logit_bias", 0.0)
     z = z if settings.get("logit_softcap") == 0.0 else 30 * torch.tanh(z / 30)
@@ -339,3 +340,18 @@ def test_the_caps_above_and_below_zero_move_apart_only_outside_training() -> Non
     assert model.softcap_shift.grad.abs().min() > 0
     even = F.cross_entropy((6.0 * torch.tanh(z / 6.0)).flatten(0, 1), targets.flatten())
     torch.testing.assert_close(model.train().loss(TOKENS, targets).double(), even, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("window", [0, 9])
+def test_copies_come_from_inside_the_window(window: int) -> None:
+    config = dataclasses.replace(PLAIN, copy_orders=(1, 2), copy_depth=2)
+    wanted = torch.full((*TOKENS.shape, 2, 2), -1)
+    for row in range(len(TOKENS)):
+        for t in range(TOKENS.shape[1]):
+            start = max(0, t - window + 1) if window else 0
+            for number, order in enumerate((1, 2)):
+                for depth in (0, 1):  # the context itself may begin before the window, the match's last token may not
+                    first = max(0, start - order + 1)
+                    found = matches(TOKENS[row : row + 1, first : t + 1], order, depth)
+                    wanted[row, t, number, depth] = found[0, -1]
+    assert torch.equal(candidates(TOKENS, config, window), wanted)

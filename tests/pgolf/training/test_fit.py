@@ -1,0 +1,169 @@
+"""The training loop itself: what a failed compilation leaves, bfloat16, graphs, and errors of the machine."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import gloo_rank
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
+
+from pgolf import config as configs
+from pgolf import runtime as runtimes
+from pgolf.errors import PgolfError
+from pgolf.model import fast_paths
+from pgolf.model.fast_paths import Compiled
+from pgolf.model.gpt import GPT
+from pgolf.progress import Silent
+from pgolf.runtime import Runtime
+from pgolf.tokens.loader import Loader
+from pgolf.training import fit as fits
+from pgolf.training.fit import Hooks, prepare
+from pgolf.training.trainer import Trainer
+
+ALONE = Runtime(torch.device("cpu"), torch.float32, 0, 1, 1, compile=False)
+
+
+class Told(Silent):
+    """Keeps the messages."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+def numbers(length: int = 4000) -> gloo_rank.TokenStream:
+    return gloo_rank.TokenStream([gloo_rank.np.random.default_rng(0).integers(3, 64, length).astype("uint16")], "train")
+
+
+@pytest.fixture
+def trainer() -> Iterator[Trainer]:
+    config = gloo_rank.config()
+    torch.manual_seed(0)
+    with Loader(numbers(), 0) as loader:
+        made = Trainer(GPT(config.model).train(), loader, config, ALONE)
+        made.step(0.0)  # nothing is zero any more
+        made.step(0.6)
+        yield made
+
+
+@pytest.mark.parametrize("fails_at", [0, 1, 3])
+def test_a_failed_compilation_changes_nothing(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, fails_at: int) -> None:
+    """As memory runs out first where looping begins: after steps that already moved weights and random numbers."""
+    monkeypatch.setattr(fits, "compile_model", lambda model, runtime, graph=True: Compiled(False, graph, ()))
+    original, calls = Trainer.warm_up, 0
+
+    def failing(self: Trainer, fraction: float, alone: bool = False) -> None:
+        nonlocal calls
+        original(self, fraction, alone=False)  # moves weights, momentum and random numbers
+        calls += 1
+        if alone and calls > fails_at:
+            raise RuntimeError("the compiler failed\nwith many lines")
+
+    monkeypatch.setattr(Trainer, "warm_up", failing)
+    tensors, values = trainer.snapshot()
+    told = Told()
+    assert prepare(trainer, gloo_rank.config(), ALONE, told) == "plain"
+    after, values_after = trainer.snapshot()
+    assert tensors.keys() == after.keys()
+    assert {"weights", "muon.momentum", "adam.embed.first", "random"} <= tensors.keys()
+    assert [name for name in tensors if not torch.equal(tensors[name], after[name])] == []
+    assert values == values_after
+    assert told.messages == ["torch.compile does not work here, training goes on without it (the compiler failed)"]
+
+
+def test_it_trains_in_bfloat16() -> None:
+    """A GPU's arithmetic on the CPU: bfloat16 activations, float32 weights; losses as in float32 to its precision."""
+    settings = configs.load(None, None, [*gloo_rank.SETTINGS, "train.iterations=6"])
+    losses = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        seen: list[float] = []
+        hooks = Hooks(known=lambda results, at, seen=seen: seen.extend(result.loss for result in results))
+        made = gloo_rank.run(settings, dataclasses.replace(ALONE, dtype=dtype), hooks)
+        assert made.trainer.flat.data.dtype == torch.float32
+        losses[dtype] = seen
+    assert len(losses[torch.bfloat16]) == 6
+    assert losses[torch.bfloat16] == pytest.approx(losses[torch.float32], abs=0.02)
+    assert losses[torch.bfloat16] != losses[torch.float32]
+
+
+def test_looping_and_later_steps_add_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled graphs, counted with a backend that compiles nothing, in the record's shape scaled down.
+
+    First block, other blocks and three parallel layers are each a graph; switching the loop on is none, nor is a
+    second step. One more would be another half minute of compiling inside the clock.
+    """
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    compile_plainly = torch.compile
+    monkeypatch.setattr(
+        fast_paths.torch, "compile", lambda function, dynamic=None: compile_plainly(function, backend=counter)
+    )
+    monkeypatch.setattr(fast_paths, "_use_kernels", lambda model, notes: False)
+    monkeypatch.setattr(fast_paths.native, "compiler", lambda: "none is needed")
+    small = ["model.num_layers=6", "model.parallel_from=4", "model.loop_first=2", "model.loop_last=3"]
+    small += ["model.vocab_size=64", "model.dim=32", "model.num_heads=2", "model.num_kv_heads=1", "model.rope_dims=8"]
+    sizes = ["train.batch_tokens=64", "train.seq_len=32", "train.micro_tokens=0", "train.seconds=0"]
+    config = configs.load("record", None, [*small, *sizes])
+    model = GPT(config.model).train()
+    fast_paths.compile_model(model, dataclasses.replace(ALONE, compile=True))
+    counts = []
+    with Loader(numbers(), 0) as loader:
+        trainer = Trainer(model, loader, config, ALONE)
+        for fraction in (0.0, 0.5, 0.6):
+            trainer.step(fraction)
+            counts.append(counter.frame_count)
+    assert counts[0] <= 5
+    assert counts == [counts[0]] * 3
+
+
+def test_out_of_memory_names_the_setting_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: GPT, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 has ...")
+
+    monkeypatch.setattr(GPT, "loss", full)
+    with pytest.raises(
+        PgolfError, match=r"out of memory on cpu in a pass of 128 tokens; lower train\.micro_tokens.* 64"
+    ):
+        gloo_rank.run(gloo_rank.config(), ALONE)
+
+
+def test_a_preset_for_gpus_is_refused_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = configs.load("record", None, ["model.num_layers=9", "model.parallel_from=-1", "model.parallel_lanes=1"])
+    record = dataclasses.replace(record, model=dataclasses.replace(record.model, loop_passes=1, vocab_size=64))
+    monkeypatch.setattr(GPT, "_initialize", lambda self: None)
+    with pytest.raises(PgolfError, match=r"a step of 786,432 tokens is \d+ TFLOP.*needs a GPU, and pgolf runs on cpu"):
+        gloo_rank.run(record, ALONE, length=10_000)
+
+
+@pytest.mark.parametrize("processes", [2, 8])
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch, processes: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, str(processes))
+    for rank in range(2):  # also on the ranks that have one: they would wait for the others
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        with pytest.raises(PgolfError, match=rf"{processes} processes .* torch finds 1; start it with --nproc 1"):
+            runtimes.choose("cuda", 1)
+
+
+def test_a_gpu_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Tesla V100")
+    with pytest.raises(PgolfError, match="Tesla V100 cannot compute in bfloat16"):
+        runtimes.choose("auto", 1)
+
+
+def test_it_says_where_it_runs_and_how_often_it_sees_the_text() -> None:
+    told = Told()
+    config = configs.load(None, None, [*gloo_rank.SETTINGS, "train.iterations=60"])
+    gloo_rank.run(config, ALONE, reporter=told)
+    assert told.messages[0].endswith("on cpu (1 thread, float32)")
+    # 60 steps of 128 tokens over 3,800: two passes.
+    assert any("2 passes over the 3,800 train tokens" in text for text in told.messages)
+    assert str(dataclasses.replace(ALONE, world_size=2)) == "2 processes, each on cpu (1 thread, float32)"
