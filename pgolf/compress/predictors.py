@@ -12,6 +12,7 @@ import torch
 
 from pgolf.config.evaluate import EvaluateConfig
 from pgolf.model.gpt import GPT
+from pgolf.model.key_value_cache import KeyValueCache
 
 
 class Predictor(Protocol):
@@ -48,22 +49,25 @@ class Documents:
         self._device = next(model.parameters()).device
         self._bos = model.config.bos_id
         self.rows = rows
-        self._tokens = np.full((rows, seq_len + stride), self._bos, dtype=np.int64)  # of the window now and what follows
+        self._tokens = np.full((rows, seq_len + stride), self._bos, dtype=np.int64)
         self._known = 1  # tokens known of each running row, from the window's first on
+        self._cache = KeyValueCache(seq_len)
 
     @torch.no_grad()
     def predict(self) -> np.ndarray:
         if self._known > self._seq_len:  # the next window begins `stride` further on
             self._tokens = np.roll(self._tokens, -self._stride, axis=1)
             self._known -= self._stride
+            self._cache.start()
         window = torch.from_numpy(self._tokens[:, : self._known]).to(self._device)
-        return probabilities(self._model.logits(self._model.hidden(window, 1)[:, 0]))
+        return probabilities(self._model.logits(self._model.hidden(window, 1, self._cache)[:, 0]))
 
     def reveal(self, tokens: np.ndarray) -> None:
         self._tokens[:, self._known] = tokens
         self._known += 1
         running = tokens != self._bos
         self._tokens = self._tokens[running]
+        self._cache.keep(torch.from_numpy(running).to(self._device))
         self.rows = int(running.sum())
 
 
@@ -80,6 +84,7 @@ class Stream:
         self._tokens = np.zeros(count, dtype=np.int64)
         self._tokens[0], self._known = first, 1
         self._start = 0
+        self._cache = KeyValueCache(settings.seq_len)
         self.rows = int(count > 1)
 
     @property
@@ -92,13 +97,14 @@ class Stream:
         known = self._tokens[: self._known]
         if self._settings.reset_at_documents and known[-1] == self._model.config.bos_id:
             self._start = self._known - 1
+            self._cache.start()
         if self._known - self._start > self._settings.seq_len:
             self._start += self._settings.stride
+            self._cache.start()
         window = torch.from_numpy(self._tokens[self._start : self._known][None]).to(self._device)
-        return probabilities(self._model.logits(self._model.hidden(window, 1)[:, 0]))
+        return probabilities(self._model.logits(self._model.hidden(window, 1, self._cache)[:, 0]))
 
     def reveal(self, tokens: np.ndarray) -> None:
         self._tokens[self._known] = tokens[0]
         self._known += 1
         self.rows = int(self._known < len(self._tokens))
-
