@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+import math
 import os
 import re
 import sys
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
+import platformdirs
 import typer
 from typer.core import TyperCommand, TyperOption
 
@@ -49,6 +51,7 @@ class Common:
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto"
     threads: Annotated[int, typer.Option(help="CPU threads; 0: every core.")] = 0
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show every table.")] = False
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False
 
     @property
@@ -81,7 +84,7 @@ class Common:
             raise PgolfError(f"--name {self.name!r}: a variant's name is letters, digits, and . + - _ inside")
         if self.threads < 0:
             raise PgolfError(f"--threads {self.threads}: 0 for every core, or how many")
-        chosen = runtime.choose(self.device, self.threads)
+        chosen = runtime.choose(self.device, self.threads, cache=_cache_folder())
         return StageContext(
             run=self.run_dir,
             config=self.load_config(*extra),
@@ -99,6 +102,15 @@ class Common:
         if self.json:
             value = json.loads(stage.manifest.to_json()) | {"path": str(stage.path)}
             say_json(value)
+
+
+def _cache_folder() -> Path | None:
+    """Where compiled kernels and measured times are kept; None for a user without a home."""
+    try:
+        found = platformdirs.user_cache_path("pgolf", appauthor=False)
+    except (OSError, RuntimeError):
+        return None
+    return found if found.is_absolute() else None
 
 
 class _Command(TyperCommand):
@@ -127,7 +139,11 @@ class _Command(TyperCommand):
             spread.append(word)
         try:
             return list(super().parse_args(ctx, spread))
-        except _UsageError as error:  # typer says it on stderr; a program that reads stdout must learn it too
+        except _UsageError as error:
+            from cli.screen import plain
+
+            error.message = plain(error.message)
+            # typer says it on stderr; a program that reads stdout must learn it too
             if "--json" in args:
                 from cli.screen import say_json
 
@@ -150,7 +166,12 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Call
         @functools.wraps(function)
         def wrapper(**arguments: Any) -> None:
             common = Common(**{field.name: arguments.pop(field.name) for field in shared})
-            guarded(lambda: function(common, **arguments), debug=common.debug, as_json=common.json)
+
+            def work() -> None:
+                _refuse_not_finite(arguments)
+                function(common, **arguments)
+
+            guarded(work, debug=common.debug, as_json=common.json)
 
         keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
         wrapper.__signature__ = inspect.Signature([*keyword, *shared])  # type: ignore[attr-defined]
@@ -188,6 +209,14 @@ def guarded(work: Callable[[], None], debug: bool, as_json: bool) -> None:
         if not isinstance(error, Exception):
             raise
         _fail(f"unexpected {type(error).__name__}: {error}; {_keep_traceback(debug)}", 2, as_json, every_rank=True)
+
+
+def _refuse_not_finite(arguments: dict[str, Any]) -> None:
+    from pgolf.errors import PgolfError
+
+    for name, value in arguments.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise PgolfError(f"--{name.replace('_', '-')} is {value}; give a finite number")
 
 
 _READER_GONE = 141  # what a shell shows for a program that a closed pipe ended

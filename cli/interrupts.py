@@ -1,9 +1,12 @@
 """Ctrl-C, a closed terminal and a request to end, all as a KeyboardInterrupt that is not lost in compiled code."""
 
+import ctypes
 import os
 import signal
+import sys
 from types import FrameType
 
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 asked = False
 """Whether a signal has come; compiled code may lose the exception that it raises."""
 
@@ -11,6 +14,8 @@ asked = False
 def listen() -> None:
     """Treat SIGINT, SIGTERM and SIGHUP alike. Under torchrun the launcher's SIGTERM still ends a process at once, and
     SIGHUP stays ignored where it is (nohup)."""
+    if "RANK" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # a rank does not outlive its launcher
     names = ["SIGINT", "SIGHUP"] + ([] if "RANK" in os.environ else ["SIGTERM"])
     for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
         if signal.getsignal(number) != signal.SIG_IGN:

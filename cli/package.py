@@ -1,6 +1,6 @@
 """`pgolf package`: coded weights and the script that runs them, against the byte cap."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,29 +27,29 @@ def add_to(app: typer.Typer) -> None:
         extra += ["package.count_tokenizer=true"] if count_tokenizer else []
         context = common.context(*extra)
         stage = make(context, context.input(common.source, "quantize"))
-        show(context.reporter, stage)
+        show(context.reporter, stage, common.verbose)
         common.finish(stage)
 
 
-def show(reporter: "Reporter", stage: "Stage") -> None:
-    """The ledger of a package: what counts, the disputed readings, and where the bytes are."""
+def show(reporter: "Reporter", stage: "Stage", verbose: bool) -> None:
+    """Four lines: bytes, path, verdict, next command. verbose: also tables of the code, the roles and the modules."""
     ledger = stage.manifest.details["ledger"]
+    if verbose:
+        _tables(reporter, ledger)
+    counted = " + ".join(f"{row['file']} {row['bytes']:,}" for row in ledger["files"] if row["counted"])
+    apart = "".join(f"; {row['file']} {row['bytes']:,} not counted" for row in ledger["files"] if not row["counted"])
+    reporter.message(f"packaged {ledger['counted_bytes']:,} bytes: {counted}{apart}")
+    reporter.message(f"{stage.path}")
+    left = ledger["cap_bytes"] - ledger["counted_bytes"]
+    reporter.message(f"{'under' if left >= 0 else 'over'} the cap of {ledger['cap_bytes']:,} by {abs(left):,} bytes")
+    reporter.message(f"next: pgolf verify {stage.path}")
+
+
+def _tables(reporter: "Reporter", ledger: dict[str, Any]) -> None:
     reporter.table(
-        f"{stage.path}",
-        ("file", "bytes", "counts"),
-        [(row["file"], f"{row['bytes']:,}", "yes" if row["counted"] else "no") for row in ledger["files"]]
-        + [("what counts", f"{ledger['counted_bytes']:,}", f"of {ledger['cap_bytes']:,}")],
-    )
-    names = {
-        "shipped": "as shipped (decides)",
-        "packed": "packed, not minified",
-        "minified_packed": "minified and packed",
-        "sources": "plain sources",
-    }
-    reporter.table(
-        "the code, as the field disputes it",
-        ("reading", "bytes"),
-        [(names[key], f"{size:,}") for key, size in ledger["readings"].items()],
+        "sizes of the code; the shipped file decides",
+        ("what", "bytes"),
+        [(k, f"{v:,}") for k, v in ledger["readings"].items()],
     )
     reporter.table(
         "model.pgz by role",

@@ -1,30 +1,31 @@
-"""Package a quantized model: the coded weights, one script that trains and scores, what it claims, and the ledger.
+"""Package a quantized model: coded weights, the script that trains and scores, its claims, a README and the ledger.
 
-The folder runs by itself: `train_gpt.py` holds exactly the modules that `stages.script` reaches by imports, and
-`requirements.txt` names what those import from elsewhere. `claims.json` is what `pgolf verify` holds it to.
+The folder runs by itself: `train_gpt.py` holds the modules that `pgolf.program` reaches by imports, and
+`requirements.txt` names what those import from elsewhere. `pgolf verify` tests the folder against `claims.json`.
 """
 
 import dataclasses
 import importlib.metadata
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from pgolf import config as configs
+from pgolf.bundle import Bundle
 from pgolf.codec import container
 from pgolf.codec import ledger as codec_ledger
 from pgolf.config import Config
 from pgolf.errors import CheckFailed
-from pgolf.package import program, script
-from pgolf.package.ledger import MODEL, SCRIPT, TOKENIZER, File, Ledger, code_lines
+from pgolf.program import build as program
+from pgolf.program.ledger import MODEL, README, SCRIPT, TOKENIZER, File, Ledger
+from pgolf.progress import Reporter
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
+from stages.reports import package_text
 from stages.views import claims, evaluation
 from stages.views.models import load_quantized
 
-ENTRY = "stages.script"
 REQUIREMENTS = "requirements.txt"
-_GUESSES = 4  # at the size of the script
+_LATER_SETTINGS = 64  # bytes left free for settings of a score that is not made yet
 
 
 def package(context: StageContext, source: Stage) -> Stage:
@@ -39,38 +40,27 @@ def package(context: StageContext, source: Stage) -> Stage:
     with context.build("package", inputs=inputs, sections=("package",)) as build:
         if build.existing is None:
             tokenizer = source.ancestor("tokenize").file(TOKENIZER).read_bytes()
-            with context.reporter.progress("package", total=3) as bar:
+            with context.reporter.progress("code weights"):
                 model = container.encode(load_quantized(source), coder=settings.coder)
-                bar.update(1, note="the weights are coded")
-                recorded = {"config": claims.recorded_config(source, scores, context.config)}
-                made = program.make(ENTRY, _everything(recorded), _on_gpu(source, scores))
-                bar.update(2, note="the script is minified")
-                libraries = sorted({*made.libraries, *script.LIBRARIES})
-                packed = script.pack(made.modules, recorded)
-                plain = script.pack(made.sources, recorded)
-                bar.update(3)
+            recorded = claims.recorded_config(source, scores, context.config)
+            made = _script(context.reporter, recorded)
             ledger = Ledger(
                 files=(
                     File(MODEL, len(model), True),
-                    File(SCRIPT, len(packed.data), settings.count_code),
+                    File(SCRIPT, len(made.script), settings.count_code),
                     File(TOKENIZER, len(tokenizer), settings.count_tokenizer),
                 ),
-                code=code_lines(made.sources, made.modules, script.sizes(made.modules, recorded, packed)),
+                code=made.modules,
                 model=_roles(model),
-                readings={
-                    "shipped": len(packed.data),
-                    "packed": len(plain.data),
-                    "minified_packed": len(packed.data),
-                    "sources": sum(len(text.encode("utf-8")) for text in made.sources.values()),
-                },
                 cap_bytes=settings.cap_bytes,
             )
             _refuse_over_cap(ledger)
             files = {
                 MODEL: model,
-                SCRIPT: packed.data,
+                SCRIPT: made.script,
                 TOKENIZER: tokenizer,
-                REQUIREMENTS: requirements(libraries).encode(),
+                REQUIREMENTS: requirements(made.libraries).encode(),
+                README: package_text.readme(source, scores, ledger).encode(),
             }
             claimed = claims.claim(source, scores, audits, files)
             files[claims.FILE] = (json.dumps(claimed, indent=2) + "\n").encode()
@@ -85,38 +75,37 @@ def package(context: StageContext, source: Stage) -> Stage:
     return build.stage
 
 
-def reserved(source: Stage, config: Config) -> dict[str, int]:
-    """Bytes of the byte target that the files beside the model will take, by file, before there is a model.
+class PlannedScript:
+    """The size that a package's script will have, before there is a model; its code is built once, when first asked."""
 
-    source: the float model; config: what it will be quantized and scored with. The script holds the model's own target,
-    and a compressor's size jumps with every digit, so the script is made for the target that it leaves until both agree
-    within a thousandth of the script; if they never do, the largest one counts. A two-thousandth is left free, for
-    settings of a score that cannot be known yet.
-    """
-    found = {}
-    if config.package.count_tokenizer:
-        found[TOKENIZER] = source.ancestor("tokenize").file(TOKENIZER).stat().st_size
-    if config.package.count_code:
-        target = config.quantize.target_bytes - sum(found.values())
-        guesses = [0]
-        for _ in range(_GUESSES):
-            planned = {"config": _planned(source, config, max(1, target - guesses[-1]))}
-            made = program.make(ENTRY, _everything(planned), _on_gpu(source, {}))
-            size = len(script.pack(made.modules, planned).data)
-            if size <= guesses[-1] <= size + size // 1000:
-                break
-            guesses.append(size + size // 2000)
-        else:
-            guesses.append(max(guesses))
-        found[SCRIPT] = guesses[-1]
-    return found
+    def __init__(self, source: Stage, reporter: Reporter) -> None:
+        """source: the float model."""
+        self._source, self._reporter = source, reporter
+        self._code_bytes = 0
+
+    def beside(self, config: Config) -> dict[str, int]:
+        """Bytes of `quantize.target_bytes` that the files beside the model will take, by file.
+
+        config: what the model will be quantized and scored with. The script records the target that is left for the
+        model. Settings are not compressed, and that number has no more digits than the whole target, so the script with
+        the whole target in it is at most a few bytes larger than the one to come.
+        """
+        found = {}
+        if config.package.count_tokenizer:
+            found[TOKENIZER] = self._source.ancestor("tokenize").file(TOKENIZER).stat().st_size
+        if config.package.count_code:
+            evaluate = evaluation.resolve(config.evaluate, self._source)
+            planned = claims.planned_config(self._source, dataclasses.replace(config, evaluate=evaluate))
+            settings = len(program.dumps(planned))
+            if not self._code_bytes:
+                self._code_bytes = len(_script(self._reporter, planned).script) - settings
+            found[SCRIPT] = self._code_bytes + settings + _LATER_SETTINGS
+        return found
 
 
-def _planned(source: Stage, config: Config, target: int) -> dict[str, Any]:
-    """What will be recorded in the script when the model gets `target` bytes and is scored as configured."""
-    quantize = dataclasses.replace(config.quantize, target_bytes=target)
-    evaluate = evaluation.resolve(config.evaluate, source)
-    return claims.planned_config(source, dataclasses.replace(config, quantize=quantize, evaluate=evaluate))
+def _script(reporter: Reporter, recorded: dict[str, Any]) -> Bundle:
+    with reporter.progress("pack script") as bar:
+        return program.build(recorded, bar.update)
 
 
 def requirements(libraries: Sequence[str]) -> str:
@@ -128,17 +117,6 @@ def requirements(libraries: Sequence[str]) -> str:
             version = importlib.metadata.version(distribution).partition("+")[0]  # without the build: "+cpu"
             lines.add(f"{distribution.lower()}=={version}\n")
     return "".join(sorted(lines))
-
-
-def _everything(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """The whole configuration, its defaults filled in, as JSON has it: lists, no tuples."""
-    return dict(configs.to_dict(configs.from_dict(recorded["config"])))
-
-
-def _on_gpu(source: Stage, scores: Mapping[str, Stage]) -> bool:
-    """Whether any of the work that the script repeats was done on a GPU."""
-    stages = [source, *claims.ancestors(source), *scores.values()]
-    return any(stage.manifest.environment.get("device") == "cuda" for stage in stages)
 
 
 def _roles(model: bytes) -> list[dict[str, Any]]:
@@ -157,11 +135,12 @@ def _refuse_over_cap(ledger: Ledger) -> None:
     if ledger.over <= 0:
         return
     counted = ", ".join(f"{file.file} {file.bytes:,}" for file in ledger.files if file.counted)
-    target = ledger.bytes_of(MODEL) - ledger.over
+    others = ledger.counted_bytes - ledger.bytes_of(MODEL)
+    # The target of `quantize` is for all that counts: it subtracts the other files itself.
     remedy = (
-        f"pgolf quantize --target-bytes {target} leaves room for the rest"
-        if target > 0
-        else "what counts besides the model is over it alone"
+        f"pgolf quantize --target-bytes {ledger.cap_bytes} makes a model that fits"
+        if others < ledger.cap_bytes
+        else f"impossible: the files beside the model have {others:,} bytes"
     )
     raise CheckFailed(
         f"the package has {ledger.counted_bytes:,} bytes ({counted}), {ledger.over:,} over the cap of "

@@ -11,7 +11,7 @@ from pgolf import config as configs
 from pgolf.codec import container
 from pgolf.config.quantize import CHOOSES_STEPS, NEEDS_HESSIANS
 from pgolf.errors import PgolfError
-from pgolf.model.fast_paths import compile_model
+from pgolf.model.fast_paths import Shape, choose_paths
 from pgolf.model.gpt import GPT
 from pgolf.quant import calibration_data, hessian, methods
 from pgolf.quant.hessian import Calibration
@@ -61,13 +61,13 @@ def quantize(context: StageContext, source: Stage, calibration: Path | None = No
 
 def _on_model_target(context: StageContext, build: StageBuild, source: Stage) -> StageContext:
     """The context with what a byte target leaves for the model once the files that count beside it have theirs."""
-    from stages.package import reserved  # a packaged script quantizes too, and packages nothing
+    from stages.package import PlannedScript  # a packaged script quantizes too, and packages nothing
 
     settings = context.config.quantize
     if not settings.target_bytes:
         return context
     try:
-        files = reserved(source, context.config)
+        files = PlannedScript(source, context.reporter).beside(context.config)
     except PgolfError as error:
         context.reporter.message(f"{error}; the byte target is the model's alone")
         return context
@@ -103,7 +103,7 @@ def quantize_model(
     stream: the train tokens that were trained on, cut into sequences of `length` tokens; None: without calibration.
     """
     settings = context.config.quantize
-    compile_model(model, context.runtime, graph=False)
+    choose_paths(model, context.runtime, Shape(8, length, False, context.runtime.threads))
     weights = methods.float_weights(model)
     methods.check_finite(weights)
     roles = model.matrix_roles()

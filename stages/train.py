@@ -137,6 +137,7 @@ def _finish(context: StageContext, build: StageBuild, made: Fit, holdout: Holdou
     build.metrics |= holdout.score(holdout.loss(trainer.model, seq_len, context.runtime), byte_table(tokens))
     build.details |= {
         "path": made.path,
+        "fast_paths": made.fast_paths,
         "paused_seconds": round(made.paused, 3),
         "holdout_tokens": len(holdout),
         "train_tokens": len(holdout.training),

@@ -18,8 +18,8 @@ from typing import Any
 from pgolf import config as configs
 from pgolf import sandbox
 from pgolf.errors import PgolfError
-from pgolf.package import script
-from pgolf.package.ledger import MODEL, SCRIPT, TOKENIZER
+from pgolf.program import build as program
+from pgolf.program.ledger import MODEL, README, SCRIPT, TOKENIZER
 from pgolf.progress import Reporter
 from pgolf.store import manifest as manifests
 from pgolf.store.manifest import Manifest
@@ -35,6 +35,7 @@ _LARGEST = {
     SCRIPT: 16 << 20,
     TOKENIZER: 64 << 20,
     REQUIREMENTS: 1 << 16,
+    README: 1 << 16,
 }
 """The files of a package, and how many bytes of each are looked at."""
 
@@ -124,14 +125,14 @@ def _files(folder: Path) -> str:
         if mode.st_size > _LARGEST[path.name]:
             raise _Untrue(f"{path.name} has {mode.st_size:,} bytes; at most {_LARGEST[path.name]:,} are looked at")
         names.add(path.name)
-    if missing := sorted(set(_LARGEST) - names):
+    if missing := sorted(set(_LARGEST) - names - {README}):  # packages of version 0.1 have none
         raise _Untrue(f"{', '.join(missing)} missing")
     return f"{len(names)} files, no links"
 
 
 def _hashes(folder: Path) -> str:
     manifest = _manifest(folder)
-    expected = set(_LARGEST) - {manifests.FILE_NAME}
+    expected = {path.name for path in folder.iterdir()} - {manifests.FILE_NAME}  # `files` has passed
     if set(manifest.outputs) != expected:
         raise _Untrue(f"the manifest lists {sorted(manifest.outputs)[:8]}, a package has {sorted(expected)}")
     for name in sorted(expected):
@@ -181,8 +182,8 @@ def _ledger(folder: Path) -> str:
 
 
 def _code(folder: Path) -> str:
-    sources = script.unpack((folder / SCRIPT).read_bytes())
-    own = configs.from_dict(json.loads(sources.pop(script.SETTINGS))["config"])
+    sources, recorded = program.read((folder / SCRIPT).read_bytes())
+    own = configs.from_dict(recorded)
     for name, score in _claimed(folder)["scores"].items():
         claimed = configs.from_dict(score["settings"])
         if claimed.evaluate != own.evaluate or (name == "ttt" and claimed.ttt != own.ttt):
@@ -249,8 +250,8 @@ def _script(folder: Path, val: Path, device: str, threads: int, seconds: float, 
             for file in (SCRIPT, MODEL, TOKENIZER):
                 shutil.copyfile(folder / file, Path(empty) / file)
             guarded = (
-                "import sys, runpy; from pathlib import Path; from pgolf.package import isolate; isolate.preload(); "
-                "here, val = map(Path, sys.argv[1:3]); isolate.guard([here, val], [here]); sys.argv = sys.argv[3:]; "
+                "import sys, runpy; from pathlib import Path; from pgolf import sandbox; sandbox.preload(); "
+                "here, val = map(Path, sys.argv[1:3]); sandbox.guard([here, val], [here]); sys.argv = sys.argv[3:]; "
                 "runpy.run_path(sys.argv[0], run_name='__main__')"
             )
             arguments = [str(Path(empty) / SCRIPT), "eval", "--val", str(val), "--device", device]

@@ -34,7 +34,7 @@ from stages.verify import TOLERANCE, verify
 from stages.views.claims import recorded_config
 
 HERE = Path(__file__).resolve().parent
-MOST_CODE = 40_000
+MOST_CODE = 56_000
 ALONE = ("train_gpt.py", "model.pgz", "tokenizer.model")
 LOSS_TOLERANCE = 2e-6  # losses are printed with six digits
 
@@ -91,7 +91,7 @@ def losses(python: Path, run: Path, package: Path, tokens: Path, iterations: int
         options = ["--data", str(tokens), "--iterations", str(iterations), "--threads", str(threads), "--device", "cpu"]
         printed = script(python, Path(place), "train", *options)
         theirs = [float(loss) for loss in re.findall(r"loss:(\S+)", printed)]
-        made = (Path(place) / "again.pgz").stat().st_size
+        made = (Path(place) / "model.pgz").stat().st_size
     if len(mine) != len(theirs) or len(mine) != iterations:
         raise SystemExit(f"{len(mine)} losses here, {len(theirs)} from the script: {iterations} were wanted")
     gaps = [abs(one - other) for one, other in zip(mine, theirs, strict=True)]
@@ -182,12 +182,16 @@ def climbs_out(folder: Path) -> None:
 
 def calls_home(folder: Path) -> None:
     """A script that opens a connection and then does as it should."""
-    code = (folder / "train_gpt.py").read_bytes().replace(b"import zlib\n", b"import zlib,socket;socket.socket()\n", 1)
+    code = (
+        (folder / "train_gpt.py")
+        .read_bytes()
+        .replace(b"import ast,brotli,", b"import socket;socket.socket()\nimport ast,brotli,", 1)
+    )
     (folder / "train_gpt.py").write_bytes(code)
     agree(folder)
 
 
-FILES = ("model.pgz", "train_gpt.py", "tokenizer.model", "claims.json", "requirements.txt")
+FILES = ("model.pgz", "train_gpt.py", "tokenizer.model", "claims.json", "requirements.txt", "README.md")
 CHANGES: dict[str, Callable[[Path], None]] = {
     **{f"one byte of {name}": flip(name) for name in FILES},
     "a score 0.00001 lower, everything else agreeing": lower_score,

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from pgolf.errors import PgolfError
 
+MATMULS = ("float32", "bfloat16", "auto")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -37,7 +39,9 @@ class TrainConfig:
     allow_unused_rows: bool = False
     """Train a model with more vocabulary rows than the tokenizer has pieces, though no token ever looks them up."""
     compile: bool = True
-    """Compile the model where the machine can; without, the same arithmetic runs slower."""
+    """Use torch.compile where it is expected to save more of the budget than it costs; false: never."""
+    matmul: str = "float32"
+    """Arithmetic of training's matrix products on a CPU: `float32`, `bfloat16`, or `auto`, the faster one."""
     tensorboard: bool = False
     """Also write TensorBoard event files (needs the `tensorboard` extra)."""
 
@@ -50,6 +54,8 @@ class TrainConfig:
                 raise PgolfError(f"train.{name} is {getattr(self, name)}; it cannot be negative")
         if self.seconds and self.reserve_seconds >= self.seconds:
             raise PgolfError(f"train.reserve_seconds is {self.reserve_seconds:g}; it must be less than train.seconds")
+        if self.matmul not in MATMULS:
+            raise PgolfError(f"train.matmul is {self.matmul!r}; choose one of {', '.join(MATMULS)}")
         for name in ("batch_schedule", "seq_schedule"):
             pairs = getattr(self, name)
             if any(len(pair) != 2 or not 0 <= pair[0] < 1 or pair[1] < 1 or pair[1] % 1 for pair in pairs):

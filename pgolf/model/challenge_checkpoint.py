@@ -8,6 +8,9 @@ read with `weights_only`, so that no code in the file is run.
 import dataclasses
 import io
 import re
+import struct
+import warnings
+import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +23,7 @@ from pgolf.config import ModelConfig
 from pgolf.errors import PgolfError
 
 INT8_FORMAT = "int8_clean_per_row_v1"
-_MAX_BYTES = 4 << 30  # unpacked; zlib packs zeros 1,000 to 1
+_MAX_RATIO, _FREE_BYTES = 100, 64 << 20  # int8 weights pack to a third or so; zlib reaches 1,032 to 1 on zeros
 _PREFIXES = ("_orig_mod.", "module.")  # of torch.compile and DistributedDataParallel
 _NAMES = {"skip_weights": "skips.weights", "skip_gates": "skips.gates"}
 
@@ -46,8 +49,12 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
             raise PgolfError(f"{path} is no safetensors file of weights or is damaged ({error})") from error
     if data[:2] in (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda"):
         data, kind = _inflate(data, path), "zlib"
+    if zipfile.is_zipfile(io.BytesIO(data)) and _unpacked_bytes(data) > len(data):
+        raise PgolfError(f"{path} holds compressed records, which torch does not write; save it with torch.save")
     try:
-        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old pickles, on lines of their own
+            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its unpickler raises, a class per kind of damage
         reason = " ".join(str(error).split())[:160]
         raise PgolfError(f"{path} is no checkpoint of tensors alone, or is damaged ({reason})") from error
@@ -128,12 +135,21 @@ def _dequantize(found: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
         raise PgolfError(f"{path} is a damaged {INT8_FORMAT} file ({error!r})") from error
 
 
+def _unpacked_bytes(data: bytes) -> int:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error):
+        return 0  # torch's own reader says what is wrong
+
+
 def _inflate(data: bytes, path: Path) -> bytes:
     decompressor = zlib.decompressobj()
+    limit = max(_FREE_BYTES, _MAX_RATIO * len(data))
     try:
-        inflated = decompressor.decompress(data, _MAX_BYTES)
+        inflated = decompressor.decompress(data, limit)
     except zlib.error as error:
         raise PgolfError(f"{path} is damaged: {error}") from error
     if not decompressor.eof:
-        raise PgolfError(f"{path} is cut off, or unpacks to more than {_MAX_BYTES >> 30} GiB")
+        raise PgolfError(f"{path} is cut off, or unpacks to more than {limit:,} bytes")
     return inflated

@@ -42,7 +42,7 @@ from pgolf.model.block import Block
 from pgolf.model.copy_heads import CopyHeads, candidates
 from pgolf.model.depth_recurrence import layer_order
 from pgolf.model.forward_context import Step
-from pgolf.model.key_value_cache import KeyValueCache, reach
+from pgolf.model.key_value_cache import KeyValueCache
 from pgolf.model.lanes import Lanes
 from pgolf.model.layers import Linear, rms_norm
 from pgolf.model.loss import CHUNK_TOKENS, PLAIN, Arithmetic, softcap, token_losses, weighted_loss
@@ -63,7 +63,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32
-        # What `compile.compile_model` changes: kernels in C, compiled blocks.
+        # What `fast_paths` changes: kernels in C, compiled blocks.
         self.native = False
         self.compiled: list[Callable[..., Tensor]] = []
         self.compiled_lanes: Callable[..., tuple[Tensor, Tensor]] | None = None
@@ -134,6 +134,13 @@ class GPT(nn.Module):
             passes = self.config.eval_loop_passes
         return layer_order(self.config, passes if self.looped else 1)
 
+    def local_reach(self) -> int:
+        """Tokens that a score depends on beyond the windows of attention and copies, through parts that look back."""
+        config = self.config
+        per_block = 2 * config.canon_taps + config.key_offset
+        at_input = max(config.smear_gate, config.bigram_rows > 0)
+        return len(self.layer_order()) * per_block + at_input + max(config.copy_orders, default=0)
+
     def hidden(self, tokens: Tensor, last: int = 0, cache: KeyValueCache | None = None) -> Tensor:
         """tokens (B, T) -> (B, T, dim) after the final norm.
 
@@ -143,7 +150,7 @@ class GPT(nn.Module):
         """
         every, total = tokens, tokens.shape[1]
         if cache is not None:
-            tokens = tokens[:, -cache.begin(total, reach(self.config, len(self.layer_order()))) :]
+            tokens = tokens[:, -cache.begin(total, self.local_reach()) :]
         last = 0 if last == tokens.shape[1] else last
         dtype = self.compute_dtype
         x = self.tok_emb(tokens).to(dtype)
@@ -201,7 +208,10 @@ class GPT(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., dim) -> (..., vocab_size) float32, softcapped."""
-        x = self.before_head(hidden)
+        return self.project(self.before_head(hidden))
+
+    def project(self, x: Tensor) -> Tensor:
+        """What `before_head` gives (..., dim or embed_dim) -> (..., vocab_size) float32, softcapped."""
         z = F.linear(x, self.tok_emb.weight.to(x.dtype)) if self.lm_head is None else self.lm_head(x)
         z = z.float() if self.logit_bias is None else z.float() + self.logit_bias
         if self.softcap_shift is None:

@@ -128,9 +128,10 @@ def _one_batch(model: GPT, tokens: Tensor, collector: _Collector, generator: tor
     for start in range(0, len(flat), CHUNK_TOKENS):
         leaf = flat[start : start + CHUNK_TOKENS].detach().requires_grad_(collector.gradients)
         with torch.set_grad_enabled(collector.gradients):
-            log_p = torch.log_softmax(model.logits(leaf).float(), dim=-1)
+            x = model.before_head(leaf)  # once: a map in front of the head is counted by its hook
+            log_p = torch.log_softmax(model.project(x).float(), dim=-1)
         with torch.no_grad():
-            _add_head(collector, head, model.before_head(leaf).float(), log_p)
+            _add_head(collector, head, x.float(), log_p)
         if upstream is not None:
             labels = torch.multinomial(log_p.detach().exp(), 1, generator=generator)
             (upstream[start : start + CHUNK_TOKENS],) = torch.autograd.grad(-log_p.gather(1, labels).sum(), leaf)

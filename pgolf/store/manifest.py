@@ -74,7 +74,8 @@ def parse(text: str, where: Path) -> Manifest:
     try:
         values = json.loads(text, parse_constant=_refuse_constant)
         schema = values["schema"]
-        json.dumps(values, ensure_ascii=False).encode()  # half a surrogate pair cannot be a name of anything
+        # 1e999 is no number either, and half a surrogate pair cannot be the name of anything.
+        json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PgolfError(f"{where} is not a pgolf manifest ({error}); rerun the stage that made it") from error
     if schema != SCHEMA:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pgolf.config import Config
 from pgolf.errors import PgolfError
-from pgolf.package.ledger import SCRIPT, TOKENIZER
+from pgolf.program.ledger import SCRIPT, TOKENIZER
 from pgolf.store import runs, stage_directory
 from pgolf.store.stage_directory import Stage
 from stages.reports import submission_text

@@ -17,7 +17,7 @@ from pgolf.errors import PgolfError
 from pgolf.evaluate.bpb import Score
 from pgolf.evaluate.evaluator import OnProgress, Trace
 from pgolf.evaluate.mixture import MixtureEvaluator
-from pgolf.model.fast_paths import compile_model
+from pgolf.model.fast_paths import Shape, choose_paths
 from pgolf.model.gpt import GPT
 from pgolf.runtime import Runtime
 from pgolf.store.manifest import Input
@@ -108,10 +108,12 @@ def progress(context: StageContext, title: str, targets: int) -> Iterator[OnProg
         yield update
 
 
-def model_of(source: Stage, runtime: Runtime) -> GPT:
-    """The stage's model on the fastest paths that this machine has."""
+def model_of(source: Stage, runtime: Runtime, settings: EvaluateConfig, learns: bool = False) -> GPT:
+    """The stage's model on the fastest paths that this machine has for its windows, or (`learns`) for one window at a
+    time forward and backward."""
     model = load_model(source, runtime)
-    compile_model(model, runtime, graph=False)
+    rows, threads = (1, runtime.threads) if learns else (settings.batch_windows, 1)
+    choose_paths(model, runtime, Shape(rows, settings.seq_len, learns, threads))
     return model
 
 

@@ -18,7 +18,7 @@ from pgolf.audit.text import byte_accounting
 from pgolf.codec import container
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
-from pgolf.package import scoring
+from pgolf.program import scoring
 from pgolf.runtime import Runtime
 from pgolf.tokens.tokenizer import Tokenizer
 from stages.views import claims

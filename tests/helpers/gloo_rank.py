@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ import torch.distributed as dist
 from pgolf import config as configs
 from pgolf.config import Config
 from pgolf.errors import PgolfError
-from pgolf.model.fast_paths import Compiled
+from pgolf.model.fast_paths import Choice, Compilation
 from pgolf.model.gpt import GPT
 from pgolf.progress import Reporter, Silent
 from pgolf.runtime import Runtime
@@ -49,12 +51,22 @@ def run(
         return fits.fit(settings, loader, holdout, runtime, reporter or Silent(), hooks)
 
 
+def pretend_compiler(patch: Callable[[Any, str, Any], None]) -> None:
+    """Let `prepare` find a compiler that costs nothing, changes nothing and halves every step's time."""
+    times = (2.0**-count for count in range(1000))
+    patch(fits.native, "compiler", lambda: sys.executable)
+    patch(fits.fast_paths, "choose_paths", lambda *given: Choice())
+    patch(fits.fast_paths, "use_graph", lambda *given: None)
+    patch(fits.fast_paths, "known_compilation", lambda *given: Compilation(0.0, 2.0))
+    patch(fits, "_step_seconds", lambda *given: next(times))
+
+
 def main(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     init = f"file://{folder / 'rendezvous'}"
     dist.init_process_group("gloo", init_method=init, rank=rank, world_size=2, timeout=timedelta(seconds=60))
     runtime = Runtime(torch.device("cpu"), torch.float32, rank, 2, 1, compile=True)
-    fits.compile_model = lambda model, runtime, graph=True: Compiled(False, graph, ())  # type: ignore[assignment]
+    pretend_compiler(setattr)
     warm_up, initialize, step = Trainer.warm_up, GPT._initialize, Trainer.step
     found = []
     for bad in (0.0, 0.5, None):  # where the compiler fails on rank 1: at once, when looping begins, not at all

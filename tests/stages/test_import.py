@@ -1,6 +1,7 @@
 """Checkpoints of the challenge's scripts become a stage that is quantized, scored and packaged like any other."""
 
 import io
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -175,3 +176,18 @@ def test_prefixes_of_wrappers_in_any_order(tmp_path, context):
         torch.save({prefix + name: value for name, value in weights.items()}, tmp_path / "wrapped.pt")
         found = load_weights(import_checkpoint(context(tmp_path / str(index)), tmp_path / "wrapped.pt"))
         assert all(torch.equal(found[name], value) for name, value in weights.items())
+
+
+def test_checkpoints_that_unpack_to_far_more_than_they_are(tmp_path, context, monkeypatch):
+    monkeypatch.setattr(challenge_checkpoint, "_FREE_BYTES", 1 << 16)
+    (tmp_path / "bomb.ptz").write_bytes(zlib.compress(bytes(8 << 20), 9))
+    torch.save(state_dict(SEED), tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, bytes(1 << 20) if "data/" in name else plain.read(name))
+    for name, match in (("bomb.ptz", "unpacks to more than"), ("bomb.pt", "holds compressed records")):
+        with pytest.raises(PgolfError, match=match):
+            import_checkpoint(context(tmp_path / "run"), tmp_path / name)

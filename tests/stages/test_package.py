@@ -12,7 +12,7 @@ import pytest
 
 from pgolf import sandbox
 from pgolf.errors import CheckFailed, PgolfError
-from pgolf.package import script
+from pgolf.program import build as program
 from pgolf.progress import Silent
 from pgolf.store import lineage, stage_directory
 from pgolf.store.manifest import hash_file
@@ -97,7 +97,7 @@ def test_ledger_adds_up_to_the_files(chain):
     assert chain.packaged.manifest.metrics["total_bytes"] == sizes["train_gpt.py"] + sizes["model.pgz"]
     assert ledger["counted_bytes"] == chain.packaged.manifest.metrics["total_bytes"]
     readings = ledger["readings"]
-    assert readings["shipped"] == sizes["train_gpt.py"] <= readings["packed"] < readings["sources"]
+    assert readings["shipped"] == sizes["train_gpt.py"] < readings["minified"] < readings["sources"]
 
 
 def test_over_the_cap_is_refused_and_leaves_nothing(chain, tmp_path, context):
@@ -139,9 +139,9 @@ def test_script_alone_scores_trains_and_shows_itself(chain, copy, documents, tmp
 
 
 def test_script_holds_what_it_needs_and_no_screen(chain):
-    sources = script.unpack((chain.packaged.path / "train_gpt.py").read_bytes())
-    assert "pgolf.model.gpt" in sources
-    assert not [name for name in sources if name.startswith(("cli", "pgolf.package.script", "stages.package"))]
+    files, _ = program.read((chain.packaged.path / "train_gpt.py").read_bytes())
+    assert "pgolf/model/gpt.py" in files
+    assert not [path for path in files if path.startswith(("cli", "pgolf/bundle", "stages/package"))]
     listed = (chain.packaged.path / "requirements.txt").read_text()
     assert "torch==" in listed
     assert "typer" not in listed
@@ -155,7 +155,9 @@ def test_verify_says_true_with_the_code_run_too(chain, copy):
     assert reason.startswith("script: scored again")
 
 
-@pytest.mark.parametrize("name", ["model.pgz", "train_gpt.py", "tokenizer.model", "claims.json", "requirements.txt"])
+@pytest.mark.parametrize(
+    "name", ["model.pgz", "train_gpt.py", "tokenizer.model", "claims.json", "requirements.txt", "README.md"]
+)
 def test_one_changed_byte_is_told_false(chain, copy, name):
     data = bytearray((copy / name).read_bytes())
     data[len(data) // 2] ^= 1
@@ -226,8 +228,8 @@ def test_guard_keeps_a_process_to_itself(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "secret").write_text("s")
     start = (
-        "from pathlib import Path; from pgolf.package import isolate; "
-        "isolate.guard([], [Path.cwd()]); open('own', 'w').close(); "
+        "from pathlib import Path; from pgolf import sandbox; "
+        "sandbox.guard([], [Path.cwd()]); open('own', 'w').close(); "
     )
 
     def attempt(code: str) -> sandbox.Outcome:

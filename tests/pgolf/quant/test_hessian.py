@@ -58,7 +58,14 @@ def test_a_matrix_that_the_loss_does_not_feel_yet_counts_all_inputs_alike() -> N
     assert np.array_equal(found.output, np.ones(len(found.output)))
 
 
-@pytest.mark.parametrize("changes", [{}, {"embed_dim": 8, "tied_head": False, "bigram_rows": 50, "bigram_dim": 8}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"embed_dim": 8, "tied_head": False, "bigram_rows": 50, "bigram_dim": 8},
+        {"head_map": True, "copy_orders": (1,), "copy_input": True, "canon_taps": 2},
+    ],
+)
 def test_the_fisher_form_predicts_the_divergence_of_noise(changes: dict[str, object]) -> None:
     """½ tr(H_O E H_I Eᵀ) is the KL of a small random error in one matrix, within what the factored form neglects."""
     model, tokens = model_of(loop_passes=1, **changes), batches(40)

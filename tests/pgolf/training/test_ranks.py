@@ -61,18 +61,21 @@ def test_weights_that_drift_apart_are_noticed_at_the_next_checkpoint(ranks: list
         assert "hold different weights after step 2" in rank["error"]
 
 
-LAUNCHER = """
-import subprocess, sys, time
-subprocess.Popen([sys.executable, "-c", "from pgolf import runtime; print('up', flush=True); runtime.choose('cpu', 1)"])
-time.sleep(600)
+RANK = """
+import torch.distributed as dist
+from pgolf import runtime
+join = dist.init_process_group
+dist.init_process_group = lambda *arguments, **named: (print('up', flush=True), join(*arguments, **named))
+runtime.choose('cpu', 1)
 """
+LAUNCHER = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', sys.argv[1]]); time.sleep(600)"
 
 
 def test_a_rank_ends_with_its_launcher(tmp_path: Path) -> None:
     """Also while it waits in C++ for a rank that never comes. Its end closes the pipe that both wrote to."""
     group = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "TORCHELASTIC_RUN_ID": "x", **group}
-    launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER], stdout=subprocess.PIPE, env=env, cwd=tmp_path)
+    launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER, RANK], stdout=subprocess.PIPE, env=env, cwd=tmp_path)
     assert launcher.stdout is not None
     assert launcher.stdout.readline() == b"up\n"
     launcher.kill()

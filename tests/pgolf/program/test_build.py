@@ -1,0 +1,29 @@
+"""The packaged program: its size, its parts, and that its settings come back."""
+
+import pytest
+
+from pgolf import config as configs
+from pgolf.errors import PgolfError
+from pgolf.program import build as program
+
+LARGEST = 56_000
+"""Bytes of the script for `mini`."""
+
+
+def test_the_script_of_mini_is_small_and_holds_no_tools():
+    config = configs.to_dict(configs.load("mini", None, []))
+    made = program.build(config)
+    files, recorded = program.read(made.script)
+    assert recorded == config
+    # A package records only the 660 bytes of settings that are not the defaults.
+    assert len(made.script) - len(program.dumps(config)) + 660 <= LARGEST
+    assert "pgolf/model/gpt.py" in files
+    tools = ("cli", "stages", "pgolf/bundle", "pgolf/store", "pgolf/screen", "pgolf/sandbox", "pgolf/audit")
+    if program.PACKAGES == ("pgolf",):
+        assert not [path for path in files if path.startswith(tools)]
+    assert not {"typer", "rich", "matplotlib", "python_minifier"} & set(made.libraries)
+
+
+def test_what_is_no_script_is_refused():
+    with pytest.raises(PgolfError, match="pgolf package makes the script"):
+        program.read(b"print(1)")
