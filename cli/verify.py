@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from cli import numbers
 from cli.common import guarded
 
 
@@ -37,7 +38,10 @@ def add_to(app: typer.Typer) -> None:
         count_tokenizer: Annotated[
             bool, typer.Option("--count-tokenizer", help="Count the tokenizer against --cap as well.")
         ] = False,
-        seconds: Annotated[float, typer.Option(help="Time limit of each scoring.")] = 3600.0,
+        seconds: Annotated[
+            float,
+            typer.Option(parser=numbers.seconds, metavar="TIME", help="Time limit of each scoring."),
+        ] = 3600.0,
         tolerance: Annotated[
             float | None,
             typer.Option(help="Bits per byte that a score may differ by. Default: by the arithmetic of both sides."),

@@ -12,7 +12,8 @@ from pathlib import Path
 
 
 def ensure_home() -> None:
-    """Give this process and its children a private, temporary home where `HOME` is no folder that can be written in.
+    """Give this process and its children a private, temporary home where `HOME`, or the folder of caches in it,
+    cannot be written in.
 
     What is kept there goes with the process. Nothing is shared between users: the folder is new and of mode 700.
     """
@@ -21,10 +22,15 @@ def ensure_home() -> None:
     if not os.environ.keys() & {"USER", "LOGNAME"}:
         os.environ["USER"] = f"user{os.getuid()}"  # torch's compiler asks for a name, which not every id has
     home = os.environ.get("HOME", "")
-    if Path(home).is_absolute() and os.access(home, os.W_OK | os.X_OK):
+    cache = os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache"
+    if _usable(home) and (_usable(cache) or not Path(cache).exists()):
         return
     folder, owner = tempfile.mkdtemp(prefix="pgolf-home-"), os.getpid()
-    os.environ["HOME"] = folder
-    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
-        os.environ.pop(name, None)
+    if not _usable(home):
+        os.environ["HOME"] = folder
+    os.environ["XDG_CACHE_HOME"] = folder
     atexit.register(lambda: shutil.rmtree(folder, ignore_errors=True) if os.getpid() == owner else None)
+
+
+def _usable(folder: str) -> bool:
+    return Path(folder).is_absolute() and Path(folder).is_dir() and os.access(folder, os.W_OK | os.X_OK)

@@ -8,6 +8,7 @@ import platform
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +26,9 @@ class Runtime:
     world_size: int
     threads: int
     compile: bool
-    """Whether `torch.compile` may be used; its absence is slower, never different."""
+    """Whether fast paths (kernels in C, torch.compile) may be used; without them the result is the same."""
+    cache: Path | None = None
+    """Folder for compiled kernels and measured times; None: nothing is kept between runs."""
 
     @property
     def is_main(self) -> bool:
@@ -87,7 +90,7 @@ class Runtime:
         }
 
 
-def choose(device: str = "auto", threads: int = 0, compile: bool = True) -> Runtime:
+def choose(device: str = "auto", threads: int = 0, compile: bool = True, cache: Path | None = None) -> Runtime:
     """Pick the device (`auto`, `cpu` or `cuda`), set the thread count once, and join torchrun's group if there is one.
 
     `threads` 0 means every core this process may use. Raises PgolfError for `cuda` without a usable GPU, for more
@@ -120,6 +123,7 @@ def choose(device: str = "auto", threads: int = 0, compile: bool = True) -> Runt
         world_size=world_size,
         threads=count,
         compile=compile,
+        cache=cache,
     )
 
 

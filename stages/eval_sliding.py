@@ -21,7 +21,7 @@ def eval_sliding(context: StageContext, source: Stage, documents: Documents = VA
         if build.existing is None:
             settings = evaluation.resolve(context.config.evaluate, source)
             text = evaluation.load_text(source, documents)
-            model = evaluation.model_of(source, context.runtime)
+            model = evaluation.model_of(source, context.runtime, settings)
             clock = time.monotonic()
             with evaluation.progress(context, "eval-sliding", len(text.tokens) - 1) as on_progress:
                 evaluator = SlidingEvaluator(model, settings, context.runtime, on_progress)

@@ -32,7 +32,7 @@ def eval_ttt(context: StageContext, source: Stage, documents: Documents = VAL, t
         if build.existing is None:
             settings = evaluation.resolve(context.config.evaluate, source)
             text = evaluation.load_text(source, documents)
-            model = evaluation.model_of(source, context.runtime)
+            model = evaluation.model_of(source, context.runtime, settings, learns=True)
             ttt = context.config.ttt
             trials: list[dict[str, Any]] = []
             if tuned:

@@ -27,6 +27,7 @@ from pgolf.errors import PgolfError
 from pgolf.program.ledger import MODEL, README, SCRIPT, TOKENIZER
 from pgolf.progress import Reporter
 from pgolf.sandbox import Limits, Outcome
+from pgolf.store import kinds
 from pgolf.store import manifest as manifests
 from pgolf.store.manifest import Manifest
 from stages import package as packages
@@ -35,7 +36,7 @@ from stages.views import claims
 from stages.views.token_files import VAL
 
 PASS, FAIL, CANNOT, NOT_ASKED = "pass", "fail", "cannot check", "not asked"
-REQUIREMENTS = "requirements.txt"
+REQUIREMENTS = kinds.REQUIREMENTS
 CAP_BYTES = 16_000_000
 """The challenge's limit for code and model together."""
 TOLERANCES = {("sliding", True): 1e-6, ("ttt", True): 1e-5, ("sliding", False): 1e-4, ("ttt", False): 1e-3}

@@ -48,8 +48,8 @@ def main() -> None:
     tokens, counts = _text(source, arguments.held_out)
     end = arguments.tokens or len(tokens)
     tokens, counts = tokens[:end], counts[1:end]
-    model = evaluation.model_of(source, runtime)
     settings = evaluation.resolve(EvaluateConfig(), source)
+    model = evaluation.model_of(source, runtime, settings, learns=True)
     begun = time.perf_counter()
     fixed = SlidingEvaluator(model, settings, runtime).score(tokens)
     base = Score.from_nll(fixed.nll, counts).bits_per_byte

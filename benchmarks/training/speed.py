@@ -1,18 +1,25 @@
 """Tokens per second and model-FLOP utilization of our training step, beside a plain reference of the record's shape.
 
-    python benchmarks/training/speed.py [--threads 2] [--rounds 12] [--presets mini] [--compile-reference] [--cpu-time]
+    python benchmarks/training/speed.py [--isa avx512 avx2 sse2] [--no-compiler] [--threads 2] [--rounds 12]
+        [--presets mini] [--compile-reference] [--cpu-time] [--matmul float32]
 
 At the record script's scaled shape (4 layers of 64, 2 heads of 32 over 1 KV head, MLP 3x, 1,024 pieces, batches of 8
 sequences of 512; blocks 1-2 once or three times) ours and the reference train in turns on the same random tokens, and
 the large matrix product is timed between them. Rates are medians over rounds; utilization counts 6 operations per
 executed weight and token and attention's own (`pgolf/model/flops.py`). Both make the same arithmetic: their losses on
-the same weights are compared first. `--cpu-time` counts processor time, for a machine that others use too (with
+the same weights are compared first. `--isa` runs a child process for each instruction set, which holds torch, MKL,
+oneDNN, inductor and our kernels to it (MKL ignores its setting on AMD processors and keeps to AVX2);
+`--no-compiler` hides every compiler. `--cpu-time` counts processor time, for a machine that others use too (with
 --threads 1).
 """
 
 import argparse
 import dataclasses
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 
@@ -23,9 +30,10 @@ from torch import Tensor
 from pgolf import config as configs
 from pgolf import runtime as runtimes
 from pgolf.config import AverageConfig, Config, ModelConfig, OptimConfig
-from pgolf.model.fast_paths import compile_model
+from pgolf.model.fast_paths import IN_C, Shape, choose_paths, use_graph, use_paths
 from pgolf.model.flops import training_flops_per_token
 from pgolf.model.gpt import GPT
+from pgolf.model.kernels import native
 from pgolf.optim.average import Averages
 from pgolf.optim.flat import FlatParameters, parameter_groups
 from pgolf.optim.optimizer import Optimizer
@@ -38,13 +46,17 @@ BATCH, LENGTH, MATRIX = 8, 512, 2048
 
 
 class Ours:
-    def __init__(self, config: Config, looped: bool, runtime: runtimes.Runtime) -> None:
+    def __init__(
+        self, config: Config, looped: bool, runtime: runtimes.Runtime, rows: int, length: int, matmul: str, graph: bool
+    ) -> None:
         torch.manual_seed(0)
         self.model, self.looped = GPT(config.model), looped
         self.flat = FlatParameters(self.model, parameter_groups(self.model, self.model.matrix_roles()))
         self.optimizer = Optimizer(self.flat, config.optim)
         self.averages = Averages(self.flat.data, config.average)
-        self.made = compile_model(self.model, runtime)
+        self.made = choose_paths(self.model, runtime, Shape(rows, length, True, runtime.threads), matmul)
+        if graph:
+            use_graph(self.model, runtime)
         self.iteration = 0
 
     def step(self, tokens: Tensor, targets: Tensor) -> Tensor:
@@ -80,6 +92,30 @@ def same_losses(ours: GPT, reference: ReferenceGPT) -> float:
     return max(found)
 
 
+LEVELS = {
+    "avx512": {},
+    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    "sse2": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
+}
+"""What holds torch (ATen; inductor and our kernels follow it), oneDNN and MKL to an instruction set."""
+
+
+def run_levels(levels: list[str], no_compiler: bool) -> None:
+    """This benchmark in one child process per instruction set, held to it before torch is loaded."""
+    arguments, skip = [], False
+    for argument in sys.argv[1:]:
+        skip = argument == "--isa" or (skip and argument in LEVELS)
+        if not skip and argument != "--no-compiler":
+            arguments.append(argument)
+    for level in levels:
+        print(f"\n== {level}{', no compiler' if no_compiler else ''}", flush=True)
+        with tempfile.TemporaryDirectory() as empty:
+            environment = {**os.environ, **LEVELS[level], "TORCHINDUCTOR_CACHE_DIR": f"{empty}/inductor"}
+            if no_compiler:
+                environment |= {"PATH": empty, "CXX": ""}
+            subprocess.run([sys.executable, __file__, *arguments], env=environment, check=True)
+
+
 def seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
     start = clock()
     work()
@@ -102,11 +138,23 @@ def main() -> None:
     parser.add_argument("--presets", nargs="*", default=["mini"])
     parser.add_argument("--compile-reference", action="store_true")
     parser.add_argument("--cpu-time", action="store_true")
+    parser.add_argument("--matmul", default="float32", help="float32, bfloat16 or auto")
+    parser.add_argument("--isa", nargs="+", choices=LEVELS)
+    parser.add_argument("--no-compiler", action="store_true")
     options = parser.parse_args()
+    if options.isa or options.no_compiler:
+        run_levels(options.isa or ["avx512"], options.no_compiler)
+        return
     clock = time.process_time if options.cpu_time else time.perf_counter
     runtime = runtimes.choose("cpu", threads=options.threads)
-    print(f"torch {torch.__version__}, {options.threads} threads, {'processor' if options.cpu_time else 'wall'} time")
-    difference = same_losses(GPT(RECORD), ReferenceGPT(RECORD.vocab_size, 64, 4, 2, 1, 192, 16))
+    level, can_compile = torch.backends.cpu.get_cpu_capability(), native.compiler() is not None
+    kind = "processor" if options.cpu_time else "wall"
+    built = "with" if can_compile else "without"
+    print(f"{level} {built} a compiler, torch {torch.__version__}, {options.threads} threads, {kind} time")
+    model = GPT(RECORD)
+    if can_compile:
+        use_paths(model, IN_C)
+    difference = same_losses(model, ReferenceGPT(RECORD.vocab_size, 64, 4, 2, 1, 192, 16))
     print(f"losses of ours and the reference on the same weights differ by {difference:.1e}")
 
     matrix = torch.randn(MATRIX, MATRIX), torch.randn(MATRIX, MATRIX)
@@ -120,10 +168,10 @@ def main() -> None:
         rows = config.train.batch_tokens // config.train.seq_len
         shapes.append((f"preset {preset}", config, 1, rows, config.train.seq_len))
     for name, config, looped, rows, length in shapes:
-        ours = Ours(config, bool(looped), runtime)
+        ours = Ours(config, bool(looped), runtime, rows, length, options.matmul, can_compile)
         data = batch(config.model.vocab_size, rows, length)
         first = seconds(lambda step=ours.step, data=data: step(*data), time.perf_counter)
-        print(f"{name}: first step {first:.1f} s with compilation, {ours.made}")
+        print(f"{name}: first step {first:.1f} s with compilation; {ours.made.line()}")
         contenders[f"{name}: ours"] = lambda step=ours.step, data=data: step(*data)
         ours.model.set_looped(bool(looped))
         tokens_of[name], flops_of[name] = rows * length, training_flops_per_token(ours.model, length)

@@ -1,9 +1,12 @@
 """Settings of the training run."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from pgolf.config.effects import NO_EFFECT
 from pgolf.errors import PgolfError
+
+MATMULS = ("float32", "bfloat16", "auto")
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class TrainConfig:
     """Tokens of one optimizer step, over all processes."""
     seq_len: int = 256
     """Tokens of one training sequence."""
-    micro_tokens: int = 0
+    micro_tokens: int = field(default=0, metadata=NO_EFFECT)
     """Tokens of one forward and backward pass per process; gradients add up over a step; 0: all at once."""
     batch_schedule: tuple[tuple[float, ...], ...] = ()
     """Pairs (fraction of training, batch_tokens) from which another batch size holds, ascending."""
@@ -28,17 +31,19 @@ class TrainConfig:
     """Pairs (fraction of training, seq_len) from which another sequence length holds, ascending."""
     holdout_tokens: int = 100_000
     """Last tokens of the train stream, never trained on: averages and settings are chosen on them; at most 5% of it."""
-    checkpoint_every: int = 500
+    checkpoint_every: int = field(default=500, metadata=NO_EFFECT)
     """Iterations between checkpoints that a killed run resumes from."""
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: float = field(default=60.0, metadata=NO_EFFECT)
     """Seconds after which a checkpoint is written even if fewer iterations have passed; 0: by iterations only."""
-    log_every: int = 10
+    log_every: int = field(default=10, metadata=NO_EFFECT)
     """Iterations that one line of `metrics.jsonl` and one point of the loss curve average over."""
-    allow_unused_rows: bool = False
+    allow_unused_rows: bool = field(default=False, metadata=NO_EFFECT)
     """Train a model with more vocabulary rows than the tokenizer has pieces, though no token ever looks them up."""
-    compile: bool = True
-    """Compile the model where the machine can; without, the same arithmetic runs slower."""
-    tensorboard: bool = False
+    compile: bool = field(default=True, metadata=NO_EFFECT)
+    """Use torch.compile where it is expected to save more of the budget than it costs; false: never."""
+    matmul: str = "float32"
+    """Arithmetic of training's matrix products on a CPU: `float32`, `bfloat16`, or `auto`, the faster one."""
+    tensorboard: bool = field(default=False, metadata=NO_EFFECT)
     """Also write TensorBoard event files (needs the `tensorboard` extra)."""
 
     def __post_init__(self) -> None:
@@ -50,6 +55,8 @@ class TrainConfig:
                 raise PgolfError(f"train.{name} is {getattr(self, name)}; it cannot be negative")
         if self.seconds and self.reserve_seconds >= self.seconds:
             raise PgolfError(f"train.reserve_seconds is {self.reserve_seconds:g}; it must be less than train.seconds")
+        if self.matmul not in MATMULS:
+            raise PgolfError(f"train.matmul is {self.matmul!r}; choose one of {', '.join(MATMULS)}")
         for name in ("batch_schedule", "seq_schedule"):
             pairs = getattr(self, name)
             if any(len(pair) != 2 or not 0 <= pair[0] < 1 or pair[1] < 1 or pair[1] % 1 for pair in pairs):

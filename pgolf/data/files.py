@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from pgolf.data.decompress import COMPRESSIONS, compression_of, decompressed
+from pgolf.data.decompress import COMPRESSIONS, FREE_BYTES, MAX_RATIO, compression_of, decompressed
 from pgolf.errors import PgolfError
 from pgolf.store import manifest as manifests
 
 FORMATS = (".txt", ".jsonl", ".parquet")
 TEXT_BYTES = 1 << 16  # a longer text file is cut near there; some 30 training contexts
 LINE_BYTES = 32 << 20  # of JSON; the longest novels have 7 MB, and parsing takes up to 25 times the memory
-COLUMN_BYTES = 1 << 30  # of one column in one row group of a parquet file, unpacked
 UNPACKED_PARQUET_BYTES = 8 << 30  # of a parquet file that is compressed once more, copied to the temporary folder
 
 
@@ -302,12 +301,15 @@ def _parquet(stream: IO[bytes], name: str, text_field: str) -> Iterator[bytes]:
             stream = copy
         try:
             table = pyarrow.parquet.ParquetFile(stream)
-            columns = {field.name: (index, field.type) for index, field in enumerate(table.schema_arrow)}
-            if text_field not in columns or not _is_text(columns[text_field][1]):
-                shown = f"columns: {', '.join(f'{key} ({kind})' for key, (_, kind) in sorted(columns.items())[:8])}"
+            columns = {field.name: field.type for field in table.schema_arrow}
+            if text_field not in columns or not _is_text(columns[text_field]):
+                shown = f"columns: {', '.join(f'{key} ({kind})' for key, kind in sorted(columns.items())[:8])}"
                 raise PgolfError(f"{name} has no text column {text_field!r} ({shown}); choose one with --text-field")
-            for index in range(table.num_row_groups):
-                _check_size(table.metadata.row_group(index), text_field, name)
+            size = stream.seek(0, 2)
+            # Only whole groups are asked for: pyarrow ends the process when a damaged column's facts are.
+            unpacked = sum(table.metadata.row_group(index).total_byte_size for index in range(table.num_row_groups))
+            if unpacked > max(FREE_BYTES, MAX_RATIO * size):
+                raise PgolfError(f"{name} unpacks to {unpacked:,} bytes from {size:,}, as no text does")
             # Kept as a dictionary where it is one: a long text that repeats is in memory once.
             table = pyarrow.parquet.ParquetFile(stream, read_dictionary=[text_field])
             row = 0
@@ -317,21 +319,11 @@ def _parquet(stream: IO[bytes], name: str, text_field: str) -> Iterator[bytes]:
                     if value is None:
                         raise PgolfError(f"{name}: row {row} has no text in {text_field!r}")
                     yield value
-        # pyarrow raises its own errors and, for damage it meets in Python, those of Python.
-        except (pyarrow.ArrowException, OSError, ValueError, TypeError, OverflowError, MemoryError) as error:
+        except PgolfError:
+            raise
+        except Exception as error:  # pyarrow's own and, for damage it meets in Python, half of Python's
             reason = " ".join(str(error).split())[:160]
             raise PgolfError(f"{name} is no readable parquet file: {reason}") from error
-
-
-def _check_size(group: Any, column: str, name: str) -> None:
-    """Raises PgolfError for a column of one row group that would fill the memory."""
-    for index in range(group.num_columns):
-        found = group.column(index)
-        if found.path_in_schema == column and found.total_uncompressed_size > COLUMN_BYTES:
-            raise PgolfError(
-                f"{name}: a row group holds {found.total_uncompressed_size:,} bytes of {column!r}, more than "
-                f"{COLUMN_BYTES:,}; write it with smaller row groups"
-            )
 
 
 def _cells(column: Any) -> Iterator[bytes | None]:

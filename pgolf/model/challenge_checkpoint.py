@@ -9,6 +9,7 @@ import dataclasses
 import io
 import re
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -51,7 +52,9 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
     if zipfile.is_zipfile(io.BytesIO(data)) and _unpacked_bytes(data) > len(data):
         raise PgolfError(f"{path} holds compressed records, which torch does not write; save it with torch.save")
     try:
-        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old pickles, on lines of their own
+            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its unpickler raises, a class per kind of damage
         reason = " ".join(str(error).split())[:160]
         raise PgolfError(f"{path} is no checkpoint of tensors alone, or is damaged ({reason})") from error

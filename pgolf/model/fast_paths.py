@@ -1,130 +1,369 @@
-"""Making a model fast on this machine without changing what it computes.
+"""Choose how each part of the model is computed on this machine, by measuring.
 
-On a CPU: attention, softmax and matrix products in C (`native`), and for training each block through torch.compile,
-one block at a time: all blocks are alike, so one compilation serves every layer and every number of loop passes, and
-switching the loop on costs nothing. Evaluation runs blocks as they are, since every new shape would compile again. On
-a GPU: blocks and softmax through torch.compile. What a machine cannot do is left out and named in the report.
+On a CPU the candidates are kernels in C for attention, softmax and matrix products, and bfloat16 products in training.
+`choose_paths` checks each against plain torch, times both in turn at the run's own shapes, and uses the faster one; the
+times are kept in the cache folder, so a second start measures nothing. torch.compile takes seconds to minutes, so
+`compile_pays` compares what it is expected to save in the run's budget with what it costs. One block is compiled at a
+time: all blocks are alike, so one compilation serves every layer and every number of loop passes.
 """
 
-from dataclasses import dataclass
+import dataclasses
+import functools
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pgolf.model import attention_mask
 from pgolf.model.attention import Attention, attend
 from pgolf.model.attention_mask import View
 from pgolf.model.gpt import GPT
-from pgolf.model.kernels import attention, linear, loss, native
-from pgolf.model.layers import Linear
-from pgolf.model.loss import PLAIN, Arithmetic, plain_softmax
+from pgolf.model.kernels import attention, cache, linear, loss, native
+from pgolf.model.layers import Linear, bfloat16_linear
+from pgolf.model.loss import (
+    CHUNK_TOKENS,
+    PLAIN,
+    Arithmetic,
+    bfloat16_outer,
+    bfloat16_product,
+    plain_outer,
+    plain_product,
+    plain_softmax,
+)  # fmt: skip
 from pgolf.runtime import Runtime
 
-TOLERANCE = 1e-4  # of a kernel against the plain path on random numbers of unit size; rounding stays below 1e-5
+TOLERANCE = 1e-4  # of a kernel against plain torch, relative to the largest value; rounding stays below 1e-5
+BFLOAT16_TOLERANCE = 0.05  # 8 bits of mantissa
+RACE_SECONDS = 0.35  # for each of at most five races, so that all of them take less than 2 s
+RACE_ROUNDS = 9
+RACE_TOKENS = 4096  # at most in a race: beyond, the ratio of two times no longer changes
+IN_C = ("attention in C", "softmax in C", "layer products in C", "head products in C")
 GRAPHS = 64  # compiled variants that may exist: shapes of a sequence schedule times kinds of layer
+COMPILE_SECONDS, COMPILE_SPEEDUP = 45.0, 1.25
+"""What torch.compile cost and gained `mini` on two cores, until this machine has measured its own."""
+
+Tensors = Sequence[Tensor]
 
 
 @dataclass(frozen=True)
-class Compiled:
-    kernels: bool
-    """Attention and softmax run in C."""
-    graph: bool
-    """Blocks go through torch.compile in training; the compilation itself happens at the first step."""
-    notes: tuple[str, ...]
-    """One line for each thing this machine cannot do."""
+class Shape:
+    """One pass of a run: the shape at which the paths are timed."""
+
+    rows: int
+    length: int
+    training: bool
+    """Forward and backward; else forward alone."""
+    threads: int
 
 
-def compile_model(model: GPT, runtime: Runtime, graph: bool = True) -> Compiled:
-    """Use the fastest paths that this machine has; with `runtime.compile` false, none.
+class Timing(NamedTuple):
+    plain: float  # seconds
+    fast: float
 
-    graph: also torch.compile, which is worth its half minute in training only.
+    @property
+    def used(self) -> bool:
+        return self.fast < self.plain
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen and why."""
+
+    timings: dict[str, Timing] = field(default_factory=dict)
+    """By path; plain torch (for bfloat16: the faster of the float32 ways) against the fast path."""
+    notes: tuple[str, ...] = ()
+    """One line for each path that this machine cannot build or that computes something else here."""
+
+    def uses(self, name: str) -> bool:
+        return name in self.timings and self.timings[name].used
+
+    def describe(self) -> dict[str, Any]:
+        """For a manifest: milliseconds of both ways, and which runs."""
+        return {
+            name: {"plain_ms": round(1e3 * t.plain, 3), "fast_ms": round(1e3 * t.fast, 3), "used": t.used}
+            for name, t in self.timings.items()
+        } | ({"unavailable": list(self.notes)} if self.notes else {})
+
+    def line(self) -> str:
+        """For the screen: every path with its speed relative to the plain one."""
+        parts = [
+            f"{name} {'on' if t.used else 'off'} ({t.plain / max(t.fast, 1e-9):.1f} times plain torch's speed)"
+            for name, t in self.timings.items()
+        ]
+        return "fast paths: " + ", ".join([*parts, *self.notes])
+
+
+def choose_paths(model: GPT, runtime: Runtime, shape: Shape, matmul: str = "float32") -> Choice:
+    """Use the faster of every fast path and plain torch, in the model's forward and loss; torch.compile not included.
+
+    matmul: `float32`, `bfloat16` or `auto` (the faster), for the matrix products of training.
+    Nothing is used on a GPU or with `runtime.compile` false.
     """
     plain_model(model)
-    if not runtime.compile:
-        return Compiled(kernels=False, graph=False, notes=())
-    notes: list[str] = []
-    on_gpu = runtime.device.type == "cuda"
-    kernels = not on_gpu and _use_kernels(model, notes)
-    if not on_gpu and graph and native.compiler() is None:
-        notes.append("no torch.compile: no C++ compiler found")
-        graph = False
-    if graph:
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
-        model.compiled = [torch.compile(block, dynamic=False) for block in model.blocks]
-        model.compiled_lanes = None if model.lanes is None else torch.compile(model.lanes.step, dynamic=False)
-        if on_gpu:
-            model.arithmetic = PLAIN._replace(softmax=torch.compile(plain_softmax, dynamic=False))
-    return Compiled(kernels=kernels, graph=graph, notes=tuple(notes))
+    if not runtime.compile or runtime.device.type == "cuda":
+        return Choice()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(shape.threads)
+    try:
+        choice = _measured(model, runtime, shape, matmul)
+    finally:
+        torch.set_num_threads(threads)
+    use_paths(model, [name for name, timing in choice.timings.items() if timing.used or name == f"{matmul} products"])
+    return choice
+
+
+def use_paths(model: GPT, names: Iterable[str]) -> None:
+    """Switch exactly these paths on."""
+    plain_model(model)
+    chosen = set(names)
+    model.native = "attention in C" in chosen
+    bfloat16 = "bfloat16 products" in chosen
+    layers = "bfloat16" if bfloat16 else "C" if "layer products in C" in chosen else "torch"
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.native = model.native
+        elif isinstance(module, Linear):
+            module.products = layers
+    softmax = loss.softmax if "softmax in C" in chosen else plain_softmax
+    if bfloat16:
+        model.arithmetic = Arithmetic(softmax, bfloat16_product, bfloat16_outer)
+    elif "head products in C" in chosen:
+        model.arithmetic = Arithmetic(softmax, linear.product, linear.outer)
+    else:
+        model.arithmetic = PLAIN._replace(softmax=softmax)
 
 
 def plain_model(model: GPT) -> None:
-    """Undo `compile_model`: every part in plain torch."""
+    """Every part in plain torch."""
     model.native, model.compiled, model.compiled_lanes, model.arithmetic = False, [], None, PLAIN
     for module in model.modules():
-        if isinstance(module, Attention | Linear):
+        if isinstance(module, Attention):
             module.native = False
+        elif isinstance(module, Linear):
+            module.products = "torch"
 
 
-def _use_kernels(model: GPT, notes: list[str]) -> bool:
-    """Attention and softmax together or not at all; the products besides, where they gain."""
-    config = model.config
+def use_graph(model: GPT, runtime: Runtime) -> None:
+    """Send blocks (on a GPU also the softmax) through torch.compile in training; it compiles at the first step."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+    model.compiled = [torch.compile(block, dynamic=False) for block in model.blocks]
+    model.compiled_lanes = None if model.lanes is None else torch.compile(model.lanes.step, dynamic=False)
+    if runtime.device.type == "cuda":
+        model.arithmetic = PLAIN._replace(softmax=torch.compile(plain_softmax, dynamic=False))
+
+
+def without_graph(model: GPT) -> None:
+    """Undo `use_graph`."""
+    model.compiled, model.compiled_lanes = [], None
+    if model.arithmetic.softmax not in (plain_softmax, loss.softmax):
+        model.arithmetic = PLAIN
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """Cost and gain of torch.compile for one model and shape, measured earlier on this machine or expected."""
+
+    seconds: float = COMPILE_SECONDS
+    speedup: float = COMPILE_SPEEDUP
+    measured: bool = False
+
+    def pays(self, budget: float) -> bool:
+        """Whether it saves more of a training budget in seconds than it costs."""
+        return budget * (1 - 1 / max(self.speedup, 1.0)) > self.seconds
+
+
+def known_compilation(model: GPT, runtime: Runtime, shape: Shape) -> Compilation:
+    """What the last compilation of this model cost and gained here; what is to be expected where there was none."""
+    kept = _recall(_key("compile", model, runtime, shape), runtime)
+    seconds, speedup = kept.get("seconds"), kept.get("speedup")
+    if isinstance(seconds, float) and isinstance(speedup, float):
+        return Compilation(seconds, speedup, measured=True)
+    return Compilation()
+
+
+def remember_compilation(model: GPT, runtime: Runtime, shape: Shape, seconds: float, speedup: float) -> None:
+    _remember(_key("compile", model, runtime, shape), runtime, {"seconds": seconds, "speedup": speedup})
+
+
+def _measured(model: GPT, runtime: Runtime, shape: Shape, matmul: str) -> Choice:
+    """The kept times of this model and shape, or new ones."""
+    key = _key("paths", model, runtime, shape, matmul)
+    kept = _recall(key, runtime)
+    timings, notes = {}, []
+    races = _races(model, shape, matmul, runtime)
+    for name, race in races.items():
+        try:
+            if isinstance(kept.get(name), list) and len(kept[name]) == 2:
+                timings[name] = Timing(*map(float, kept[name]))
+                _LOADERS[name](model, runtime)
+            else:
+                timings[name] = race(timings)
+        except native.Unavailable as reason:
+            timings.pop(name, None)
+            notes.append(f"no {name}: {reason}")
+    if timings.keys() - kept.keys():
+        _remember(key, runtime, {name: list(timing) for name, timing in timings.items()})
+    return Choice(timings, tuple(notes))
+
+
+_LOADERS: dict[str, Callable[[GPT, Runtime], object]] = {
+    "attention in C": lambda model, runtime: attention.load(model.config.dim // model.config.num_heads, runtime.cache),
+    "softmax in C": lambda model, runtime: loss.load(runtime.cache),
+    "layer products in C": lambda model, runtime: linear.load(runtime.cache),
+    "head products in C": lambda model, runtime: linear.load(runtime.cache),
+    "bfloat16 products": lambda model, runtime: None,
+}
+"""How each fast path is loaded. Raises native.Unavailable."""
+
+
+def _races(model: GPT, shape: Shape, matmul: str, runtime: Runtime) -> dict[str, Callable[[dict[str, Timing]], Timing]]:
+    """By path, what times it against plain torch, given the times of the paths before it."""
+
+    def race(name: str, before: dict[str, Timing]) -> Timing:
+        _LOADERS[name](model, runtime)
+        plain, fast = PAIRS[name](model, shape)
+        return _race(name, plain, fast, TOLERANCE, shape.training)
+
+    def race_bfloat16(before: dict[str, Timing]) -> Timing:
+        """Against the faster of torch and C in float32."""
+        plain, fast = _layer_products(model, shape, bfloat16_linear)
+        found = _race("bfloat16 products", plain, fast, BFLOAT16_TOLERANCE, shape.training)
+        layers = before.get("layer products in C")
+        share = 1.0 if layers is None else min(1.0, layers.fast / layers.plain)
+        return found._replace(plain=found.plain * share)
+
+    made: dict[str, Callable[[dict[str, Timing]], Timing]] = {name: functools.partial(race, name) for name in PAIRS}
+    return made | ({"bfloat16 products": race_bfloat16} if shape.training and matmul != "float32" else {})
+
+
+def _race(
+    name: str, plain: Callable[[], Tensors], fast: Callable[[], Tensors], tolerance: float, learns: bool
+) -> Timing:
+    """Check one against the other and take the fastest of each over interleaved runs.
+
+    Raises native.Unavailable where they differ.
+    """
+    with torch.set_grad_enabled(learns):
+        for mine, theirs in zip(fast(), plain(), strict=True):
+            error = float((mine - theirs).detach().abs().max() / theirs.detach().abs().max().clamp(min=1.0))
+            if not error < tolerance:
+                raise native.Unavailable(f"its results are off by {error:.1e} here")
+        times: tuple[list[float], list[float]] = [], []
+        stop = time.perf_counter() + RACE_SECONDS
+        while len(times[0]) < 2 or (len(times[0]) < RACE_ROUNDS and time.perf_counter() < stop):
+            for work, kept in zip((plain, fast), times, strict=True):
+                begun = time.perf_counter()
+                work()
+                kept.append(time.perf_counter() - begun)
+    return Timing(*map(min, times))  # what else the machine does only ever adds
+
+
+Pair = tuple[Callable[[], Tensors], Callable[[], Tensors]]
+
+
+def _attention(model: GPT, shape: Shape) -> Pair:
+    """Attention as torch does it and in C: every kind of layer's mask once, and the last few queries alone."""
+    config, numbers = model.config, torch.Generator().manual_seed(0)
+    rows, head_dim = _rows(shape), config.dim // config.num_heads
+    heads = config.num_heads, config.num_kv_heads, config.num_kv_heads, config.num_heads
+    q, k, v, grad = (torch.randn(rows, shape.length, count, head_dim, generator=numbers) for count in heads)
+    tokens = torch.randint(config.vocab_size, (rows, shape.length), generator=numbers)
+    starts = attention_mask.document_starts(tokens, config.bos_id) if config.document_attention else None
+    parts = [part.requires_grad_(shape.training) for part in (q, k, v)]
+
+    def work(in_c: bool) -> Tensors:
+        views = [attention_mask.view(starts, window, tokens, in_c) for window in {*config.layer_windows} or {0}]
+        results = [attend(parts[0], parts[1], parts[2], view, native=in_c) for view in views]
+        if shape.training:
+            results += [part for y in results for part in torch.autograd.grad(y, parts, grad)]
+        few = [part[:1, -min(40, shape.length) :] for part in parts]
+        return [*results, attend(few[0][:, -7:], few[1], few[2], View(), native=in_c)]
+
+    return lambda: work(False), lambda: work(True)
+
+
+def _softmax(model: GPT, shape: Shape) -> Pair:
+    numbers, rows = torch.Generator().manual_seed(0), min(CHUNK_TOKENS, shape.rows * shape.length)
+    z = torch.randn(rows, model.config.vocab_size, generator=numbers)
+    targets = torch.randint(model.config.vocab_size, (rows, 1), generator=numbers)
+    weights = torch.rand(rows, 1, generator=numbers) if shape.training else None
+    buffer = z.clone()
+
+    def work(softmax: Callable[..., Tensor]) -> Tensors:
+        return softmax(buffer.copy_(z), targets, weights, model.config.logit_softcap), buffer.clone()
+
+    if weights is None:  # the buffer is scratch then
+        return lambda: work(plain_softmax)[:1], lambda: work(loss.softmax)[:1]
+    return lambda: work(plain_softmax), lambda: work(loss.softmax)
+
+
+def _layer_products(model: GPT, shape: Shape, fast: Callable[..., Tensor] = linear.fast_linear) -> Pair:
+    """One block's matrices, forward and in training backward."""
+    numbers = torch.Generator().manual_seed(0)
+    sizes = [module.weight.shape for module in model.blocks[0].modules() if isinstance(module, Linear)]
+    cases = []
+    for outputs, inputs in sizes:
+        x = torch.randn(_rows(shape) * shape.length, inputs, generator=numbers).requires_grad_(shape.training)
+        w = (torch.randn(outputs, inputs, generator=numbers) / inputs**0.5).requires_grad_(shape.training)
+        cases.append((x, w, torch.randn(len(x), outputs, generator=numbers)))
+
+    def work(product: Callable[..., Tensor]) -> Tensors:
+        results: list[Tensor] = []
+        for x, w, grad in cases:
+            y = product(x, w)
+            results += [y, *torch.autograd.grad(y, (x, w), grad)] if shape.training else [y]
+        return results
+
+    return lambda: work(F.linear), lambda: work(fast)
+
+
+def _head_products(model: GPT, shape: Shape) -> Pair:
+    """A chunk of logits, and in training both its gradients."""
+    numbers, rows = torch.Generator().manual_seed(0), min(CHUNK_TOKENS, shape.rows * shape.length)
+    width, pieces = model.config.embed_dim or model.config.dim, model.config.vocab_size
+    x, head = torch.randn(rows, width, generator=numbers), torch.randn(pieces, width, generator=numbers)
+    columns, z = head.T.contiguous(), torch.randn(rows, pieces, generator=numbers)
+    logits, dx, dw = torch.empty(rows, pieces), torch.empty(rows, width), torch.empty(pieces, width)
+
+    def work(product: Callable[..., Tensor], outer: Callable[..., Tensor]) -> Tensors:
+        found = [product(x, columns, logits).clone()]
+        if shape.training:
+            found += [product(z, head, dx).clone(), outer(z, x, dw.zero_(), True).clone()]
+        return found
+
+    return lambda: work(plain_product, plain_outer), lambda: work(linear.product, linear.outer)
+
+
+PAIRS: dict[str, Callable[[GPT, Shape], Pair]] = dict(
+    zip(IN_C, (_attention, _softmax, _layer_products, _head_products), strict=True)
+)
+"""By kernel, plain torch and the kernel computing the same at a model's shapes."""
+
+
+def _rows(shape: Shape) -> int:
+    return max(1, min(shape.rows, RACE_TOKENS // shape.length))
+
+
+def _key(kind: str, model: GPT, runtime: Runtime, shape: Shape, matmul: str = "") -> str:
+    sources = attention.SOURCE, linear.SOURCE, loss.SOURCE
+    facts = kind, native.machine(), sources, dataclasses.astuple(model.config), shape, runtime.device.type, matmul
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def _recall(key: str, runtime: Runtime) -> dict[str, Any]:
+    path = cache.find(runtime.cache, key)
     try:
-        _check_attention(config.num_heads, config.num_kv_heads, config.dim // config.num_heads)
-        _check_softmax(config.logit_softcap)
-    except native.Unavailable as reason:
-        notes.append(f"no kernels in C: {reason}")
-        return False
-    model.native, model.arithmetic = True, PLAIN._replace(softmax=loss.softmax)
-    products = False
-    try:
-        _check_products()
-        model.arithmetic = Arithmetic(loss.softmax, linear.product, linear.outer)
-        products = True
-    except native.Unavailable as reason:
-        notes.append(f"matrix products by torch: {reason}")
-    for module in model.modules():
-        if isinstance(module, Attention) or (products and isinstance(module, Linear)):
-            module.native = True
-    return True
+        value = json.loads(path.read_bytes()) if path is not None else {}
+    except (OSError, ValueError):
+        value = {}
+    return value if isinstance(value, dict) else {}
 
 
-def _check_attention(heads: int, kv_heads: int, head_dim: int) -> None:
-    attention.load(head_dim)
-    numbers = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(1, 40, n, head_dim, generator=numbers) for n in (heads, kv_heads, kv_heads))
-    for queries in (40, 7):  # all, and the last few
-        results = []
-        for fast in (True, False):
-            parts = [part.clone().requires_grad_() for part in (q[:, -queries:], k, v)]
-            with torch.enable_grad():  # also where the model is only to be evaluated
-                y = attend(parts[0], parts[1], parts[2], View(), native=fast)
-                results.append((y, *torch.autograd.grad(y.square().sum(), parts)))
-        _agree("attention", list(zip(*results, strict=True)))
-
-
-def _check_softmax(cap: float) -> None:
-    loss.load()
-    numbers = torch.Generator().manual_seed(0)
-    z = torch.randn(5, 37, generator=numbers)
-    targets, weights = torch.arange(5)[:, None], torch.rand(5, 1, generator=numbers)
-    found, wanted = z.clone(), z.clone()
-    pairs = [(loss.softmax(found, targets, weights, cap), plain_softmax(wanted, targets, weights, cap))]
-    _agree("softmax", [*pairs, (found, wanted)])
-
-
-def _check_products() -> None:
-    linear.load()
-    numbers = torch.Generator().manual_seed(0)
-    x, w, g = (torch.randn(shape, generator=numbers) for shape in ((70, 40), (56, 40), (70, 56)))
-    pairs = [
-        (linear.product(x, w, torch.empty(70, 56), turned=True), x @ w.T),
-        (linear.product(g, w, torch.empty(70, 40)), g @ w),
-        (linear.outer(g, x, torch.ones(56, 40), True), g.T @ x + 1),
-    ]
-    _agree("matrix product", pairs)
-
-
-def _agree(what: str, pairs: list[tuple[Tensor, Tensor]]) -> None:
-    error = max(float(F.l1_loss(a, b, reduction="none").max().detach()) for a, b in pairs)
-    if not error < TOLERANCE:
-        raise native.Unavailable(f"the {what} kernel is off by {error:.1e} here")
+def _remember(key: str, runtime: Runtime, value: dict[str, Any]) -> None:
+    cache.keep(runtime.cache, key, json.dumps(value).encode())

@@ -18,12 +18,19 @@ class Linear(nn.Linear):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, bias=False)
-        self.native = False  # whether the C kernel computes it
+        self.products = "torch"  # or "C", "bfloat16": what `fast_paths` chose
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.native:
+        if self.products == "C":
             return fast_linear(x, self.weight)
+        if self.products == "bfloat16" and torch.is_grad_enabled():
+            return bfloat16_linear(x, self.weight)
         return F.linear(x, self.weight.to(x.dtype))
+
+
+def bfloat16_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x W^T with factors rounded to bfloat16, forward and backward; the result has x's type."""
+    return F.linear(x.bfloat16(), weight.bfloat16()).to(x.dtype)
 
 
 def rms_norm(x: Tensor) -> Tensor:

@@ -47,6 +47,17 @@ def plain_outer(g: Tensor, x: Tensor, out: Tensor, add: bool) -> Tensor:
     return out.addmm_(g.T, x) if g.dtype == out.dtype else out.add_(g.T @ x)  # summed over chunks in float32
 
 
+def bfloat16_product(x: Tensor, w: Tensor, out: Tensor) -> Tensor:
+    """As `plain_product` with factors rounded to bfloat16."""
+    return out.copy_(x.bfloat16() @ w.bfloat16())
+
+
+def bfloat16_outer(g: Tensor, x: Tensor, out: Tensor, add: bool) -> Tensor:
+    """As `plain_outer` with factors rounded to bfloat16; summed over chunks in float32."""
+    made = g.bfloat16().T @ x.bfloat16()
+    return out.add_(made) if add else out.copy_(made)
+
+
 class Arithmetic(NamedTuple):
     """The three steps of the loss that a machine may do in its own way."""
 

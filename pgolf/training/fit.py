@@ -6,7 +6,7 @@ decided together: the initial weights are rank 0's, a compiler that fails on one
 are compared at every checkpoint.
 """
 
-import functools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,16 +18,17 @@ from torch import Tensor
 
 from pgolf.config import Config
 from pgolf.errors import PgolfError, RankError
-from pgolf.model.fast_paths import compile_model
+from pgolf.model import fast_paths
 from pgolf.model.flops import training_flops_per_token
 from pgolf.model.gpt import GPT
+from pgolf.model.kernels import native
 from pgolf.progress import Reporter
 from pgolf.runtime import Runtime
 from pgolf.tokens.loader import Loader
 from pgolf.training.budget_clock import Control
 from pgolf.training.holdout import Holdout
 from pgolf.training.nonfinite import StepResult
-from pgolf.training.select_checkpoint import Choice, select
+from pgolf.training.reserve import Reserved, inside_clock, rehearse
 from pgolf.training.trainer import Trainer
 
 _CORE_FLOPS = 5e10  # float32 operations per second of one CPU core, generously: products of large matrices with AVX2
@@ -71,13 +72,15 @@ class Fit:
     trainer: Trainer
     path: str
     """How steps were computed: `compiled`, `C kernels` or `plain`."""
+    fast_paths: dict[str, Any]
+    """What was measured to choose that, and what torch.compile cost and gained."""
     seconds: float
     """On the training clock, over all restarts."""
     paused: float
     """Seconds that the clock stood still for checkpoints, in this attempt."""
     interrupted: bool
-    choice: Choice | None
-    """With `train.reserve_seconds`: the weights to go on with, chosen inside the clock."""
+    reserved: Reserved | None
+    """With `train.reserve_seconds`: what was chosen and measured on train tokens inside the clock."""
 
     def metrics(self) -> dict[str, Any]:
         trainer, seconds = self.trainer, self.seconds
@@ -102,8 +105,8 @@ def fit(
     """Train a model of `config` on the batches of `loader`.
 
     holdout: only looked at with `train.reserve_seconds`. clock: what training time is measured by.
-    Raises PgolfError for a configuration that this machine cannot train, a loss that is not finite, or ranks whose
-    weights differ.
+    Raises PgolfError for a configuration that this machine cannot train, a reserve that is too short, a loss that is
+    not finite, or ranks whose weights differ.
     """
     try:
         return _fit(config, loader, holdout, runtime, reporter, hooks or Hooks(), clock)
@@ -139,17 +142,20 @@ def _fit(
         elapsed = hooks.resume[1]["elapsed"]
     trainer.synchronize()
     control = Control(train.iterations, train.seconds, runtime, elapsed, train.reserve_seconds, clock)
-    path, interrupted = "none", False
+    path, interrupted, expected = "none", False, None
+    measured: dict[str, Any] = {}
     if not hooks.finish:
         reporter.message(f"training {trainer.parameters:,} weights on {runtime}")
-        path = prepare(trainer, config, runtime, reporter)
+        path, measured = prepare(trainer, config, runtime, reporter)
+        expected = rehearse(trainer, holdout, config, runtime) if train.reserve_seconds else None
         interrupted = _loop(config, trainer, runtime, reporter, hooks, control)
-    choice = None
-    if train.reserve_seconds and not interrupted and len(holdout) >= 2:
+    reserved = None
+    if train.reserve_seconds and not interrupted:
+        expected = expected or rehearse(trainer, holdout, config, runtime)
         control.start()
-        choice = select_average(trainer, holdout, config, runtime, reporter, control.time_for)
+        reserved = inside_clock(trainer, holdout, config, runtime, reporter, control.time_for, expected)
         control.pause()
-    return Fit(trainer, path, control.elapsed, control.paused, interrupted, choice)
+    return Fit(trainer, path, measured, control.elapsed, control.paused, interrupted, reserved)
 
 
 def _loop(
@@ -228,22 +234,84 @@ class _Shown:
         return f"step {self._trainer.iteration}  loss {self._loss:.3f}  {self._rate:,.0f} tokens/s"
 
 
-def prepare(trainer: Trainer, config: Config, runtime: Runtime, reporter: Reporter) -> str:
-    """Choose the fastest paths that work on every rank and warm them up; the trainer's state is as before afterwards.
+def prepare(trainer: Trainer, config: Config, runtime: Runtime, reporter: Reporter) -> tuple[str, dict[str, Any]]:
+    """Choose the fastest paths by measuring and warm them up; the trainer's state is as before afterwards.
 
-    Returns what runs: `compiled`, `C kernels` or `plain`.
+    Returns what runs (`compiled`, `C kernels` or `plain`) and the measurements, for the manifest.
     """
-    fractions = sorted({*config.train.breakpoints(), *config.model.breakpoints()})
-    fast = compile_model(trainer.model, runtime, graph=config.train.compile)
-    for note in fast.notes:
-        reporter.message(f"slower here: {note}")
+    train, model = config.train, trainer.model
+    fractions = sorted({*train.breakpoints(), *config.model.breakpoints()})
+    batch_tokens, seq_len = train.sizes_at(fractions[-1])
+    rank_tokens = batch_tokens // runtime.world_size
+    rows = max(1, min(train.micro_tokens or rank_tokens, rank_tokens) // seq_len)
+    shape = fast_paths.Shape(rows, seq_len, training=True, threads=runtime.threads)
+    choice = fast_paths.choose_paths(model, runtime, shape, train.matmul)
+    if choice.timings or choice.notes:
+        reporter.message(choice.line())
+    facts = choice.describe()
     with trainer.undone():
-        compiled = runtime.agree(fast.graph) and _compiles(trainer, fractions, runtime, reporter)
-        if fast.graph and not compiled:
-            fast = compile_model(trainer.model, runtime, graph=False)
+        compiled = False
+        if train.compile and runtime.compile:
+            compiled, facts["torch.compile"] = _compile(trainer, config, runtime, reporter, shape, fractions)
         for fraction in fractions:
             trainer.warm_up(fraction)
-    return "compiled" if compiled else "C kernels" if fast.kernels else "plain"
+    in_c = any(timing.used for name, timing in choice.timings.items() if name.endswith("in C"))
+    return "compiled" if compiled else "C kernels" if in_c else "plain", facts
+
+
+def _compile(
+    trainer: Trainer,
+    config: Config,
+    runtime: Runtime,
+    reporter: Reporter,
+    shape: fast_paths.Shape,
+    fractions: Sequence[float],
+) -> tuple[bool, dict[str, Any]]:
+    """Use torch.compile where it saves more of what is left of the run than it costs. Returns whether, and why."""
+    train, model = config.train, trainer.model
+    if runtime.device.type == "cpu" and native.compiler() is None:
+        reporter.message("torch.compile is off: no C++ compiler found")
+        return False, {"used": False, "unavailable": "no C++ compiler found"}
+    before = _step_seconds(trainer, fractions[-1])
+    budget = min(train.seconds or math.inf, (train.iterations - trainer.iteration) * before)
+    known = fast_paths.known_compilation(model, runtime, shape)
+    source = "measured before" if known.measured else "expected"
+    facts: dict[str, Any] = {
+        "used": False, "budget_seconds": round(budget, 1), "compile_seconds": round(known.seconds, 1),
+        "speedup": round(known.speedup, 3), "estimate": source,
+    }  # fmt: skip
+    if not runtime.agree(known.pays(budget)):
+        saved = budget * (1 - 1 / max(known.speedup, 1.0))
+        reporter.message(
+            f"torch.compile is off: {source} to save {saved:.0f} s of {budget:.0f} s of steps and to cost "
+            f"{known.seconds:.0f} s"
+        )
+        return False, facts
+    fast_paths.use_graph(model, runtime)
+    begun = time.perf_counter()
+    if _compiles(trainer, fractions, runtime, reporter):
+        cost = time.perf_counter() - begun
+        speedup = before / _step_seconds(trainer, fractions[-1])
+        fast_paths.remember_compilation(model, runtime, shape, cost, speedup)
+        facts |= {"compile_seconds": round(cost, 1), "speedup": round(speedup, 3), "estimate": "measured"}
+        if runtime.agree(speedup > 1.0):
+            reporter.message(f"torch.compile is on: {cost:.0f} s to compile, steps {speedup:.2f} times as fast")
+            return True, facts | {"used": True}
+        reporter.message(f"torch.compile is off: steps are {speedup:.2f} times as fast with it")
+    fast_paths.without_graph(model)
+    return False, facts
+
+
+def _step_seconds(trainer: Trainer, fraction: float) -> float:
+    """The faster of two steps after a first one; every rank makes as many."""
+    times: list[float] = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        trainer.warm_up(fraction)
+        if trainer.flat.data.is_cuda:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begun)
+    return min(times[1:])
 
 
 def _compiles(trainer: Trainer, fractions: Sequence[float], runtime: Runtime, reporter: Reporter) -> bool:
@@ -279,22 +347,3 @@ def _check_machine(model: GPT, config: Config, runtime: Runtime) -> None:
             f"too slow for train.seconds = {train.seconds:g}; this configuration needs a GPU, and pgolf runs on "
             f"{runtime}. Lower train.batch_tokens, or choose a smaller preset"
         )
-
-
-def select_average(
-    trainer: Trainer,
-    holdout: Holdout,
-    config: Config,
-    runtime: Runtime,
-    reporter: Reporter,
-    time_for: Callable[[float], bool] | None = None,
-) -> Choice:
-    """Select among the last weights, the averages of a run and their blends; see `select`. The trainer keeps the last
-    weights. Raises PgolfError when nothing is held out."""
-    last = trainer.weights()
-    averages = {name: functools.partial(trainer.weights, flat) for name, flat in trainer.averages.finished().items()}
-    _, seq_len = config.train.sizes_at(1.0)
-    model, shares = trainer.model, config.average.interpolate
-    choice = select(model, holdout, seq_len, runtime, last, averages, shares, reporter, time_for)
-    model.load_state_dict(last)
-    return choice

@@ -17,18 +17,17 @@ from pgolf.errors import PgolfError
 from pgolf.evaluate.bpb import Score
 from pgolf.evaluate.evaluator import OnProgress, Trace
 from pgolf.evaluate.mixture import MixtureEvaluator
-from pgolf.model.fast_paths import compile_model
+from pgolf.model.fast_paths import Shape, choose_paths
 from pgolf.model.gpt import GPT
 from pgolf.runtime import Runtime
+from pgolf.store import kinds
 from pgolf.store.manifest import Input
 from pgolf.store.stage_directory import Stage
 from stages.context import StageBuild, StageContext
 from stages.views import tokens as token_stages
 from stages.views.models import load_model, training_length
 
-SCORES_FILE = "scores.safetensors"
-MODEL_STAGES = ("package", "quantize", "ema-finalize", "train")
-"""Kinds of stage that hold a model, the finished one first."""
+SCORES_FILE = kinds.SCORES
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,10 +107,12 @@ def progress(context: StageContext, title: str, targets: int) -> Iterator[OnProg
         yield update
 
 
-def model_of(source: Stage, runtime: Runtime) -> GPT:
-    """The stage's model on the fastest paths that this machine has."""
+def model_of(source: Stage, runtime: Runtime, settings: EvaluateConfig, learns: bool = False) -> GPT:
+    """The stage's model on the fastest paths that this machine has for its windows, or (`learns`) for one window at a
+    time forward and backward."""
     model = load_model(source, runtime)
-    compile_model(model, runtime, graph=False)
+    rows, threads = (1, runtime.threads) if learns else (settings.batch_windows, 1)
+    choose_paths(model, runtime, Shape(rows, settings.seq_len, learns, threads))
     return model
 
 

@@ -8,6 +8,7 @@ than keys; they stand at the end.
 """
 
 import ctypes
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -235,11 +236,11 @@ void attention_backward(const float *grad, const float *q, const float *k, const
 )
 
 
-def load(head_dim: int) -> ctypes.CDLL:
+def load(head_dim: int, folder: Path | None = None) -> ctypes.CDLL:
     """The compiled kernel for heads of this width. Raises native.Unavailable."""
     if head_dim % 8:
-        raise native.Unavailable(f"head width {head_dim} is no multiple of 8")
-    return native.library(SOURCE, (f"HEAD_DIM={head_dim}",))
+        raise native.Unavailable(f"head width {head_dim} is not a multiple of 8")
+    return native.library(SOURCE, (f"HEAD_DIM={head_dim}",), folder)
 
 
 @torch.library.custom_op("pgolf::attention", mutates_args=())

@@ -7,6 +7,7 @@ processors, where MKL keeps to 256 bits; with 256-bit vectors torch is faster (`
 """
 
 import ctypes
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -109,9 +110,9 @@ void outer(const float *g, const float *x, float *out, int n, int m, int k, int 
 )
 
 
-def load() -> ctypes.CDLL:
+def load(folder: Path | None = None) -> ctypes.CDLL:
     """The compiled kernel. Raises native.Unavailable."""
-    return native.library(SOURCE)
+    return native.library(SOURCE, (), folder)
 
 
 def product(x: Tensor, w: Tensor, out: Tensor, turned: bool = False) -> Tensor:

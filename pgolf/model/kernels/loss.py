@@ -5,6 +5,7 @@ go through memory six times. See `loss` for what it computes.
 """
 
 import ctypes
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -92,9 +93,9 @@ void softmax(float *z, const int64_t *targets, const float *weights, float *loss
 )
 
 
-def load() -> ctypes.CDLL:
+def load(folder: Path | None = None) -> ctypes.CDLL:
     """The compiled kernel. Raises native.Unavailable."""
-    return native.library(SOURCE)
+    return native.library(SOURCE, (), folder)
 
 
 def softmax(z: Tensor, targets: Tensor, weights: Tensor | None, cap: float) -> Tensor:

@@ -1,13 +1,13 @@
-"""C kernels compiled when they are first wanted, for what torch on a CPU loses a small model's time in.
+"""C kernels, compiled when they are first needed and kept in a cache folder.
 
-Attention over short heads, the softmax over the vocabulary and, on processors with 512-bit vectors, the matrix
-products: `attention_kernel`, `loss_kernel` and `linear_kernel` do the same sums two to four times faster. They need a
-C compiler with OpenMP (gcc or clang). Without one `library` says why and the plain path runs: slower, never
-different. `compile.compile_model` checks each against the plain path before it is used.
+Attention over short heads, the softmax over the vocabulary and matrix products (`attention`, `loss`, `linear`) are
+written once with the width and number of vector registers as parameters (AVX-512: 32 of 64 bytes; AVX2: 16 of 32;
+NEON: 32 of 16; else 16 of 16). They need gcc or clang with OpenMP; without one `library` raises `Unavailable` and the
+plain path runs. `fast_paths` checks and times each kernel against the plain path before it is used.
 """
 
 import ctypes
-import functools
+import hashlib
 import platform
 import shutil
 import subprocess
@@ -16,6 +16,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from pgolf.model.kernels import cache
 
 VECTORS = r"""
 #include <math.h>
@@ -62,49 +64,78 @@ static inline vec exp2v(vec x) {
 """
 
 
+_FLAGS = ("-O3", "-fno-math-errno", "-ffp-contract=fast", "-fPIC", "-shared", "-fopenmp", "-xc", "-")
+_LEVELS = {"AVX512": ("-march=native",), "AVX2": ("-mavx2", "-mfma", "-mtune=native"), "DEFAULT": ("-mtune=native",)}
+_loaded: dict[tuple[str, ...], ctypes.CDLL] = {}  # by source and defines; a loaded library stays loaded
+
+
 class Unavailable(Exception):
-    """The kernels cannot be had on this machine; the message is the reason, in one line."""
+    """A kernel cannot be built on this machine; the message is the reason, in one line."""
 
 
 def compiler() -> str | None:
-    """The C compiler of this machine."""
+    """Path of this machine's C compiler."""
     return next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
 
 
-LEVELS = {"AVX512": "native", "AVX2": "x86-64-v3", "DEFAULT": "x86-64"}
+def instruction_set() -> str:
+    """The instruction set that torch computes with, which is the kernels' too: `ATEN_CPU_CAPABILITY` holds both."""
+    return torch.backends.cpu.get_cpu_capability()
 
 
-def _level() -> list[str]:
-    """Flags for the instruction set that torch uses, so that both are held to the same by `ATEN_CPU_CAPABILITY`."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return ["-mcpu=native"]
-    return [f"-march={LEVELS.get(torch.backends.cpu.get_cpu_capability(), 'native')}"]
+def machine() -> tuple[str, ...]:
+    """What a compiled kernel or a measured time is valid for: processor, instruction set, compiler, torch."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+        processor = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    except OSError:
+        processor = [platform.processor()]
+    program = compiler()
+    built = "" if program is None else f"{Path(program).resolve()} {Path(program).stat().st_mtime_ns}"
+    return (platform.machine(), *processor, instruction_set(), built, torch.__version__)
 
 
-@functools.cache
-def library(source: str, defines: tuple[str, ...] = ()) -> ctypes.CDLL:
-    """Compile C source for this machine and load it. `defines` are `NAME=VALUE` constants.
+def library(source: str, defines: tuple[str, ...] = (), folder: Path | None = None) -> ctypes.CDLL:
+    """Load C source compiled for this machine, from the cache `folder` where it is there already.
 
-    Raises Unavailable when there is no compiler or it fails.
+    `defines` are `NAME=VALUE` constants. Raises Unavailable when there is no compiler or it fails.
     """
+    key = (source, *defines)
+    if key not in _loaded:
+        _loaded[key] = _load(key, folder)
+    return _loaded[key]
+
+
+def _load(key: tuple[str, ...], folder: Path | None) -> ctypes.CDLL:
     program = compiler()
     if program is None:
         raise Unavailable("no C compiler found")
-    with tempfile.TemporaryDirectory(prefix="pgolf-", ignore_cleanup_errors=True) as folder:
-        built = Path(folder) / "kernel.so"
-        flags = ["-O3", *_level(), "-fno-math-errno", "-ffp-contract=fast", "-fPIC", "-shared", "-fopenmp"]
-        command = [program, *flags, *(f"-D{define}" for define in defines), "-xc", "-", "-o", str(built), "-lm"]
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    level = _LEVELS.get(instruction_set(), ("-march=native",)) if x86 else ("-mcpu=native",)
+    flags = [*level, *_FLAGS, *(f"-D{define}" for define in key[1:])]
+    name = hashlib.sha256(repr((key, flags, machine())).encode()).hexdigest()
+    kept = cache.find(folder, name)
+    if kept is not None:
         try:
-            done = subprocess.run(command, input=source, capture_output=True, text=True, timeout=120)
+            return ctypes.CDLL(str(kept))
+        except OSError:  # compiled for another system library: compile again
+            pass
+    with tempfile.TemporaryDirectory(prefix="pgolf-", ignore_cleanup_errors=True) as scratch:
+        built = Path(scratch) / "kernel.so"
+        command = [program, *flags, "-o", str(built), "-lm"]
+        try:
+            done = subprocess.run(command, input=key[0], capture_output=True, text=True, timeout=120)
         except (OSError, subprocess.SubprocessError) as error:
             raise Unavailable(f"{program} did not run: {error}") from error
         if done.returncode:
             line = next(iter(done.stderr.strip().splitlines()), "no message")
             raise Unavailable(f"{program} failed: {line}")
         try:
-            return ctypes.CDLL(str(built))  # stays loaded after the file is gone
+            loaded = ctypes.CDLL(str(built))  # stays loaded after the file is deleted
         except OSError as error:
             raise Unavailable(f"the compiled kernel does not load: {error}") from error
+        cache.keep(folder, name, built.read_bytes())
+        return loaded
 
 
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:

@@ -237,10 +237,12 @@ def test_a_parquet_file_cut_at_any_byte_is_refused(tmp_path):
             read(tmp_path / "a.parquet")
 
 
-def test_a_parquet_column_that_fills_the_memory_is_refused(tmp_path, monkeypatch):
-    parquet(tmp_path / "a.parquet", ["x" * 1000])
-    monkeypatch.setattr(files, "COLUMN_BYTES", 500)
-    with pytest.raises(PgolfError, match="write it with smaller row groups"):
+def test_a_parquet_file_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+    table = pyarrow.table({"text": [bytes(range(256)) * 4000] * 3}).cast(pyarrow.schema({"text": pyarrow.binary()}))
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet", compression="zstd", use_dictionary=False)
+    assert len(read(tmp_path / "a.parquet")) == 3  # below the size from which the ratio matters
+    monkeypatch.setattr(files, "FREE_BYTES", 1 << 16)
+    with pytest.raises(PgolfError, match=r"unpacks to 3,072,[0-9]+ bytes from [0-9,]+, as no text does"):
         read(tmp_path / "a.parquet")
 
 

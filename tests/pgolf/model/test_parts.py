@@ -14,12 +14,15 @@ from pgolf.model import attention_mask, flops, multi_token_prediction
 from pgolf.model.attention import attend, offset_keys
 from pgolf.model.attention_mask import View
 from pgolf.model.depth_recurrence import layer_order
-from pgolf.model.fast_paths import compile_model, plain_model
+from pgolf.model.fast_paths import Shape, choose_paths, use_paths
 from pgolf.model.gpt import GPT
+from pgolf.model.key_value_cache import KeyValueCache
 from pgolf.model.xsa import exclude_self
 from pgolf.runtime import Runtime
 
 BASE = ModelConfig(vocab_size=64, dim=32, num_layers=4, num_heads=2, num_kv_heads=1, mlp_ratio=2.0)
+IN_C = ("attention in C", "softmax in C", "layer products in C", "head products in C")
+SHAPE = Shape(rows=2, length=24, training=True, threads=1)
 PARTS: dict[str, tuple[dict[str, Any], set[str]]] = {  # what switches it on, and the parameters that come with it
     "loop": ({"loop_first": 1, "loop_last": 2, "loop_passes": 3}, set()),
     "parallel": ({"parallel_from": 2}, set()),
@@ -118,7 +121,8 @@ def test_the_last_positions_alone_are_the_same(part: str, native: bool, request:
     model, tokens = build(**PARTS[part][0]).eval(), batch(length=40)
     with torch.no_grad():  # the kernels' own check of their gradients works here too
         if native:
-            compile_model(model, request.getfixturevalue("kernels"), graph=False)
+            request.getfixturevalue("kernels")
+            use_paths(model, IN_C)
         whole = model.hidden(tokens)
         for last in (1, 7, 40, 41):
             torch.testing.assert_close(model.hidden(tokens, last), whole[:, -last:], atol=1e-5, rtol=0)
@@ -131,7 +135,7 @@ def test_the_last_positions_alone_teach_the_same(window: int, kernels: Runtime) 
         model, tokens = build(**PARTS["all"][0]).eval(), batch(length=40)
         model.set_window(window)
         if native:
-            compile_model(model, kernels, graph=False)
+            use_paths(model, IN_C)
         model.hidden(tokens, last)[:, -7:].square().sum().backward()
         found.append([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
     for other in found[1:]:
@@ -170,8 +174,7 @@ def test_kernels_in_c_agree_with_plain_torch_gradients_included(part: str, kerne
     model, tokens = build(**PARTS[part][0]), batch(2, 40)
     results = []
     for fast in (False, True):
-        made = compile_model(model, kernels, graph=False) if fast else plain_model(model)
-        assert made is None or made.kernels, made
+        use_paths(model, IN_C if fast else ())
         model.zero_grad()
         loss = model.loss(tokens[:, :-1], tokens[:, 1:])
         loss.backward()
@@ -199,21 +202,18 @@ def test_the_attention_kernel_agrees_with_float64(length: int, head_dim: int, wi
 def test_not_a_number_is_not_lost_in_the_kernels(kernels: Runtime) -> None:
     for name in ("blocks.1.attn.c_q.weight", "blocks.1.attn.c_v.weight", "blocks.3.mlp.fc.weight"):
         model, tokens = build(), batch()
-        assert compile_model(model, kernels, graph=False).kernels
+        use_paths(model, IN_C)
         model.get_parameter(name).data[3, 3] = float("nan")
         assert not torch.isfinite(model.loss(tokens[:, :-1], tokens[:, 1:])), name
 
 
 def test_without_a_compiler_the_plain_path_runs_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
-    from pgolf.model.kernels import native
-
-    native.library.cache_clear()
+    monkeypatch.setattr("pgolf.model.kernels.native._loaded", {})
     model = build()
-    made = compile_model(model, Runtime(torch.device("cpu"), torch.float32, 0, 1, threads=1, compile=True))
-    assert not made.kernels
-    assert not made.graph
-    assert made.notes == ("no kernels in C: no C compiler found", "no torch.compile: no C++ compiler found")
+    choice = choose_paths(model, Runtime(torch.device("cpu"), torch.float32, 0, 1, 1, compile=True), SHAPE)
+    assert choice.notes == tuple(f"no {name}: no C compiler found" for name in IN_C)
+    assert not choice.timings
     assert model.loss(batch()[:, :-1], batch()[:, 1:]).isfinite()
 
 
@@ -304,3 +304,19 @@ def test_operations_are_six_per_executed_weight_and_attentions_own() -> None:
 def test_settings_that_make_no_sense_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(PgolfError, match=message):
         dataclasses.replace(BASE, **changes)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_one_more_token_with_cached_keys_and_values_is_the_whole_forward(part: str) -> None:
+    model, tokens = build(**PARTS[part][0]).eval(), batch()
+    cache = KeyValueCache(tokens.shape[1])
+    with torch.no_grad():
+        for length in (7, *range(8, tokens.shape[1] + 1)):  # a prefill, then token by token
+            whole = model.hidden(tokens[:, :length], 1)
+            torch.testing.assert_close(model.hidden(tokens[:, :length], 1, cache), whole, rtol=1e-5, atol=1e-5)
+            if length == 15:  # one text has ended
+                tokens = tokens[1:]
+                cache.keep(torch.tensor([False, True, True]))
+        cache.start()
+        other = tokens[:, 2:9]
+        torch.testing.assert_close(model.hidden(other, 1, cache), model.hidden(other, 1), rtol=1e-5, atol=1e-5)

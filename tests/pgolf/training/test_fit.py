@@ -12,12 +12,10 @@ from pgolf import config as configs
 from pgolf import runtime as runtimes
 from pgolf.errors import PgolfError
 from pgolf.model import fast_paths
-from pgolf.model.fast_paths import Compiled
 from pgolf.model.gpt import GPT
 from pgolf.progress import Silent
 from pgolf.runtime import Runtime
 from pgolf.tokens.loader import Loader
-from pgolf.training import fit as fits
 from pgolf.training.fit import Hooks, prepare
 from pgolf.training.trainer import Trainer
 
@@ -52,7 +50,7 @@ def trainer() -> Iterator[Trainer]:
 @pytest.mark.parametrize("fails_at", [0, 1, 3])
 def test_a_failed_compilation_changes_nothing(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, fails_at: int) -> None:
     """As memory runs out first where looping begins: after steps that already moved weights and random numbers."""
-    monkeypatch.setattr(fits, "compile_model", lambda model, runtime, graph=True: Compiled(False, graph, ()))
+    gloo_rank.pretend_compiler(monkeypatch.setattr)
     original, calls = Trainer.warm_up, 0
 
     def failing(self: Trainer, fraction: float, alone: bool = False) -> None:
@@ -65,7 +63,8 @@ def test_a_failed_compilation_changes_nothing(trainer: Trainer, monkeypatch: pyt
     monkeypatch.setattr(Trainer, "warm_up", failing)
     tensors, values = trainer.snapshot()
     told = Told()
-    assert prepare(trainer, gloo_rank.config(), ALONE, told) == "plain"
+    runtime = dataclasses.replace(ALONE, compile=True)
+    assert prepare(trainer, gloo_rank.config(), runtime, told)[0] == "plain"
     after, values_after = trainer.snapshot()
     assert tensors.keys() == after.keys()
     assert {"weights", "muon.momentum", "adam.embed.first", "random"} <= tensors.keys()
@@ -101,14 +100,12 @@ def test_looping_and_later_steps_add_no_graph(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(
         fast_paths.torch, "compile", lambda function, dynamic=None: compile_plainly(function, backend=counter)
     )
-    monkeypatch.setattr(fast_paths, "_use_kernels", lambda model, notes: False)
-    monkeypatch.setattr(fast_paths.native, "compiler", lambda: "none is needed")
     small = ["model.num_layers=6", "model.parallel_from=4", "model.loop_first=2", "model.loop_last=3"]
     small += ["model.vocab_size=64", "model.dim=32", "model.num_heads=2", "model.num_kv_heads=1", "model.rope_dims=8"]
     sizes = ["train.batch_tokens=64", "train.seq_len=32", "train.micro_tokens=0", "train.seconds=0"]
     config = configs.load("record", None, [*small, *sizes])
     model = GPT(config.model).train()
-    fast_paths.compile_model(model, dataclasses.replace(ALONE, compile=True))
+    fast_paths.use_graph(model, ALONE)
     counts = []
     with Loader(numbers(), 0) as loader:
         trainer = Trainer(model, loader, config, ALONE)

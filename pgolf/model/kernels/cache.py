@@ -1,0 +1,54 @@
+"""Files kept between runs in a folder that only its owner can write: compiled kernels and measured times.
+
+A file is named `<key>-<SHA-256 of its content>`: a damaged or foreign one is not found. A folder that is a link,
+belongs to someone else or is open to others is not used. Every failure means that nothing is cached, never an error.
+"""
+
+import contextlib
+import hashlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+
+def find(folder: Path | None, key: str) -> Path | None:
+    """The intact file kept under `key` (a hexadecimal hash), or None."""
+    if folder is None or not _private(folder):
+        return None
+    with contextlib.suppress(OSError):
+        for path in folder.glob(f"{key}-*"):
+            if not path.is_symlink() and path.name == f"{key}-{hashlib.sha256(path.read_bytes()).hexdigest()}":
+                return path
+    return None
+
+
+def keep(folder: Path | None, key: str, content: bytes) -> None:
+    """Put `content` under `key` in place of what was there, in one step; do nothing where that fails."""
+    if folder is None:
+        return
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _private(folder):
+            return
+        handle, scratch = tempfile.mkstemp(dir=folder)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            destination = folder / f"{key}-{hashlib.sha256(content).hexdigest()}"
+            Path(scratch).replace(destination)
+            for path in folder.glob(f"{key}-*"):
+                if path != destination:
+                    path.unlink()
+        finally:
+            Path(scratch).unlink(missing_ok=True)
+
+
+def _private(folder: Path) -> bool:
+    """Whether this is a real folder of this user's that nobody else can write to or read."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    mine = not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not found.st_mode & 0o077)
+    return stat.S_ISDIR(found.st_mode) and mine

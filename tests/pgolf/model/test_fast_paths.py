@@ -1,0 +1,158 @@
+"""Fast paths: chosen because they are measured to be faster, cached safely, never slower than what they replace."""
+
+import dataclasses
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pgolf.config.model import ModelConfig
+from pgolf.model import fast_paths
+from pgolf.model.fast_paths import Compilation, Shape, choose_paths, plain_model
+from pgolf.model.gpt import GPT
+from pgolf.model.kernels import cache, loss, native
+from pgolf.model.layers import bfloat16_linear
+from pgolf.runtime import Runtime
+
+CONFIG = ModelConfig(vocab_size=512, dim=64, num_layers=2, num_heads=2, num_kv_heads=1)
+SHAPE = Shape(rows=4, length=128, training=True, threads=1)
+SLOWER = 1.5  # times the plain path that a chosen one may take on a noisy machine
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast_paths, "RACE_SECONDS", 0.05)
+
+
+def cached(kernels: Runtime, folder: Path) -> Runtime:
+    return dataclasses.replace(kernels, cache=folder / "private")
+
+
+def test_a_kept_file_is_found_until_it_is_damaged_or_others_can_write_beside_it(tmp_path: Path) -> None:
+    folder = tmp_path / "private"
+    cache.keep(folder, "ab", b"first")
+    cache.keep(folder, "ab", b"second")
+    found = cache.find(folder, "ab")
+    assert found is not None
+    assert found.read_bytes() == b"second"
+    assert len(list(folder.iterdir())) == 1
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    assert cache.find(link, "ab") is None
+    folder.chmod(0o755)
+    assert cache.find(folder, "ab") is None
+    folder.chmod(0o700)
+    found.write_bytes(b"another")
+    assert cache.find(folder, "ab") is None
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    cache.keep(tmp_path / "file", "ab", b"1")
+    cache.keep(tmp_path / "file" / "below", "ab", b"1")
+    cache.keep(None, "ab", b"1")
+    assert [cache.find(folder, "ab") for folder in (tmp_path / "file", tmp_path / "none", None)] == [None] * 3
+
+
+def test_a_second_start_compiles_and_measures_nothing(
+    kernels: Runtime, quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = cached(kernels, tmp_path)
+    monkeypatch.setattr(native, "_loaded", {})
+    first = choose_paths(GPT(CONFIG), runtime, SHAPE)
+    monkeypatch.setattr(native, "_loaded", {})
+    monkeypatch.setattr("subprocess.run", lambda *given, **more: pytest.fail("a kernel was compiled again"))
+    monkeypatch.setattr(fast_paths, "_race", lambda *given: pytest.fail("a path was measured again"))
+    again = choose_paths(GPT(CONFIG), runtime, SHAPE)
+    assert again == first
+    assert set(first.describe()) == set(fast_paths.IN_C)
+    for name, timing in first.timings.items():
+        assert f"{name} {'on' if timing.used else 'off'}" in first.line()
+
+
+@pytest.mark.parametrize("fault", ["slow", "wrong"])
+def test_a_slow_or_wrong_kernel_is_not_used(
+    fault: str, kernels: Runtime, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = loss.softmax
+
+    def bad(*given: Any) -> Tensor:
+        time.sleep(0.02 * (fault == "slow"))
+        return right(*given) + (fault == "wrong")
+
+    monkeypatch.setattr(loss, "softmax", bad)
+    model = GPT(CONFIG)
+    choice = choose_paths(model, kernels, SHAPE)
+    assert not choice.uses("softmax in C")
+    assert model.arithmetic.softmax is not bad
+    assert any("softmax in C: its results are off" in note for note in choice.notes) == (fault == "wrong")
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_no_chosen_path_is_slower_than_the_one_it_replaces(training: bool, kernels: Runtime) -> None:
+    """A slow path must not pass: interleaved, the median of several, measured apart from the choice itself."""
+    model, shape = GPT(CONFIG), dataclasses.replace(SHAPE, training=training)
+    choice = choose_paths(model, kernels, shape)
+    for name, pair in fast_paths.PAIRS.items():
+        if choice.uses(name):
+            with torch.set_grad_enabled(training):
+                plain, fast = medians(*pair(model, shape))
+            assert fast < SLOWER * plain, f"{name} is chosen and takes {fast / plain:.2f} times as long"
+    tokens = torch.randint(CONFIG.vocab_size, (shape.rows, shape.length))
+    other = GPT(CONFIG)
+    plain_model(other)
+
+    def step(which: GPT) -> None:
+        with torch.set_grad_enabled(training):
+            loss = which.loss(tokens, tokens)
+        if training:
+            loss.backward()
+
+    plain, fast = medians(lambda: step(other), lambda: step(model))
+    assert fast < SLOWER * plain, f"the chosen paths together take {fast / plain:.2f} times as long"
+
+
+def medians(plain: Any, fast: Any, rounds: int = 9) -> tuple[float, float]:
+    times: tuple[list[float], list[float]] = [], []
+    for _ in range(rounds):
+        for work, kept in ((plain, times[0]), (fast, times[1])):
+            begun = time.process_time()  # one thread, and other processes do not count
+            work()
+            kept.append(time.process_time() - begun)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def test_torch_compile_is_used_where_it_saves_more_than_it_costs() -> None:
+    known = Compilation(seconds=30.0, speedup=1.5)
+    assert known.pays(91.0)  # a third of 91 s
+    assert not known.pays(89.0)
+    assert not Compilation(seconds=0.1, speedup=0.9).pays(1e9)
+
+
+def test_what_a_compilation_cost_is_known_to_the_next_run(kernels: Runtime, tmp_path: Path) -> None:
+    runtime, model = cached(kernels, tmp_path), GPT(CONFIG)
+    assert fast_paths.known_compilation(model, runtime, SHAPE) == Compilation()
+    fast_paths.remember_compilation(model, runtime, SHAPE, 7.5, 1.3)
+    assert fast_paths.known_compilation(model, runtime, SHAPE) == Compilation(7.5, 1.3, measured=True)
+    assert fast_paths.known_compilation(model, runtime, dataclasses.replace(SHAPE, rows=5)) == Compilation()
+
+
+def test_bfloat16_products_round_factors_and_nothing_else() -> None:
+    x, w = torch.randn(6, 32, requires_grad=True), torch.randn(5, 32, requires_grad=True)
+    y = bfloat16_linear(x, w)
+    exact = x.bfloat16().double() @ w.bfloat16().double().T
+    torch.testing.assert_close(y.double(), exact, rtol=2**-8, atol=0.05)
+    dx, dw = torch.autograd.grad(y.sum(), (x, w))
+    assert (dx.dtype, dw.dtype) == (torch.float32, torch.float32)
+    torch.testing.assert_close(dx, w.sum(0).expand(6, 32), rtol=0.02, atol=0.05)
+    model = GPT(CONFIG)
+    runtime = Runtime(torch.device("cpu"), torch.float32, 0, 1, 1, compile=True)
+    tokens = torch.randint(CONFIG.vocab_size, (2, 32))
+    plain = model.loss(tokens, tokens)
+    choose_paths(model, runtime, Shape(2, 32, True, 1), matmul="bfloat16")
+    assert {module.products for module in model.modules() if hasattr(module, "products")} == {"bfloat16"}
+    assert 0 < abs(model.loss(tokens, tokens).item() - plain.item()) < 0.02
