@@ -4,11 +4,15 @@ from typing import Annotated
 
 import typer
 
+from cli import numbers
 from cli.common import Common, command
 from cli.eval_sliding import Context, Documents, Mixture, Reset, TextField, assignments
 
 Method = Annotated[str | None, typer.Option("--method", help="sgd, lora, in-place or phased.")]
-Seconds = Annotated[float | None, typer.Option("--seconds", help="Time budget of the evaluation; 0: none.")]
+Seconds = Annotated[
+    float | None,
+    typer.Option("--seconds", parser=numbers.seconds, metavar="TIME", help="Time budget of the evaluation; 0: none."),
+]
 Tune = Annotated[bool, typer.Option("--tune", help="First choose the rates on held-out train text.")]
 
 
@@ -32,9 +36,8 @@ def add_to(app: typer.Typer) -> None:
 
         extra = [] if method is None else [f"ttt.method={method}"]
         extra += [] if seconds is None else [f"ttt.seconds={seconds}"]
-        stage_context = common.context(*assignments(context, reset, mixture), *extra)
+        stage_context, source = common.prepare("eval-ttt", *assignments(context, reset, mixture), *extra)
         chosen = stage_context.config.ttt.method
         if context is not None and chosen != "in-place":
             raise PgolfError(f"--context goes with --method in-place; {chosen} has contexts of its own: leave it out")
-        source = stage_context.input(common.source, *evaluation.MODEL_STAGES)
         common.finish(run(stage_context, source, evaluation.Documents.of(documents, text_field), tune))

@@ -91,7 +91,7 @@ def losses(python: Path, run: Path, package: Path, tokens: Path, iterations: int
         options = ["--data", str(tokens), "--iterations", str(iterations), "--threads", str(threads), "--device", "cpu"]
         printed = script(python, Path(place), "train", *options)
         theirs = [float(loss) for loss in re.findall(r"loss:(\S+)", printed)]
-        made = (Path(place) / "again.pgz").stat().st_size
+        made = (Path(place) / "model.pgz").stat().st_size
     if len(mine) != len(theirs) or len(mine) != iterations:
         raise SystemExit(f"{len(mine)} losses here, {len(theirs)} from the script: {iterations} were wanted")
     gaps = [abs(one - other) for one, other in zip(mine, theirs, strict=True)]

@@ -1,12 +1,14 @@
 """Minify modules with python-minifier: no comments and docstrings, short names for local variables and private globals.
 
 Every other name is kept, parameters too: shortening those makes a packed program larger by 0.2%, and tracebacks hard
-to read. Annotations of class attributes are kept, because dataclasses read them; tree shaking removes those of
+to read. C sources in strings lose their indentation and
+comments. Annotations of class attributes are kept, because dataclasses read them; tree shaking removes those of
 functions.
 """
 
 import ast
 import functools
+import re
 
 import python_minifier
 from python_minifier.transforms.remove_annotations_options import RemoveAnnotationsOptions
@@ -23,6 +25,10 @@ _ANNOTATIONS = RemoveAnnotationsOptions(
 def minify(source: str) -> str:
     """The module in fewer characters; it behaves the same."""
     tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and "#include" in node.value:
+            node.value = re.sub(r"\n\s*", "\n", re.sub(r"/\*.*?\*/", "", node.value, flags=re.S))  # C source
+    source = ast.unparse(tree)
     parameters = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     names |= {name for node in ast.walk(tree) if isinstance(name := getattr(node, "name", None), str)}

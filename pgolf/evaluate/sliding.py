@@ -112,7 +112,8 @@ def plan_windows(model: GPT, tokens: np.ndarray, settings: EvaluateConfig) -> tu
     bos = model.config.bos_id if settings.reset_at_documents else None
     if settings.context == "windowed":
         return windows.plan(tokens, settings.seq_len, settings.stride, bos), settings.batch_windows
-    reach = min(len(model.layer_order()), BANDED_REACH) * settings.seq_len
+    windows_deep = len(model.layer_order()) + model.config.copy_input
+    reach = min(windows_deep, BANDED_REACH) * settings.seq_len + model.local_reach()
     block = BANDED_BLOCK * reach
     size = max(1, settings.batch_windows * settings.seq_len // (reach + block))
     return windows.plan_banded(tokens, reach, block, bos), size

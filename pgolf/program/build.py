@@ -24,6 +24,8 @@ _OPTIONAL: Mapping[str, Callable[[Config], bool]] = {
     "pgolf.model.skips": lambda config: config.model.skips,
     "pgolf.model.smear": lambda config: config.model.smear_gate,
     "pgolf.model.value_embedding": lambda config: bool(config.model.value_embed_layers),
+    "pgolf.quant.gptq": lambda config: config.quantize.method not in ("trellis", "waterfill"),
+    "pgolf.codec.baseline": lambda config: config.package.coder != "range",
     "pgolf.evaluate.ttt.dynamic_evaluation": lambda config: config.ttt.method == "sgd",
     "pgolf.evaluate.ttt.in_place": lambda config: config.ttt.method == "in-place",
     "pgolf.evaluate.ttt.lora": lambda config: config.ttt.method in ("lora", "phased"),

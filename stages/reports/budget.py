@@ -9,11 +9,12 @@ from typing import Any
 from pgolf.codec import container, ledger
 from pgolf.codec.ledger import Ledger, Line
 from pgolf.errors import PgolfError
+from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.views import models
 
-KINDS = ("package", "quantize", *models.FLOAT_KINDS)
+KINDS = kinds.MODELS
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,17 @@ class Budget:
             "over_bytes": max(self.over, 0),
             "tensors": list(self.tensors),
         }
+
+
+def remedy(cap_bytes: int, other_bytes: Mapping[str, int]) -> str:
+    """What to do about a package over its cap. other_bytes: files beside the model that count, by name.
+
+    A byte target of `pgolf quantize` counts the same files as the cap does, so the target is the cap itself.
+    """
+    if cap_bytes > sum(other_bytes.values()):
+        return f"pgolf quantize --target-bytes {cap_bytes}"
+    alone = " and ".join(f"{name} alone has {size:,} bytes" for name, size in other_bytes.items())
+    return f"impossible under this cap: {alone}"
 
 
 def of_stage(context: StageContext, stage: Stage) -> Budget:

@@ -42,8 +42,8 @@ python train_gpt.py eval --val TEXT{ttt} --model retrained.pgz
 python train_gpt.py source FOLDER
 ```
 
-TEXT is a `.jsonl` file (field `text`), a `.txt` file, or a folder of shards `fineweb_val_*.bin`. `source` writes the
-code in `train_gpt.py` out. With pgolf installed, `pgolf verify . --val TEXT` tests every claim in `claims.json`.
+TEXT is a folder of shards `fineweb_val_*.bin`; `pgolf tokenize` makes them of documents. `source` writes the code in
+`train_gpt.py` out. With pgolf installed, `pgolf verify . --val TEXT` tests every claim in `claims.json`.
 """
 
 

@@ -156,6 +156,15 @@ def test_stdout_that_is_full_or_ascii():
     assert json.loads(done.stdout) == {"a": "café \udc80"}
 
 
+def test_a_reader_that_has_gone_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    start = "import typer\ntry:\n common.guarded(lambda: screen.say_json({'a': 1}), debug=False, as_json=True)"
+    done = run(f"{start}\nexcept typer.Exit as end:\n sys.exit(end.exit_code)", stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 @pytest.mark.skipif(os.name != "posix", reason="only POSIX systems have users without a home")
 @pytest.mark.parametrize("home", [None, "/nonexistent", "relative"])
 def test_without_a_home_there_is_a_private_one(home, monkeypatch, tmp_path):
@@ -183,3 +192,44 @@ def test_a_home_that_can_be_used_is_kept(monkeypatch, tmp_path):
     caches.ensure_home()
     assert os.environ["HOME"] == str(tmp_path)
     assert Path(os.environ["XDG_CACHE_HOME"]).is_dir()
+
+
+def test_progress_into_a_file_is_a_line_now_and_then(shown, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(screen.time, "monotonic", lambda: now)
+    printed = shown()
+    with screen.Screen().progress("train", 600.0, "s") as bar:
+        for now in (1.0, 29.0, 31.0, 45.0, 62.5):
+            bar.update(now, note="step 7  loss 3.210  1,900 tokens/s")
+    lines = printed().splitlines()
+    assert lines == [
+        "train 31 s of 600 s  step 7  loss 3.210  1,900 tokens/s  9:29 left",
+        "train 62 s of 600 s  step 7  loss 3.210  1,900 tokens/s  8:58 left",
+    ]
+
+
+def test_time_left_is_by_the_clock_or_by_the_pace(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(screen.time, "monotonic", lambda: now)
+    steps = screen._Task("train", 4000.0, "steps")
+    assert steps.left() == ""
+    steps.update(1000, None, "")  # a resumed run: what was done before tells nothing about the pace
+    assert steps.left() == ""
+    now = 110.0
+    steps.update(1010, None, "")
+    assert (steps.done(), steps.left()) == ("1,010 steps of 4,000 steps", "49:50 left")
+    clock = screen._Task("train", 7300.0, "s")
+    clock.update(100, None, "")
+    assert (clock.done(), clock.left()) == ("100 s of 7,300 s", "2:00:00 left")
+    tokens = screen._Task("read", None, "tokens")
+    tokens.update(5, None, "")
+    assert (tokens.done(), tokens.left()) == ("5 tokens", "")
+
+
+def test_the_bar_of_a_terminal_shows_units_and_time_left(monkeypatch):
+    file = io.StringIO()
+    monkeypatch.setattr(screen, "console", Console(file=file, force_terminal=True, markup=False, width=100))
+    with screen.Screen().progress("train", 600.0, "s") as bar:
+        bar.update(150.0, note="step [7]")
+    for words in ("train", "150 s of 600 s", "step [7]", "7:30 left"):
+        assert words in file.getvalue()

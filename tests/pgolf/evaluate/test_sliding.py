@@ -17,10 +17,13 @@ RUNTIME = Runtime(torch.device("cpu"), torch.float32, world_rank=0, world_size=1
 BOS = 1
 
 
-@pytest.fixture(scope="module")
-def model() -> GPT:
+LOOK_BACK = {"smear_gate": True, "canon_taps": 3, "copy_orders": (1, 2), "copy_depth": 2, "copy_input": True}
+
+
+@pytest.fixture(scope="module", params=[{}, LOOK_BACK], ids=["plain", "parts that look back"])
+def model(request: pytest.FixtureRequest) -> GPT:
     torch.manual_seed(0)
-    made = GPT(ModelConfig(vocab_size=64, dim=16, num_layers=2, num_heads=2, num_kv_heads=1))
+    made = GPT(ModelConfig(vocab_size=64, dim=16, num_layers=2, num_heads=2, num_kv_heads=1, **request.param))
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
@@ -128,7 +131,8 @@ def test_banded_equals_one_pass_with_a_banded_mask(model: GPT) -> None:
     model.set_window(8)
     expected = model.token_losses(ids[None, :-1], ids[None, 1:])[0].numpy()
     model.set_window(0)
-    np.testing.assert_allclose(trace.nll, expected, atol=1e-5)
+    # Rotary angles are float32: at position 700 they are off by some 1e-5, differently in the pass and in its blocks.
+    np.testing.assert_allclose(trace.nll, expected, atol=1e-5 if model.copy_heads is None else 5e-5)
 
 
 @torch.no_grad()

@@ -52,3 +52,8 @@ def test_another_type_is_refused(change: dict, says: str) -> None:
 def test_deep_nesting_is_refused() -> None:
     with pytest.raises(PgolfError, match="is not a pgolf manifest"):
         manifests.parse(json.dumps(GOOD)[:-1] + ', "details": {"a": ' + "[" * 100_000 + "]" * 100_000 + "}}", Path("m"))
+
+
+def test_a_number_that_is_too_large_is_refused() -> None:
+    with pytest.raises(PgolfError, match="is not a pgolf manifest"):
+        manifests.parse(json.dumps(GOOD).replace('"metrics": {}', '"metrics": {"a": 1e999}'), Path("m"))

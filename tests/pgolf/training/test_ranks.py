@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gloo_rank import config, run
+from gloo_rank import config, hessians, run
 
 from pgolf.runtime import Runtime
 
@@ -45,11 +45,15 @@ def test_a_compiler_that_fails_on_one_rank_is_used_on_none(ranks: list[dict], at
     assert ours["sum"] == pytest.approx(ranks[0]["attempts"][2]["sum"], rel=1e-9)
 
 
-def test_two_ranks_choose_the_average_that_one_does(ranks: list[dict]) -> None:
+def test_two_ranks_make_in_the_reserve_what_one_does(ranks: list[dict]) -> None:
     made = run(config(), ALONE)
-    assert made.choice is not None
-    assert ranks[0]["attempts"][0]["losses"] == pytest.approx(dict(made.choice.losses), abs=1e-5)
-    assert len(made.choice.losses) == 3  # last, one moving average, a blend
+    assert made.reserved is not None
+    assert ranks[0]["attempts"][0]["losses"] == pytest.approx(dict(made.reserved.choice.losses), abs=1e-5)
+    alone = hessians(made)
+    assert ranks[0]["attempts"][0]["hessians"] == pytest.approx(alone["hessians"], rel=1e-3)
+    assert ranks[0]["attempts"][0]["calibration_tokens"] == alone["calibration_tokens"] == 512
+    assert len(alone["hessians"]) > 6
+    assert len(made.reserved.choice.losses) == 3  # last, one moving average, a blend
 
 
 def test_the_first_weights_are_rank_zeros(ranks: list[dict]) -> None:
@@ -61,18 +65,21 @@ def test_weights_that_drift_apart_are_noticed_at_the_next_checkpoint(ranks: list
         assert "hold different weights after step 2" in rank["error"]
 
 
-LAUNCHER = """
-import subprocess, sys, time
-subprocess.Popen([sys.executable, "-c", "from pgolf import runtime; print('up', flush=True); runtime.choose('cpu', 1)"])
-time.sleep(600)
+RANK = """
+import torch.distributed as dist
+from pgolf import runtime
+join = dist.init_process_group
+dist.init_process_group = lambda *arguments, **named: (print('up', flush=True), join(*arguments, **named))
+runtime.choose('cpu', 1)
 """
+LAUNCHER = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', sys.argv[1]]); time.sleep(600)"
 
 
 def test_a_rank_ends_with_its_launcher(tmp_path: Path) -> None:
     """Also while it waits in C++ for a rank that never comes. Its end closes the pipe that both wrote to."""
     group = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "TORCHELASTIC_RUN_ID": "x", **group}
-    launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER], stdout=subprocess.PIPE, env=env, cwd=tmp_path)
+    launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER, RANK], stdout=subprocess.PIPE, env=env, cwd=tmp_path)
     assert launcher.stdout is not None
     assert launcher.stdout.readline() == b"up\n"
     launcher.kill()

@@ -1,6 +1,7 @@
 """Test-time training: nothing learns from what is not scored yet, and what is learned helps."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from pgolf.config.evaluate import EvaluateConfig
 from pgolf.config.model import ModelConfig
 from pgolf.config.ttt import TttConfig
+from pgolf.errors import PgolfError
 from pgolf.evaluate.sliding import SlidingEvaluator
 from pgolf.evaluate.ttt.methods import TttEvaluator
 from pgolf.model.gpt import GPT
@@ -28,14 +30,21 @@ METHODS = {
 }
 
 
-@pytest.fixture(scope="module")
-def model() -> GPT:
+def build(**parts: Any) -> GPT:
     torch.manual_seed(0)
-    made = GPT(ModelConfig(vocab_size=64, dim=16, num_layers=2, num_heads=2, num_kv_heads=1))
+    made = GPT(ModelConfig(vocab_size=64, dim=16, num_layers=2, num_heads=2, num_kv_heads=1, **parts))
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     return made.eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> GPT:
+    return build()
+
+
+PARTS = {"canon_taps": 3, "head_map": True, "asymmetric_softcap": True, "copy_orders": (1, 2), "copy_input": True}
 
 
 def stream(length: int = 400) -> np.ndarray:
@@ -72,6 +81,16 @@ def test_a_token_changes_no_score_fixed_before_it(model: GPT, method: str) -> No
         earlier = (first.order < step) | ((first.order == step) & (index < position - 1))
         np.testing.assert_allclose(first.nll[earlier], second.nll[earlier], atol=1e-5)
         np.testing.assert_allclose(first.log_probs[position], second.log_probs[position], atol=1e-4)
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"in-place"}))
+def test_parts_that_look_back_see_no_token_before_it_is_scored(method: str) -> None:
+    test_a_token_changes_no_score_fixed_before_it(build(**PARTS), method)
+
+
+def test_in_place_says_which_models_it_cannot_run() -> None:
+    with pytest.raises(PgolfError, match="no lanes, backout or copy heads"):
+        TttEvaluator(build(**PARTS), SETTINGS, METHODS["in-place"], RUNTIME).score(stream())
 
 
 @pytest.mark.parametrize("method", METHODS)
