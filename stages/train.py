@@ -29,6 +29,7 @@ from pgolf.training.holdout import Holdout
 from pgolf.training.interrupt import Interrupt
 from pgolf.training.matmul_throughput import matrix_rate
 from pgolf.training.metrics_log import MetricsLog
+from pgolf.training.prepare import prepare
 from stages.context import StageBuild, StageContext
 from stages.reports.loss_curve import draw
 from stages.views.tokens import open_split, tokenizer_of, with_bos
@@ -93,6 +94,7 @@ def _train(
     log = MetricsLog(writer.path(kinds.METRICS_LOG), config.train, runtime.is_main, values["iteration"], at)
     with checkpoints.Writer(writer.folder / ".scratch", constant) as checkpoint, log:
         hooks = Hooks(
+            prepare=prepare,
             resume=None if previous is None else (previous.tensors, previous.values),
             save=checkpoint.save,
             stop=Interrupt(runtime),

@@ -29,7 +29,7 @@ from pgolf.store import stage_directory
 from pgolf.tokens.loader import Loader
 from pgolf.training.fit import fit
 from pgolf.training.holdout import Holdout
-from pgolf.training.reserve import select_average
+from pgolf.training.select_checkpoint import select_average
 from stages.train import byte_table
 from stages.views.tokens import open_split
 

@@ -1,7 +1,8 @@
 """The quantization recipe: a float model and train tokens in, a quantized model and its reports out.
 
 `quantize` is `calibrate` and `finish` in one call. A sweep over byte targets calls `calibrate` once and `finish` for
-each target; every result is what a single call would give. All arithmetic is float32 or better on every device.
+each target; every result is what a single call would give. All arithmetic is float32 or better on every device. The
+model runs on the fast paths that it comes with; choosing them is the caller's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,6 @@ from dataclasses import dataclass
 import torch
 
 from pgolf.config import Config
-from pgolf.model.fast_paths import Shape, choose_paths
 from pgolf.model.gpt import GPT
 from pgolf.progress import Reporter
 from pgolf.quant import calibration_data, hessian, methods, precision, tensor_report
@@ -67,7 +67,6 @@ def calibrate(
     made: the statistics, and of how many tokens they are, where training collected them inside its clock.
     """
     method, settings = methods.of(config.quantize), config.quantize
-    choose_paths(model, runtime, Shape(8, length, False, runtime.threads))
     weights, roles = float_weights(model), set(model.matrix_roles().values())
     statistics, tokens = made or ({}, 0)
     if made is not None:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from pgolf.config import Config
 from pgolf.errors import PgolfError, RankError
-from pgolf.model.fast_paths import plain_model
 from pgolf.model.flops import training_flops_per_token
 from pgolf.model.gpt import GPT
+from pgolf.model.paths import plain_model
 from pgolf.optim.average import Averages
 from pgolf.optim.flat import FlatParameters, parameter_groups
 from pgolf.optim.optimizer import Optimizer

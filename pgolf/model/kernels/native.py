@@ -114,7 +114,7 @@ def _load(key: tuple[str, ...], folder: Path | None) -> ctypes.CDLL:
     level = _LEVELS.get(instruction_set(), ("-march=native",)) if x86 else ("-mcpu=native",)
     flags = [*level, *_FLAGS, *(f"-D{define}" for define in key[1:])]
     name = hashlib.sha256(repr((key, flags, machine())).encode()).hexdigest()
-    kept = cache.find(folder, name)
+    kept = None if folder is None else cache.find(folder, name)
     if kept is not None:
         try:
             return ctypes.CDLL(str(kept))
@@ -134,7 +134,8 @@ def _load(key: tuple[str, ...], folder: Path | None) -> ctypes.CDLL:
             loaded = ctypes.CDLL(str(built))  # stays loaded after the file is deleted
         except OSError as error:
             raise Unavailable(f"the compiled kernel does not load: {error}") from error
-        cache.keep(folder, name, built.read_bytes())
+        if folder is not None:
+            cache.keep(folder, name, built.read_bytes())
         return loaded
 
 
