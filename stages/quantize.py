@@ -64,10 +64,11 @@ def sweep(
                 calibrated = calibrated or _calibrate(each, source, paths, apart=calibration is not None)
                 target = each.config.quantize.target_bytes - sum(files.values())
                 result = pipeline.finish(calibrated, target)
+                rows = result.tensor_reports()
                 storage.save(build.writer.path(models.QUANTIZED), result.model)
                 build.details |= {
-                    "tensors": [dataclasses.asdict(row) for row in result.rows],
-                    "calibration_tokens": result.calibration_tokens,
+                    "tensors": [dataclasses.asdict(row) for row in rows],
+                    "calibration_tokens": calibrated.calibration_tokens,
                 }
                 build.metrics["parameters"] = sum(tensor.numel() for tensor in calibrated.weights.values())
                 if target:
@@ -78,7 +79,7 @@ def sweep(
                     }
                     coded = container.encode(result.model, each.config.package.coder)
                     build.metrics["model_bytes"] = len(coded)
-                _show(each, result.rows)
+                _show(each, rows)
         stages.append(build.stage)
     return stages
 

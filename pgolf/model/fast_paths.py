@@ -7,7 +7,6 @@ seconds to minutes, so `Compilation.pays` compares what it is expected to save i
 
 import dataclasses
 import functools
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -282,8 +281,8 @@ def _rows(shape: Shape) -> int:
 
 def _key(kind: str, model: GPT, runtime: Runtime, shape: Shape, matmul: str = "") -> str:
     sources = attention.SOURCE, linear.SOURCE, loss.SOURCE
-    facts = kind, native.machine(), sources, dataclasses.astuple(model.config), shape, runtime.device.type, matmul
-    return hashlib.sha256(repr(facts).encode()).hexdigest()
+    facts = kind, sources, dataclasses.astuple(model.config), shape, runtime.device.type, matmul
+    return cache.key(repr(facts), native.compiler())
 
 
 def _recall(key: str, runtime: Runtime) -> dict[str, Any]:

@@ -26,9 +26,12 @@ _OPTIONAL: Mapping[str, Callable[[Config], bool]] = {
     "pgolf.model.smear": lambda config: config.model.smear_gate,
     "pgolf.model.value_embedding": lambda config: bool(config.model.value_embed_layers),
     "pgolf.training.reserve": lambda config: config.train.reserve_seconds > 0,
+    "pgolf.quant.rtn": lambda config: config.quantize.method in ("rtn", "sdclip"),
+    "pgolf.quant.progressive_rounding": lambda config: config.quantize.distill_steps > 0,
     "pgolf.quant.gptq": lambda config: config.quantize.method not in ("trellis", "waterfill"),
     "pgolf.codec.baseline": lambda config: config.package.coder != "range",
     "pgolf.evaluate.ttt.dynamic_evaluation": lambda config: config.ttt.method == "sgd",
+    "pgolf.evaluate.ttt.fast_output": lambda config: bool(config.ttt.output_lr or config.ttt.output_stream_lr),
     "pgolf.evaluate.ttt.in_place": lambda config: config.ttt.method == "in-place",
     "pgolf.evaluate.ttt.lora": lambda config: config.ttt.method in ("lora", "phased"),
 }

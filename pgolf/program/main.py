@@ -1,7 +1,7 @@
 """The command line of the packaged script: score the model beside it, train a new one, or write the code out.
 
-Every module that it can reach adds to the bytes of `train_gpt.py`. The settings are the run's; options choose files, the
-device and the length of training.
+Every module that it can reach adds to the bytes of `train_gpt.py`. The settings are the run's; options choose files,
+the device and the length of training.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pgolf.config import Config, from_dict
+from pgolf.config import Config
 from pgolf.errors import PgolfError
 
 SETTINGS = "settings.json"
@@ -40,7 +40,7 @@ def main(sources: Mapping[str, str]) -> None:
         command.add_argument("--threads", type=int, default=0)
     commands.add_parser("source", help="write the code out").add_argument("folder", type=Path)
     given = parser.parse_args()
-    config = from_dict(json.loads(sources[SETTINGS])["config"])
+    config = Config.recorded(json.loads(sources[SETTINGS])["config"])
     try:
         if given.command == "source":
             write_out(sources, given.folder)

@@ -27,11 +27,13 @@ from pgolf.tokens.shards import TokenStream
 @dataclass(frozen=True, eq=False)
 class Result:
     model: QuantizedModel
-    rows: Sequence[TensorReport]
-    """One per matrix."""
+    source: CalibratedModel
     allocation: Sequence[Share]
     """How a byte target was shared out over the matrices; empty without one."""
-    calibration_tokens: int
+
+    def tensor_reports(self) -> list[TensorReport]:
+        """One per matrix: what quantization did to it."""
+        return tensor_report.report(self.source.weights, self.model, self.source.calibration)
 
 
 def quantize(
@@ -100,5 +102,4 @@ def finish(source: CalibratedModel, target_bytes: int) -> Result:
     with precision.float32(source.model):
         rounded = methods.of(source.config.quantize).quantize(source, target_bytes)
     model = QuantizedModel(rounded.matrices, rounded.controls, source.header)
-    rows = tensor_report.report(source.weights, model, source.calibration)
-    return Result(model, rows, rounded.allocation, source.calibration_tokens)
+    return Result(model, source, rounded.allocation)

@@ -6,13 +6,12 @@ the weights are compared at every checkpoint.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pgolf.config import Config
 from pgolf.errors import RankError
@@ -22,13 +21,9 @@ from pgolf.runtime import Runtime
 from pgolf.tokens.loader import Loader
 from pgolf.training.budget_clock import Control
 from pgolf.training.holdout import Holdout
-from pgolf.training.nonfinite import StepResult
+from pgolf.training.nonfinite import NotFinite, StepResult
 from pgolf.training.reserve import Reserved, inside_clock, rehearse
 from pgolf.training.trainer import Trainer
-
-_PASSES_AFTER = 0.02  # fraction of training after which the pace is known well enough to tell the number of passes
-_SHOW_SECONDS = 0.2  # between two updates of the progress bar
-_RATE_SECONDS = 2.0  # that the shown tokens per second are a mean over, at least
 
 
 @dataclass(frozen=True)
@@ -40,6 +35,8 @@ class At:
     tokens: int
     learning_rate: float
     """Of the matrices, in the last step."""
+    fraction: float = 0.0
+    """How much of training was done when that step began."""
 
 
 def warm_up(trainer: Trainer, config: Config, runtime: Runtime, reporter: Reporter) -> tuple[str, dict[str, Any]]:
@@ -57,14 +54,16 @@ class Hooks:
     prepare: Callable[[Trainer, Config, Runtime, Reporter], tuple[str, dict[str, Any]]] = warm_up
     """Chooses how steps are computed and warms them up before the clock starts; `prepare.prepare` measures. Returns
     `Fit.path` and `Fit.fast_paths`. It leaves the trainer's state as it was."""
-    resume: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None = None
-    """What `save` was given last in an earlier attempt at the same run."""
-    save: Callable[[Mapping[str, Tensor], Mapping[str, Any]], None] | None = None
-    """Takes a checkpoint, on rank 0. The tensors are copies: they may be written while training goes on."""
+    resume: Callable[[Trainer], float] | None = None
+    """Restores what `save` took in an earlier attempt at the same run; returns its seconds on the clock."""
+    save: Callable[[Trainer, float], None] | None = None
+    """Takes a checkpoint, on every rank, given the seconds on the clock. The device is idle."""
     stop: AbstractContextManager[Callable[[], bool]] = field(default_factory=lambda: nullcontext(lambda: False))
     """Entered around the loop; asked before every step on rank 0 whether to stop there."""
     known: Callable[[Sequence[StepResult], At], None] = lambda results, at: None
     """Told the results of steps as they become known, on every rank."""
+    explain: Callable[[Trainer, NotFinite], str] | None = None
+    """Says where a value that is not finite began; None: only the step is named."""
     finish: bool = False
     """Make no step: end the run where `resume` has it."""
 
@@ -86,7 +85,7 @@ class Fit:
     reserved: Reserved | None
     """With `train.reserve_seconds`: what was chosen and measured on train tokens inside the clock."""
 
-    def metrics(self) -> dict[str, Any]:
+    def run_metrics(self) -> dict[str, Any]:
         trainer, seconds = self.trainer, self.seconds
         return {
             "iterations": trainer.iteration,
@@ -112,37 +111,14 @@ def fit(
     Raises PgolfError for a configuration that this machine cannot train, a reserve that is too short, a loss that is
     not finite, or ranks whose weights differ.
     """
-    try:
-        return _fit(config, loader, holdout, runtime, reporter, hooks or Hooks(), clock)
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
-            raise
-        batch_tokens, _ = config.train.sizes_at(0.0)
-        at_once = config.train.micro_tokens or batch_tokens // runtime.world_size
-        raise RankError(
-            f"out of memory on {runtime.device} in a pass of {at_once:,} tokens; lower train.micro_tokens, for example "
-            f"to {max(config.train.seq_len, at_once // 2)}: the result is the same"
-        ) from error
-
-
-def _fit(
-    config: Config,
-    loader: Loader,
-    holdout: Holdout,
-    runtime: Runtime,
-    reporter: Reporter,
-    hooks: Hooks,
-    clock: Callable[[], float],
-) -> Fit:
-    train = config.train
+    train, hooks = config.train, hooks or Hooks()
     torch.manual_seed(config.seed)
     model = GPT(config.model).to(runtime.device).train()
     model.compute_dtype = runtime.dtype
     trainer = Trainer(model, loader, config, runtime)
     elapsed = 0.0
     if hooks.resume is not None:
-        trainer.restore(*hooks.resume)
-        elapsed = hooks.resume[1]["elapsed"]
+        elapsed = hooks.resume(trainer)
     trainer.synchronize()
     control = Control(train.iterations, train.seconds, runtime, elapsed, train.reserve_seconds, clock)
     path, interrupted, expected = "none", False, None
@@ -151,7 +127,10 @@ def _fit(
         reporter.message(f"training {trainer.parameters:,} weights on {runtime}")
         path, measured = hooks.prepare(trainer, config, runtime, reporter)
         expected = rehearse(trainer, holdout, config, runtime) if train.reserve_seconds else None
-        interrupted = _loop(config, trainer, runtime, reporter, hooks, control)
+        try:
+            interrupted = _loop(config, trainer, hooks, control)
+        except NotFinite as error:
+            raise RankError(hooks.explain(trainer, error) if hooks.explain else f"{error}") from error
     reserved = None
     if train.reserve_seconds and not interrupted:
         expected = expected or rehearse(trainer, holdout, config, runtime)
@@ -161,40 +140,23 @@ def _fit(
     return Fit(trainer, path, measured, control.elapsed, control.paused, interrupted, reserved)
 
 
-def _loop(
-    config: Config, trainer: Trainer, runtime: Runtime, reporter: Reporter, hooks: Hooks, control: Control
-) -> bool:
+def _loop(config: Config, trainer: Trainer, hooks: Hooks, control: Control) -> bool:
     """Step until the iterations or the clock are used up. Returns whether it was stopped before."""
     train = config.train
-    total, unit = (train.seconds, "s") if train.seconds else (float(train.iterations), "steps")
     saved_at = [trainer.iteration, control.elapsed]
-    told_passes = hooks.resume is not None
-    shown = _Shown(trainer, control)
 
     def known(results: Sequence[StepResult]) -> None:
-        shown.take(results)
-        hooks.known(results, At(control.elapsed, trainer.tokens, trainer.learning_rate))
+        hooks.known(results, At(control.elapsed, trainer.tokens, trainer.learning_rate, decision.fraction))
 
     def save() -> None:
-        trainer.check_ranks()
-        if runtime.is_main and hooks.save is not None:
-            tensors, values = trainer.snapshot()
-            hooks.save(tensors, values | {"elapsed": control.elapsed})
+        if hooks.save is not None:
+            hooks.save(trainer, control.elapsed)
         saved_at[:] = [trainer.iteration, control.elapsed]
 
-    with hooks.stop as requested, reporter.progress("train", total, unit) as bar:
+    with hooks.stop as requested:
         control.start()
         while not (decision := control.decide(trainer.iteration, requested(), trainer.in_flight)).stop:
-            if not told_passes and decision.fraction >= _PASSES_AFTER:
-                told_passes = True
-                expected = trainer.tokens / decision.fraction
-                reporter.message(
-                    f"about {expected:,.0f} tokens will be trained on, {expected / len(trainer.stream):.2g} passes "
-                    f"over the {len(trainer.stream):,} train tokens"
-                )
             known(trainer.step(decision.fraction))
-            if shown.due():
-                bar.update(control.elapsed if train.seconds else trainer.iteration, note=shown.note())
             if (
                 trainer.iteration - saved_at[0] >= train.checkpoint_every
                 or 0 < train.checkpoint_seconds <= control.elapsed - saved_at[1]
@@ -206,32 +168,3 @@ def _loop(
         control.pause()
         save()
     return decision.interrupted
-
-
-class _Shown:
-    """What stands beside the progress bar: step, running mean of the loss, tokens per second of late."""
-
-    def __init__(self, trainer: Trainer, control: Control) -> None:
-        self._trainer, self._control = trainer, control
-        self._loss: float | None = None
-        self._at = 0.0
-        self._since = (control.elapsed, trainer.tokens)
-        self._rate = 0.0
-
-    def take(self, results: Sequence[StepResult]) -> None:
-        for result in results:
-            self._loss = result.loss if self._loss is None else 0.9 * self._loss + 0.1 * result.loss
-
-    def due(self) -> bool:
-        now = time.monotonic()
-        if now - self._at < _SHOW_SECONDS or self._loss is None:
-            return False
-        self._at = now
-        return True
-
-    def note(self) -> str:
-        elapsed, tokens = self._control.elapsed, self._trainer.tokens
-        if elapsed - self._since[0] >= _RATE_SECONDS or not self._rate:
-            self._rate = (tokens - self._since[1]) / max(elapsed - self._since[0], 1e-9)
-            self._since = elapsed, tokens
-        return f"step {self._trainer.iteration}  loss {self._loss:.3f}  {self._rate:,.0f} tokens/s"

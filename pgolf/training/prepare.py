@@ -6,13 +6,14 @@ the ranks decide together: a compiler that fails on one rank is used on none.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from pgolf.config import Config
-from pgolf.errors import PgolfError
+from pgolf.errors import PgolfError, RankError
 from pgolf.model import fast_paths, paths
 from pgolf.model.flops import training_flops_per_token
 from pgolf.model.gpt import GPT
@@ -140,3 +141,19 @@ def _check_machine(model: GPT, config: Config, runtime: Runtime) -> None:
             f"too slow for train.seconds = {train.seconds:g}; this configuration needs a GPU, and pgolf runs on "
             f"{runtime}. Lower train.batch_tokens, or choose a smaller preset"
         )
+
+
+@contextmanager
+def naming_memory(config: Config, runtime: Runtime) -> Iterator[None]:
+    """Around `fit`: turn torch's error of memory that is used up into one that names the setting to lower."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
+            raise
+        batch_tokens, _ = config.train.sizes_at(0.0)
+        at_once = config.train.micro_tokens or batch_tokens // runtime.world_size
+        raise RankError(
+            f"out of memory on {runtime.device} in a pass of {at_once:,} tokens; lower train.micro_tokens, for example "
+            f"to {max(config.train.seq_len, at_once // 2)}: the result is the same"
+        ) from error
