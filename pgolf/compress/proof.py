@@ -1,8 +1,8 @@
 """A score as a file: the scored tokens, coded with the distributions of the claimed evaluation.
 
 Whoever holds the model decodes the file and gets the tokens back. An evaluator that looked at what it scores could
-write a short file, but nobody could read it. The length of its code is the score: bits over bytes of text, to the coder's
-rounding (64 bits in all, and 2^-24 of probability per token of the vocabulary).
+write a short file, but nobody could read it. The length of its code is the score: bits over bytes of text, to the
+coder's rounding (64 bits in all, and 2^-24 of probability per token of the vocabulary).
 """
 
 import hashlib
