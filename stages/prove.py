@@ -74,7 +74,7 @@ def _evaluation(source: Stage) -> Evaluation:
         raise PgolfError(f"{source.path} scores other documents than val; score val and prove that")
     if manifest.details.get("out_of_time"):
         raise PgolfError(f"{source.path} ran out of time to learn, which nobody can repeat; raise ttt.seconds")
-    recorded = {key: manifest.config[key] for key in ("evaluate", "ttt") if key in manifest.config}
+    recorded: dict[str, Any] = {key: manifest.config[key] for key in ("evaluate", "ttt") if key in manifest.config}
     config = configs.recorded(recorded)
     settings = dataclasses.replace(
         config.evaluate, seq_len=manifest.details["seq_len"], stride=manifest.details["stride"]
