@@ -67,6 +67,8 @@ class TrainDetails(TypedDict, total=False):
     seq_len: int
     averages: list[str]
     choice: dict[str, Any]
+    hessians: dict[str, Any]
+    fast_paths: dict[str, Any]
 
 
 class FinalizeMetrics(TypedDict, total=False):
@@ -78,6 +80,7 @@ class FinalizeMetrics(TypedDict, total=False):
 
 class FinalizeDetails(TypedDict, total=False):
     chosen: str
+    chosen_inside_the_training_clock: bool
     candidates: list[dict[str, Any]]
     holdout_tokens: int
     seq_len: int
@@ -134,6 +137,21 @@ class ScoreDetails(TypedDict, total=False):
     ttt: dict[str, Any]
     tuned_on: str
     trials: list[dict[str, Any]]
+
+
+class ProveMetrics(TypedDict, total=False):
+    bits_per_byte: float
+    claimed_bits_per_byte: float
+    tokens_scored: int
+    bytes_scored: int
+    code_bytes: int
+    file_bytes: int
+
+
+class ProveDetails(TypedDict, total=False):
+    text: str
+    whole: bool
+    came_back: bool
 
 
 class AuditMetrics(TypedDict, total=False):
