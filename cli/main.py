@@ -25,6 +25,7 @@ COMMANDS: tuple[str, ...] = (
     "compare",
     "report",
     "compress",
+    "prove",
     "verify",
     "screen_record",
     "submission",
