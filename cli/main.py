@@ -24,6 +24,7 @@ COMMANDS: tuple[str, ...] = (
     "audit",
     "compare",
     "report",
+    "compress",
     "verify",
     "screen_record",
     "submission",

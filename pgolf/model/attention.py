@@ -51,9 +51,11 @@ class Attention(nn.Module):
         k = rotate(rms_norm(k), step.cos, step.sin)
         if self.offset_from and step.inside is not None:
             k = offset_keys(k, self.offset_from, step.inside)
+        if step.cache is not None:
+            k, v = step.cache.extend(k, v, step.total)
         y = attend(q, k, v, view, self.native)
         if self.exclusive:
-            y = exclude_self(y, v[:, -last:] if last else v)
+            y = exclude_self(y, v[:, -y.shape[1] :])
         if self.gate is not None:
             y = self.gate(y, asking)
         return self.proj(y.reshape(batch, last or length, -1))

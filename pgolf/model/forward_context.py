@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from pgolf.model.key_value_cache import KeyValueCache
+
 
 class Step(NamedTuple):
     x0: Tensor
@@ -13,3 +15,6 @@ class Step(NamedTuple):
     """(T, rotating dims / 2)."""
     inside: Tensor | None
     """(B, T, 1) in the activations' type: 0 where a document starts, 1 elsewhere; for parts that look one back."""
+    cache: KeyValueCache | None = None
+    """Holds what came before the T positions, which are then the last ones of `total`."""
+    total: int = 0

@@ -42,6 +42,7 @@ from pgolf.model.block import Block
 from pgolf.model.copy_heads import CopyHeads, candidates
 from pgolf.model.depth_recurrence import layer_order
 from pgolf.model.forward_context import Step
+from pgolf.model.key_value_cache import KeyValueCache, reach
 from pgolf.model.lanes import Lanes
 from pgolf.model.layers import Linear, rms_norm
 from pgolf.model.loss import CHUNK_TOKENS, PLAIN, Arithmetic, softcap, token_losses, weighted_loss
@@ -139,27 +140,32 @@ class GPT(nn.Module):
         per_block = 2 * config.canon_taps + config.key_offset
         return len(self.layer_order()) * per_block + config.smear_gate + max(config.copy_orders, default=0)
 
-    def hidden(self, tokens: Tensor, last: int = 0) -> Tensor:
+    def hidden(self, tokens: Tensor, last: int = 0, cache: KeyValueCache | None = None) -> Tensor:
         """tokens (B, T) -> (B, T, dim) after the final norm.
 
         last: only the last so many positions are wanted, (B, last, dim): the last block then computes keys and values
             everywhere and all else only there. 0: all.
+        cache: holds the keys and values of the tokens before, and gets those of the new ones; `last` is then 1.
         """
+        every, total = tokens, tokens.shape[1]
+        if cache is not None:
+            tokens = tokens[:, -cache.begin(total, reach(self.config, len(self.layer_order()))) :]
         last = 0 if last == tokens.shape[1] else last
         dtype = self.compute_dtype
         x = self.tok_emb(tokens).to(dtype)
         x = x if self.emb_proj is None else self.emb_proj(x)
         copied = None
         if self.copy_heads is not None:
-            copied = candidates(tokens, self.config, self.window)
+            copied = candidates(every, self.config, self.window)[:, -tokens.shape[1] :]
             x = x + self.copy_heads.at_input(copied, self.tok_emb.weight, dtype)
         x = x if self.bigram is None else x + self.bigram(tokens, dtype)
         inside = self._inside(tokens)
         x = x if self.smear is None or inside is None else self.smear(x, inside)
         x = rms_norm(x)
-        step = Step(x, *self._rotary(tokens.shape[1], tokens.device), inside)
+        cos, sin = self._rotary(total, tokens.device)
+        step = Step(x, cos[-tokens.shape[1] :], sin[-tokens.shape[1] :], inside, cache, total)
         values = {} if self.value_emb is None else self.value_emb(tokens, dtype)
-        x = rms_norm(self._run(x, step, self._views(tokens), values, last))
+        x = rms_norm(self._run(x, step, self._views(every), values, last))
         if self.copy_heads is None or copied is None:
             return x
         return x + self.copy_heads(x, copied[:, -last:], self._head())

@@ -16,6 +16,7 @@ from pgolf.model.attention_mask import View
 from pgolf.model.depth_recurrence import layer_order
 from pgolf.model.fast_paths import Shape, choose_paths, use_paths
 from pgolf.model.gpt import GPT
+from pgolf.model.key_value_cache import KeyValueCache
 from pgolf.model.xsa import exclude_self
 from pgolf.runtime import Runtime
 
@@ -303,3 +304,19 @@ def test_operations_are_six_per_executed_weight_and_attentions_own() -> None:
 def test_settings_that_make_no_sense_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(PgolfError, match=message):
         dataclasses.replace(BASE, **changes)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_one_more_token_with_cached_keys_and_values_is_the_whole_forward(part: str) -> None:
+    model, tokens = build(**PARTS[part][0]).eval(), batch()
+    cache = KeyValueCache(tokens.shape[1])
+    with torch.no_grad():
+        for length in (7, *range(8, tokens.shape[1] + 1)):  # a prefill, then token by token
+            whole = model.hidden(tokens[:, :length], 1)
+            torch.testing.assert_close(model.hidden(tokens[:, :length], 1, cache), whole, rtol=1e-5, atol=1e-5)
+            if length == 15:  # one text has ended
+                tokens = tokens[1:]
+                cache.keep(torch.tensor([False, True, True]))
+        cache.start()
+        other = tokens[:, 2:9]
+        torch.testing.assert_close(model.hidden(other, 1, cache), model.hidden(other, 1), rtol=1e-5, atol=1e-5)

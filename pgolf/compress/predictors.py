@@ -1,0 +1,110 @@
+"""What a coder needs of a model: a distribution for the next token, then the token that came.
+
+A predictor never sees a token before it has given the distribution for it, so encoder and decoder can drive it alike.
+Every forward has the same shape and the same known tokens in both, hence the same bits on one machine and one version
+of torch. No path chosen by timing is used here: it could differ from run to run.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from pgolf.config.evaluate import EvaluateConfig
+from pgolf.model.gpt import GPT
+from pgolf.model.key_value_cache import KeyValueCache
+
+
+class Predictor(Protocol):
+    """Several texts side by side; `rows` of them are still running, in a fixed order."""
+
+    rows: int
+
+    def predict(self) -> np.ndarray:
+        """(rows, vocab_size) float64 probabilities of each running text's next token."""
+        ...
+
+    def reveal(self, tokens: np.ndarray) -> None:
+        """Tell the (rows,) tokens that came; texts whose end it is stop running."""
+        ...
+
+
+def probabilities(logits: torch.Tensor) -> np.ndarray:
+    """(n, vocab_size) float64 probabilities of float32 logits."""
+    values = logits.double().cpu().numpy()
+    values -= values.max(axis=-1, keepdims=True)
+    np.exp(values, out=values)
+    return values / values.sum(axis=-1, keepdims=True)
+
+
+class Documents:
+    """Documents side by side, each alone: its windows begin at its own BOS, and another BOS ends it.
+
+    The windows are those of `evaluate.windows.plan` with contexts reset at documents, so the bits spent are those of
+    sliding-window evaluation with `evaluate.reset_at_documents`.
+    """
+
+    def __init__(self, model: GPT, rows: int, seq_len: int, stride: int) -> None:
+        self._model, self._seq_len, self._stride = model, seq_len, stride
+        self._device = next(model.parameters()).device
+        self._bos = model.config.bos_id
+        self.rows = rows
+        self._tokens = np.full((rows, seq_len + stride), self._bos, dtype=np.int64)
+        self._known = 1  # tokens known of each running row, from the window's first on
+        self._cache = KeyValueCache(seq_len)
+
+    @torch.no_grad()
+    def predict(self) -> np.ndarray:
+        if self._known > self._seq_len:  # the next window begins `stride` further on
+            self._tokens = np.roll(self._tokens, -self._stride, axis=1)
+            self._known -= self._stride
+            self._cache.start()
+        window = torch.from_numpy(self._tokens[:, : self._known]).to(self._device)
+        return probabilities(self._model.logits(self._model.hidden(window, 1, self._cache)[:, 0]))
+
+    def reveal(self, tokens: np.ndarray) -> None:
+        self._tokens[:, self._known] = tokens
+        self._known += 1
+        running = tokens != self._bos
+        self._tokens = self._tokens[running]
+        self._cache.keep(torch.from_numpy(running).to(self._device))
+        self.rows = int(running.sum())
+
+
+class Stream:
+    """One stream of documents under the windows of an evaluation, whose contexts cross documents unless reset.
+
+    Its bits are those that the evaluation of the same model reports, to the coder's rounding. It ends after `count`
+    tokens, the first one, which is known, included.
+    """
+
+    def __init__(self, model: GPT, settings: EvaluateConfig, first: int, count: int) -> None:
+        self._model, self._settings = model, settings
+        self._device = next(model.parameters()).device
+        self._tokens = np.zeros(count, dtype=np.int64)
+        self._tokens[0], self._known = first, 1
+        self._start = 0
+        self._cache = KeyValueCache(settings.seq_len)
+        self.rows = int(count > 1)
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """(count,) int64: what has come so far, zeros behind it."""
+        return self._tokens
+
+    @torch.no_grad()
+    def predict(self) -> np.ndarray:
+        known = self._tokens[: self._known]
+        if self._settings.reset_at_documents and known[-1] == self._model.config.bos_id:
+            self._start = self._known - 1
+            self._cache.start()
+        if self._known - self._start > self._settings.seq_len:
+            self._start += self._settings.stride
+            self._cache.start()
+        window = torch.from_numpy(self._tokens[self._start : self._known][None]).to(self._device)
+        return probabilities(self._model.logits(self._model.hidden(window, 1, self._cache)[:, 0]))
+
+    def reveal(self, tokens: np.ndarray) -> None:
+        self._tokens[self._known] = tokens[0]
+        self._known += 1
+        self.rows = int(self._known < len(self._tokens))

@@ -1,0 +1,60 @@
+"""Range coding of tokens with the distributions of a predictor.
+
+`constriction` turns each distribution into 24-bit integers (every token keeps at least 2^-24, so any text can be
+coded) and does the arithmetic. Tokens of texts that run side by side follow one another in one stream, step by step.
+"""
+
+from collections.abc import Callable, Sequence
+
+import constriction
+import numpy as np
+
+from pgolf.compress.predictors import Predictor
+from pgolf.errors import PgolfError
+
+_FAMILY = constriction.stream.model.Categorical(perfect=False)
+OnStep = Callable[[int], None]
+"""Called with the number of tokens coded in a step."""
+
+
+def encode(predictor: Predictor, texts: Sequence[np.ndarray], on_step: OnStep) -> bytes:
+    """Code what follows the first token of each text, its end token included.
+
+    texts: (n,) ids each, in the predictor's order, all that it will be told.
+    """
+    coder = constriction.stream.queue.RangeEncoder()
+    running = [text[1:] for text in texts]
+    step = 0
+    while predictor.rows:
+        distributions = predictor.predict()
+        tokens = np.array([text[step] for text in running], dtype=np.int32)
+        coder.encode(tokens, _FAMILY, distributions)
+        step += 1
+        running = [text for text in running if len(text) > step]
+        predictor.reveal(tokens)
+        if predictor.rows != len(running):
+            raise PgolfError("a text holds its end token in the middle; encode each document alone")
+        on_step(len(tokens))
+    return coder.get_compressed().astype("<u4").tobytes()
+
+
+def decode(predictor: Predictor, code: bytes, first: int, rows: int, on_step: OnStep) -> list[np.ndarray]:
+    """The texts that `encode` was given, with the same predictor from its beginning.
+
+    first: token that every text begins with. Raises PgolfError for code of a wrong length.
+    """
+    if len(code) % 4:
+        raise PgolfError("a block's code is no whole number of 32-bit words: the file is damaged")
+    coder = constriction.stream.queue.RangeDecoder(np.frombuffer(code, dtype="<u4").astype(np.uint32))
+    texts = [[first] for _ in range(rows)]
+    running = list(texts)
+    while predictor.rows:
+        tokens = np.asarray(coder.decode(_FAMILY, predictor.predict()), dtype=np.int64)
+        for text, token in zip(running, tokens.tolist(), strict=True):
+            text.append(token)
+        ending = predictor.rows
+        predictor.reveal(tokens)
+        if predictor.rows < ending:
+            running = [text for text in running if text[-1] != first]
+        on_step(len(tokens))
+    return [np.array(text, dtype=np.uint16) for text in texts]
