@@ -26,8 +26,9 @@ def add_to(app: typer.Typer) -> None:
         """
         from stages.audit import AuditOptions
         from stages.audit import audit as run
-        from stages.views import evaluation
+        from stages.views import claims
 
-        context = common.context(*assignments(None, False, mixture))
+        context, source = common.prepare("audit", *assignments(None, False, mixture))
         options = AuditOptions(evaluator, tokens, probes, seconds, limit_seconds)
-        common.finish(run(context, context.input(common.source, *evaluation.MODEL_STAGES), options))
+        score = claims.scores_of(claims.scored_model(source), context.run).get(f"eval-{evaluator}")
+        common.finish(run(context.adopt(score, context.own("audit"), source), source, options))

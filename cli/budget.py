@@ -30,9 +30,10 @@ def add_to(app: typer.Typer) -> None:
 
         context = common.context(*([] if cap is None else [f"package.cap_bytes={cap}"]))
         if common.source is not None and common.source.is_file():
-            found = budgets.of_file(common.source, context.config.package.cap_bytes)
+            found = budgets.of_file(common.source, context.adopt().config.package.cap_bytes)
         else:
-            found = budgets.of_stage(context, context.input(common.source, *budgets.KINDS))
+            source = context.input(common.source, *budgets.KINDS)
+            found = budgets.of_stage(context.adopt(source), source)
         rows: list[tuple[str, ...]] = []
         for line in found.roles:
             coded = line.entropy_bits > 0

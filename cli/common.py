@@ -24,7 +24,6 @@ from cli import interrupts
 _UsageError: Any = typer.BadParameter.__base__  # click's class, wherever this version of typer has it
 
 if TYPE_CHECKING:
-    from pgolf.config import Config
     from pgolf.store.stage_directory import Stage
     from stages.context import StageContext
 
@@ -36,7 +35,11 @@ class Common:
     artifacts: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("artifacts")
     run: Annotated[str, typer.Option(help="Name of the run: a folder in --artifacts.")] = "default"
     source: Annotated[
-        Path | None, typer.Option("--from", help="Input stage directory, when it is not the run's own.")
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Input stage directory; default: the newest of the same --name, else of the plain stages.",
+        ),
     ] = None
     name: Annotated[str | None, typer.Option(help="Variant: the output becomes <stage>@NAME.")] = None
     force: Annotated[bool, typer.Option("--force", help="Redo the stage even if it is up to date.")] = False
@@ -58,23 +61,15 @@ class Common:
     def run_dir(self) -> Path:
         return self.artifacts / self.run
 
-    def load_config(self, *extra: str) -> "Config":
-        """Preset, file, `--set`, then `extra` assignments that a command's own options stand for.
-
-        Without any of the three, the configuration is the one that the run's newest stage was made with, so that
-        `pgolf run --preset mini` can be followed by a plain `pgolf quantize`.
-        """
-        from pgolf import config as configs
-        from pgolf.store import runs
-
-        base = None
-        if self.preset is None and self.config is None:
-            base = runs.recorded_config(self.source or self.run_dir)
-        return configs.load(self.preset, self.config, [*self.set, *extra], base=base)
-
     def context(self, *extra: str) -> "StageContext":
-        """Everything a stage needs, from these options."""
+        """Everything a stage needs, from these options: preset, file, `--set`, then `extra` assignments that a
+        command's own options stand for.
+
+        Without preset and file the stage's own earlier settings are the base, or its input's: see `prepare` and
+        `StageContext.adopt`.
+        """
         from cli.screen import Screen
+        from pgolf import config as configs
         from pgolf import runtime
         from pgolf.errors import PgolfError
         from pgolf.progress import Silent
@@ -85,15 +80,33 @@ class Common:
         if self.threads < 0:
             raise PgolfError(f"--threads {self.threads}: 0 for every core, or how many")
         chosen = runtime.choose(self.device, self.threads, cache=_cache_folder())
+        assignments = (*self.set, *extra)
+        complete = self.preset is not None or self.config is not None
         return StageContext(
             run=self.run_dir,
-            config=self.load_config(*extra),
+            config=configs.load(self.preset, self.config, assignments) if complete else configs.Config(),
             runtime=chosen,
             reporter=Screen() if chosen.is_main else Silent(),
             command=tuple(sys.argv),
             name=self.name,
             force=self.force,
+            assignments=None if complete else assignments,
+            ask=self._ask,
         )
+
+    def prepare(self, kind: str, *extra: str) -> tuple["StageContext", "Stage"]:
+        """The context and the input of a stage of `kind`, with the settings of its own lineage."""
+        from pgolf.store import kinds
+
+        context = self.context(*extra)
+        row = kinds.KINDS[kind]
+        source = context.input(self.source, *row.after, also=row.also)
+        return context.adopt(context.own(kind), source), source
+
+    def _ask(self, question: str) -> bool:
+        """A yes or no of the person at the terminal; no where there is none."""
+        here = sys.stdin.isatty() and sys.stderr.isatty() and not self.json
+        return here and typer.confirm(question, err=True)
 
     def finish(self, stage: "Stage") -> None:
         """With `--json`, the finished stage's path and manifest on stdout."""
@@ -184,7 +197,7 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Call
 
 def guarded(work: Callable[[], None], debug: bool, as_json: bool) -> None:
     """Run a command; whatever ends it becomes one line on stderr and the documented exit code."""
-    from pgolf.errors import PgolfError
+    from pgolf.errors import PgolfError, explain
 
     try:
         work()
@@ -204,8 +217,7 @@ def guarded(work: Callable[[], None], debug: bool, as_json: bool) -> None:
         if isinstance(error, MemoryError) or _is_out_of_memory(error):
             _fail(_OUT_OF_MEMORY, 2, as_json)
         if isinstance(error, OSError):
-            where = f" ({error.filename})" if error.filename else ""
-            _fail(f"{error.strerror or error}{where}", 2, as_json)
+            _fail(explain(error), 2, as_json)
         if not isinstance(error, Exception):
             raise
         _fail(f"unexpected {type(error).__name__}: {error}; {_keep_traceback(debug)}", 2, as_json, every_rank=True)

@@ -11,5 +11,4 @@ def add_to(app: typer.Typer) -> None:
         """Choose among the last weights and their averages, by the loss on held-out train tokens."""
         from stages.ema_finalize import ema_finalize as stage
 
-        context = common.context()
-        common.finish(stage(context, context.input(common.source, "train")))
+        common.finish(stage(*common.prepare("ema-finalize")))

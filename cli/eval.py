@@ -27,8 +27,9 @@ def add_to(app: typer.Typer) -> None:
         from stages.views import evaluation
 
         extra = [] if seconds is None else [f"ttt.seconds={seconds}"]
-        stages = common.context(*assignments(context, reset, mixture), *extra)
-        source = stages.input(common.source, *evaluation.MODEL_STAGES)
+        stages, source = common.prepare("eval-sliding", *assignments(context, reset, mixture), *extra)
         text = evaluation.Documents.of(documents, text_field)
         stage = eval_sliding(stages, source, text)
-        common.finish(eval_ttt(stages, source, text) if ttt else stage)
+        if ttt:
+            stage = eval_ttt(stages.adopt(stages.own("eval-ttt"), source), source, text)
+        common.finish(stage)

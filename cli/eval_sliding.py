@@ -47,10 +47,10 @@ def add_to(app: typer.Typer) -> None:
         from stages.eval_sliding import eval_sliding as run
         from stages.views import evaluation
 
-        stages = common.context(*assignments(context, reset, mixture))
+        stages, source = common.prepare("eval-sliding", *assignments(context, reset, mixture))
         scored = run(
             stages,
-            stages.input(common.source, *evaluation.MODEL_STAGES),
+            source,
             evaluation.Documents.of(documents, text_field),
         )
         if stages.runtime.is_main:

@@ -32,9 +32,8 @@ def add_to(app: typer.Typer) -> None:
 
         extra = [] if method is None else [f"ttt.method={method}"]
         extra += [] if seconds is None else [f"ttt.seconds={seconds}"]
-        stage_context = common.context(*assignments(context, reset, mixture), *extra)
+        stage_context, source = common.prepare("eval-ttt", *assignments(context, reset, mixture), *extra)
         chosen = stage_context.config.ttt.method
         if context is not None and chosen != "in-place":
             raise PgolfError(f"--context goes with --method in-place; {chosen} has contexts of its own: leave it out")
-        source = stage_context.input(common.source, *evaluation.MODEL_STAGES)
         common.finish(run(stage_context, source, evaluation.Documents.of(documents, text_field), tune))

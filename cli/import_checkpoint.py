@@ -20,10 +20,10 @@ def add_to(app: typer.Typer) -> None:
 
         context = common.context()
         tokens = None
-        if common.source is not None or (common.run_dir / "tokenize" / stage_directory.manifests.FILE_NAME).is_file():
+        if common.source is not None or stage_directory.exists(common.run_dir / "tokenize"):
             tokens = context.input(common.source, "tokenize")
         else:
             context.reporter.message(
                 "no tokenize stage in the run: register one first (pgolf tokenize --shards FOLDER) to score and package"
             )
-        common.finish(make(context, file, tokens))
+        common.finish(make(context.adopt(context.own("ema-finalize"), tokens), file, tokens))

@@ -1,13 +1,16 @@
 """`pgolf inspect`: a run's stages, their lineage and scores."""
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.common import Common, command
 
-_HEADLINE = ("bits_per_byte", "total_bytes", "model_bytes", "parameters")
+if TYPE_CHECKING:
+    from pgolf.store.manifest import Manifest
+
+_HEADLINE = ("bits_per_byte", "total_bytes", "model_bytes", "holdout_bits_per_byte", "parameters")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -18,6 +21,7 @@ def add_to(app: typer.Typer) -> None:
     ) -> None:
         """Show the stages of a run (or of one directory with --from): lineage, time, scores. Exit code 1 if changed."""
         from cli.screen import Screen, say_error, say_json
+        from pgolf.data import files
         from pgolf.errors import CheckFailed, PgolfError
         from pgolf.store import lineage, runs, stage_directory
 
@@ -26,15 +30,13 @@ def add_to(app: typer.Typer) -> None:
             raise PgolfError(f"{common.run_dir} holds no finished stage; pgolf run --run {common.run} makes them")
         rows, problems, report = [], [], []
         for stage in stages:
-            inputs = lineage.ancestors(stage)
+            inputs = lineage.ancestors(stage, lambda path: files.source(path).sha256)
             problems += [
                 f"{stage.label}: its input {item.label} is {item.state}" for item in inputs if item.state == "changed"
             ]
             if check:
                 problems += lineage.changed_outputs(stage)
-            rows.append(
-                (stage.label, _inputs(inputs), _duration(stage.manifest.seconds), _score(stage.manifest.metrics))
-            )
+            rows.append((stage.label, _inputs(inputs), _duration(stage.manifest.seconds), _score(stage.manifest)))
             report.append(
                 json.loads(stage.manifest.to_json())
                 | {"path": str(stage.path), "lineage": {item.role: item.state for item in inputs}}
@@ -49,7 +51,8 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _inputs(items: list[Any]) -> str:
-    shown = [item.label if item.state == "ok" else f"{item.label} ({item.state})" for item in items[:3]]
+    fine = ("ok", "unchecked")
+    shown = [item.label if item.state in fine else f"{item.label} ({item.state})" for item in items[:3]]
     more = f" and {len(items) - 3} more" if len(items) > 3 else ""
     return ", ".join(shown) + more
 
@@ -58,9 +61,11 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
-def _score(metrics: dict[str, Any]) -> str:
+def _score(manifest: "Manifest") -> str:
+    if failed := manifest.details.get("failed"):
+        return f"failed: {', '.join(failed)}"
     for name in _HEADLINE:
-        if name in metrics:
-            value = metrics[name]
+        if name in manifest.metrics:
+            value = manifest.metrics[name]
             return f"{value:.4f} {name}" if isinstance(value, float) else f"{value:,} {name}"
     return ""

@@ -25,8 +25,8 @@ def add_to(app: typer.Typer) -> None:
 
         extra = [] if cap is None else [f"package.cap_bytes={cap}"]
         extra += ["package.count_tokenizer=true"] if count_tokenizer else []
-        context = common.context(*extra)
-        stage = make(context, context.input(common.source, "quantize"))
+        context, source = common.prepare("package", *extra)
+        stage = make(context, source)
         show(context.reporter, stage, common.verbose)
         common.finish(stage)
 

@@ -27,7 +27,6 @@ def add_to(app: typer.Typer) -> None:
     ) -> None:
         """Quantize the weights of a trained model."""
         from pgolf.config.quantize import CHOOSES_STEPS
-        from stages.quantize import INPUT_KINDS
         from stages.quantize import quantize as stage
 
         extra = [] if method is None else [f"quantize.method={method}"]
@@ -35,5 +34,5 @@ def add_to(app: typer.Typer) -> None:
             extra.append("quantize.target_bytes=0")  # a run's own target is for methods that choose their steps
         extra += [] if coder is None else [f"package.coder={coder}"]
         extra += [] if target_bytes is None else [f"quantize.target_bytes={target_bytes}"]
-        context = common.context(*extra)
-        common.finish(stage(context, context.input(common.source, *INPUT_KINDS), calibration))
+        context, source = common.prepare("quantize", *extra)
+        common.finish(stage(context, source, calibration))

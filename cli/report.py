@@ -25,4 +25,4 @@ def add_to(app: typer.Typer) -> None:
             folder = Path(run_name)
             named = folder if folder.is_dir() else common.artifacts / run_name
             common = dataclasses.replace(common, artifacts=named.parent, run=named.name)
-        common.finish(html_report(common.context()))
+        common.finish(html_report(common.context().adopt()))

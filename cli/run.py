@@ -1,5 +1,6 @@
 """`pgolf run`: text in, a scored and packaged model out."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,6 +36,9 @@ def add_to(app: typer.Typer) -> None:
         score_float: Annotated[
             bool, typer.Option("--float/--no-float", help="Also score the weights before quantization.")
         ] = True,
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="Only show for each stage whether it would run, and why.")
+        ] = False,
     ) -> None:
         """The whole chain: tokenize, train, average, quantize, score, package. What is up to date is skipped."""
         from cli.screen import say_json
@@ -42,15 +46,15 @@ def add_to(app: typer.Typer) -> None:
         from stages.reports import summary
 
         context = common.context()
-        chain = chains.run(
-            context,
-            train=train or [],
-            val=val or [],
-            tokenizer=tokenizer,
-            shards=shards,
-            text_field=text_field,
-            score_float=score_float,
-        )
+        what = (train or [], val or [], tokenizer, shards, text_field, score_float)
+        if dry_run:
+            planned = chains.plan(context, *what)
+            rows = [(row.label, "runs" if row.would_run else "", row.reason) for row in planned]
+            context.reporter.table("dry run", ("stage", "", "why"), rows)
+            if common.json:
+                say_json({"stages": [dataclasses.asdict(row) for row in planned]})
+            return
+        chain = chains.run(context, *what)
         if not context.runtime.is_main:
             return
         readings = summary.readings(chain)

@@ -47,7 +47,7 @@ def add_to(app: typer.Typer) -> None:
         """Turn documents into token shards, with a tokenizer trained on them and exact byte counts."""
         from stages.tokenize import tokenize as make
 
-        stage = make(
-            common.context(), train or [], val or [], tokenizer, shards, text_field, hub, variant, train_shards
-        )
+        context = common.context()
+        context = context.adopt(context.own("tokenize"))
+        stage = make(context, train or [], val or [], tokenizer, shards, text_field, hub, variant, train_shards)
         common.finish(stage)

@@ -30,8 +30,8 @@ def add_to(app: typer.Typer) -> None:
 
         extra = [] if iterations is None else [f"train.iterations={iterations}"]
         extra += [] if seconds is None else [f"train.seconds={float(seconds)}"]
-        context = common.context(*extra)
-        stage = train_stage(context, context.input(common.source, "tokenize"), finish)
+        context, source = common.prepare("train", *extra)
+        stage = train_stage(context, source, finish)
         if context.runtime.is_main:
             common.finish(stage)
         context.runtime.leave()

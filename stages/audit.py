@@ -24,6 +24,7 @@ from pgolf.config import Config
 from pgolf.errors import CheckFailed, PgolfError
 from pgolf.evaluate.bpb import Score
 from pgolf.evaluate.compare import by_document
+from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.shards import write_shards
 from stages.context import StageContext
@@ -33,8 +34,7 @@ from stages.views import tokens as token_stages
 from stages.views.models import PACKED, QUANTIZED, WEIGHTS, load_model, training_length
 
 SECTIONS = ("evaluate", "ttt")
-SCRIPT = "train_gpt.py"
-REPORT, READABLE = "report.json", "report.md"
+SCRIPT, REPORT, READABLE = kinds.SCRIPT, kinds.AUDIT, kinds.AUDIT_TEXT
 _TRAIN_PIECE = 1 << 22
 _DOCUMENTS = 2000  # whose bytes are compared one by one
 
@@ -222,7 +222,7 @@ def _of_the_record(case: _Case, nll: np.ndarray, noise: float) -> list[Finding]:
 
 def _scores(case: _Case) -> dict[str, Stage]:
     """The run's evaluations of the audited model; a package's are those of the model that it packs."""
-    scored = case.source.parent("model") if case.source.manifest.stage == "package" else case.source
+    scored = claims.scored_model(case.source)
     return claims.scores_of(scored, scored.path.parent)
 
 
@@ -265,9 +265,11 @@ def _calibration(case: _Case, quantized: Stage | None) -> Finding:
     source = ", ".join(Path(inputs[role].path).name for role in hashes)
     if not hashes and details.get("calibration_tokens"):
         tokens = quantized.parent("tokens") if "tokens" in inputs else case.tokenized
-        shards = {name: out.sha256 for name, out in tokens.manifest.outputs.items() if name.startswith("fineweb_train")}
+        shards = {
+            name: out.sha256 for name, out in tokens.manifest.outputs.items() if name.startswith(kinds.TRAIN_SHARDS)
+        }
         hashes, source = shards, f"{details['calibration_tokens']:,} train tokens of {tokens.label}"
-    val_hashes = {name: output.sha256 for name, output in val.items() if name.startswith("fineweb_val_")}
+    val_hashes = {name: output.sha256 for name, output in val.items() if name.startswith(f"{kinds.VAL_SHARDS}_")}
     return record.calibration(source or None, hashes, val_hashes)
 
 
@@ -315,8 +317,8 @@ def _script_alone(case: _Case, nll: np.ndarray, folder: Path, inputs: Path) -> F
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(case.source.file(name).read_bytes())
     count = len(case.tokens)
-    write_shards(inputs, "fineweb_val", iter([case.tokens]), count)
-    write_shards(inputs, "fineweb_val_bytes", iter([case.token_bytes[:count].astype(np.uint16)]), count)
+    write_shards(inputs, kinds.VAL_SHARDS, iter([case.tokens]), count)
+    write_shards(inputs, kinds.VAL_BYTES, iter([case.token_bytes[:count].astype(np.uint16)]), count)
     arguments = ["eval", "--val", str(inputs), "--device", case.context.runtime.device.type]
     arguments += ["--threads", str(case.context.runtime.threads)]
     if case.options.evaluator == evaluators.TTT:

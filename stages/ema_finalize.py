@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from pgolf.errors import PgolfError
 from pgolf.model.fast_paths import Shape, choose_paths
 from pgolf.model.gpt import GPT
+from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage
 from pgolf.training.select_checkpoint import Weights, blend, select
 from stages.context import StageBuild, StageContext
@@ -23,7 +24,7 @@ from stages.train import byte_table, save_weights
 from stages.views.models import inherit_model
 from stages.views.tokens import holdout_of
 
-_PREFIX, _SUFFIX = "average-", ".safetensors"
+_PREFIX, _SUFFIX = kinds.AVERAGE, ".safetensors"
 
 
 def ema_finalize(context: StageContext, trained: Stage) -> Stage:
@@ -42,7 +43,7 @@ def _choose(context: StageContext, build: StageBuild, trained: Stage) -> None:
     started = time.monotonic()
     config, runtime, details = context.config, context.runtime, trained.manifest.details
     holdout = holdout_of(trained)
-    last = _load(trained, "model.safetensors")
+    last = _load(trained, kinds.WEIGHTS)
     averages = {
         name.removeprefix(_PREFIX).removesuffix(_SUFFIX): functools.partial(_load, trained, name)
         for name in _averages(trained)
@@ -61,7 +62,7 @@ def _choose(context: StageContext, build: StageBuild, trained: Stage) -> None:
         shares = config.average.interpolate
         choice = select(model, holdout, details["seq_len"], runtime, last, averages, shares, context.reporter)
         losses, best, weights = choice.losses, choice.name, choice.weights
-    save_weights(build.writer.path("model.safetensors"), weights)
+    save_weights(build.writer.path(kinds.WEIGHTS), weights)
     build.metrics |= {
         **holdout.score(losses[best], byte_table(trained.ancestor("tokenize"))),
         "parameters": sum(value.numel() for value in weights.values()),

@@ -11,6 +11,7 @@ import torch
 from pgolf.errors import PgolfError
 from pgolf.model import challenge_checkpoint
 from pgolf.model.gpt import GPT
+from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.train import save_weights
@@ -45,7 +46,7 @@ def import_checkpoint(context: StageContext, file: Path, tokens: Stage | None = 
     inputs: dict[str, Stage | Path] = {"checkpoint": file} if tokens is None else {"checkpoint": file, "tokens": tokens}
     with context.build("ema-finalize", inputs=inputs, sections=("model", "train")) as build:
         if build.existing is None:
-            save_weights(build.writer.path("model.safetensors"), weights)
+            save_weights(build.writer.path(kinds.WEIGHTS), weights)
             build.metrics |= {"parameters": sum(tensor.numel() for tensor in weights.values())}
             build.details |= {"imported_from": file.name, "imported_format": kind}
             context.reporter.message(

@@ -18,13 +18,14 @@ from pgolf.errors import CheckFailed
 from pgolf.program import build as program
 from pgolf.program.ledger import MODEL, README, SCRIPT, TOKENIZER, File, Ledger
 from pgolf.progress import Reporter
+from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.reports import package_text
 from stages.views import claims, evaluation
 from stages.views.models import load_quantized
 
-REQUIREMENTS = "requirements.txt"
+REQUIREMENTS = kinds.REQUIREMENTS
 _LATER_SETTINGS = 64  # bytes left free for settings of a score that is not made yet
 
 

@@ -18,15 +18,13 @@ from pgolf.quant.hessian import Calibration
 from pgolf.quant.methods import TensorReport
 from pgolf.quantized import storage
 from pgolf.quantized.tensors import QuantizedModel
-from pgolf.store import stage_directory
+from pgolf.store import kinds, stage_directory
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.shards import TokenStream
 from stages import steps
 from stages.context import StageBuild, StageContext
 from stages.steps import Material, Samples
 from stages.views import models
-
-INPUT_KINDS = ("ema-finalize", "train")
 
 
 def quantize(context: StageContext, source: Stage, calibration: Path | None = None) -> Stage:
@@ -38,7 +36,10 @@ def quantize(context: StageContext, source: Stage, calibration: Path | None = No
     context = models.inherit_model(context, source)
     settings = context.config.quantize
     inputs, paths = _calibration_source(source, calibration, required=settings.method in NEEDS_HESSIANS)
-    with context.build("quantize", {"model": source, **inputs}, ("model", "optim", "quantize", "package")) as build:
+    sections = ["model", "quantize"]
+    sections += ["optim"] if settings.distill_steps else []  # its warmdown and betas
+    sections += ["package"] if settings.target_bytes else []  # what counts beside the model
+    with context.build("quantize", {"model": source, **inputs}, sections) as build:
         if build.existing is None:
             model = models.load_model(source, context.runtime)
             length = settings.sequence or (_training_length(context, source) if paths else 0)
@@ -182,7 +183,7 @@ def _calibration_source(
 
 def train_shards(tokens: Stage) -> list[Path]:
     """Verified paths of a tokenize stage's train shards."""
-    paths = tokens.files("fineweb_train_")
+    paths = tokens.files(f"{kinds.TRAIN_SHARDS}_")
     if not paths:
         raise PgolfError(f"{tokens.path} holds no train shards to calibrate on")
     return paths

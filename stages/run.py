@@ -1,11 +1,13 @@
 """The whole chain, from text to a scored package, each stage skipped when it is up to date."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
+from pgolf.progress import Silent
 from pgolf.store.stage_directory import Stage
-from stages.context import StageContext
+from stages.context import StageContext, WouldRun
 
 
 @dataclass(frozen=True)
@@ -52,21 +54,85 @@ def run(
     quantized ones, which is what shows the price of quantization. Raises what the stages raise; everything finished
     before that is kept, and the next call goes on from there.
     """
+
+    def make(kind: str, function: Any, source: Stage | None, name: str | None, *after: Any) -> Stage:
+        return cast(Stage, function(_adopted(context, kind, source, name), source))
+
+    return Chain(*_stages(make, context, _tokenizing(train, val, tokenizer, shards, text_field), score_float))
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a run would do with one stage, and why."""
+
+    label: str
+    would_run: bool
+    reason: str
+
+
+def plan(
+    context: StageContext,
+    train: Sequence[str | Path] = (),
+    val: Sequence[str | Path] = (),
+    tokenizer: Path | None = None,
+    shards: Path | None = None,
+    text_field: str = "text",
+    score_float: bool = True,
+) -> list[Planned]:
+    """What `run` would do with the same arguments, without doing it. Raises what its checks of input raise."""
+    dry = context.replace(dry_run=True, reporter=Silent())
+    rows: list[Planned] = []
+
+    def make(kind: str, function: Any, source: Any, name: str | None, *after: Any) -> Any:
+        own = dry.replace(name=name)
+        label = own.label(kind)
+        behind = [item for item in (source, *after) if isinstance(item, str)]
+        if not behind:
+            try:
+                stage = function(_adopted(dry, kind, source, name), source)
+                rows.append(Planned(label, False, "up to date"))
+                return stage
+            except WouldRun as would:
+                rows.append(Planned(label, True, ", ".join(would.reasons)))
+                return label
+        missing = own.own(kind) is None
+        rows.append(Planned(label, True, "missing" if missing else f"{behind[0]} runs again"))
+        return label
+
+    _stages(make, context, _tokenizing(train, val, tokenizer, shards, text_field), score_float)
+    return rows
+
+
+def _adopted(context: StageContext, kind: str, source: Stage | None, name: str | None) -> StageContext:
+    named = context.replace(name=name)
+    return named.adopt(named.own(kind), source)
+
+
+def _tokenizing(
+    train: Sequence[str | Path], val: Sequence[str | Path], tokenizer: Path | None, shards: Path | None, text_field: str
+) -> Callable[[StageContext, None], Stage]:
+    from stages.tokenize import tokenize
+
+    return lambda context, _: tokenize(context, train, val, tokenizer, shards, text_field)
+
+
+def _stages(make: Any, context: StageContext, tokenize: Any, score_float: bool) -> tuple[Any, ...]:
+    """The chain, each stage handed to `make(kind, function, source, variant, *what it waits for besides)`."""
     from stages.ema_finalize import ema_finalize
     from stages.eval_sliding import eval_sliding
     from stages.eval_ttt import eval_ttt
     from stages.package import package
     from stages.quantize import quantize
-    from stages.tokenize import tokenize
     from stages.train import train as train_model
 
-    tokens = tokenize(context, train=train, val=val, tokenizer=tokenizer, shards=shards, text_field=text_field)
-    trained = train_model(context, tokens)
-    averaged = ema_finalize(context, trained)
-    quantized = quantize(context, averaged)
-    float_name = "float" if context.name is None else f"{context.name}-float"
-    float_score = eval_sliding(context.replace(name=float_name), averaged) if score_float else None
-    sliding_score = eval_sliding(context, quantized)
-    ttt_score = eval_ttt(context, quantized)
-    packaged = package(context, quantized)
-    return Chain(tokens, trained, averaged, quantized, float_score, sliding_score, ttt_score, packaged)
+    name = context.name
+    tokens = make("tokenize", tokenize, None, name)
+    trained = make("train", train_model, tokens, name)
+    averaged = make("ema-finalize", ema_finalize, trained, name)
+    quantized = make("quantize", quantize, averaged, name)
+    float_name = "float" if name is None else f"{name}-float"
+    float_score = make("eval-sliding", eval_sliding, averaged, float_name) if score_float else None
+    sliding = make("eval-sliding", eval_sliding, quantized, name)
+    ttt = make("eval-ttt", eval_ttt, quantized, name)
+    packaged = make("package", package, quantized, name, sliding, ttt)
+    return tokens, trained, averaged, quantized, float_score, sliding, ttt, packaged

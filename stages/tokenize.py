@@ -210,7 +210,7 @@ def _write_split(
     counts = Counts()
     seen: set[int] = set()
     limit = context.config.tokenizer.shard_tokens
-    folder = build.writer.path(TOKENIZER).parent
+    folder = build.writer.payload
     clock = time.monotonic()
 
     def watched() -> Iterator[bytes]:
@@ -234,6 +234,8 @@ def _write_split(
             progress.update(counts.documents, note=f"{rate:,.0f} documents/s  {counts.bytes:,} bytes")
         if sidecar is not None:
             sidecar.close()
+        for path in [*tokens.paths, *([] if sidecar is None else sidecar.paths)]:
+            build.writer.add(path)
     if not counts.bytes:
         raise _empty(texts, split)
     return counts, frozenset(seen)

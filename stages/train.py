@@ -5,6 +5,7 @@ training clock. Under torchrun every rank trains; rank 0 alone writes and report
 """
 
 import importlib.util
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from pgolf import config as configs
 from pgolf.config import Config
 from pgolf.errors import PgolfError
+from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.byte_counts import ByteTable
 from pgolf.tokens.loader import Loader
@@ -30,16 +32,6 @@ from stages.reports.loss_curve import draw
 from stages.views.tokens import open_split, tokenizer_of, with_bos
 
 SECTIONS = ("model", "train", "optim", "average")
-# Settings with other values of which a stopped run may be continued: they change no weight.
-_FREE = (
-    "checkpoint_every",
-    "checkpoint_seconds",
-    "log_every",
-    "compile",
-    "micro_tokens",
-    "tensorboard",
-    "allow_unused_rows",
-)
 _LENGTH = ("train.iterations", "train.seconds")  # may be raised when a stopped run is continued
 
 
@@ -76,7 +68,7 @@ def _summary(trained: Stage) -> str:
 
 def byte_table(tokens: Stage) -> ByteTable | None:
     """Bytes per piece, where a tokenize stage has its tokenizer."""
-    has = "tokenizer.model" in tokens.manifest.outputs
+    has = kinds.TOKENIZER in tokens.manifest.outputs
     return ByteTable.from_tokenizer(tokenizer_of(tokens)) if has else None
 
 
@@ -96,7 +88,7 @@ def _train(
     build.earlier_seconds = values["elapsed"]
     at = At(values["elapsed"], values["tokens"], 0.0)
     constant = {"identity": identity, "restarts": values["restarts"]}
-    log = MetricsLog(writer.folder / "metrics.jsonl", config.train, runtime.is_main, values["iteration"], at)
+    log = MetricsLog(writer.path(kinds.METRICS_LOG), config.train, runtime.is_main, values["iteration"], at)
     with checkpoints.Writer(writer.folder / ".scratch", constant) as checkpoint, log:
         hooks = Hooks(
             resume=None if previous is None else (previous.tensors, previous.values),
@@ -126,10 +118,12 @@ def _finish(context: StageContext, build: StageBuild, made: Fit, holdout: Holdou
     config, trainer, writer = context.config, made.trainer, build.writer
     _, seq_len = config.train.sizes_at(1.0)
     averages = trainer.averages.finished()
-    save_weights(writer.path("model.safetensors"), trainer.weights())
+    save_weights(writer.path(kinds.WEIGHTS), trainer.weights())
     for name, value in averages.items():
-        save_weights(writer.path(f"average-{name}.safetensors"), trainer.weights(value))
-    draw(writer.path("metrics.jsonl"), writer.path("loss.png"))
+        save_weights(writer.path(f"{kinds.AVERAGE}{name}.safetensors"), trainer.weights(value))
+    draw(writer.path(kinds.METRICS_LOG), writer.path(kinds.LOSS_CURVE))
+    if config.train.tensorboard:
+        writer.add(writer.payload / "tensorboard")
     build.metrics |= made.metrics()
     if made.seconds:
         rate = build.details["matrix_flops_per_second"]
@@ -182,11 +176,8 @@ def _check(config: Config, tokens: Stage) -> None:
 
 def _identity(config: Config, tokens: Stage) -> dict[str, Any]:
     """What a checkpoint belongs to: everything that decides the weights."""
-    values = configs.to_dict(config)
-    flat = {
-        f"{section}.{key}": value for section in SECTIONS for key, value in values[section].items() if key not in _FREE
-    }
-    return flat | {"seed": config.seed, "the tokens": tokens.manifest_sha256}
+    settings = json.loads(json.dumps(configs.settings_of(config, "train", SECTIONS)))  # as a checkpoint has them
+    return {**settings, "seed": config.seed, "the tokens": tokens.manifest_sha256}
 
 
 def _previous(context: StageContext, build: StageBuild, identity: Mapping[str, Any], finish: bool) -> Checkpoint | None:

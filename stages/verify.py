@@ -21,13 +21,14 @@ from pgolf.errors import PgolfError
 from pgolf.program import build as program
 from pgolf.program.ledger import MODEL, README, SCRIPT, TOKENIZER
 from pgolf.progress import Reporter
+from pgolf.store import kinds
 from pgolf.store import manifest as manifests
 from pgolf.store.manifest import Manifest
 from stages.views import claims
 
 TOLERANCE = 1e-6
 """Bits per byte that a score may differ by on the same machine."""
-REQUIREMENTS = "requirements.txt"
+REQUIREMENTS = kinds.REQUIREMENTS
 _LARGEST = {
     manifests.FILE_NAME: 16 << 20,
     claims.FILE: 1 << 20,

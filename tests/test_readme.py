@@ -63,8 +63,44 @@ def test_commands_run_in_order(folder, monkeypatch):
             words += [word for assignment in SMALL for word in ("--set", assignment)]
         result = CliRunner().invoke(app, words)
         assert result.exit_code == 0, f"{command}\n{result.output}"
-    assert (folder / "artifacts" / "default" / "package" / "model.pgz").is_file()
-    assert (folder / "artifacts" / "default" / "quantize@again").is_dir()
+    run = folder / "artifacts" / "default"
+    assert (run / "package" / "model.pgz").is_file()
+    made_from = {
+        ("eval-sliding", "model"): "quantize",
+        ("eval-ttt", "model"): "quantize",
+        ("package", "model"): "quantize",
+        ("package", "eval-sliding"): "eval-sliding",
+        ("package", "eval-ttt"): "eval-ttt",
+        ("quantize@again", "model"): "ema-finalize",
+        ("eval-sliding@again", "model"): "quantize@again",
+        ("package@again", "model"): "quantize@again",
+        ("package@again", "eval-sliding"): "eval-sliding@again",
+        ("eval-sliding@other", "model"): "quantize",
+        ("eval-ttt@other", "model"): "quantize",
+        ("audit", "model"): "package",
+        ("train@short", "tokens"): "tokenize",
+    }
+    manifests = {path.parent.name: json.loads(path.read_text()) for path in run.glob("[!.]*/manifest.json")}
+    assert {key: manifests[key[0]]["inputs"][key[1]]["name"] for key in made_from} == made_from
+    scores = manifests["package@again"]["details"]["claims"]["scores"]
+    assert scores["sliding"]["bits_per_byte"] == manifests["eval-sliding@again"]["metrics"]["bits_per_byte"]
+    assert manifests["eval-sliding@again"]["metrics"] != manifests["eval-sliding"]["metrics"]
+    # None of it changed what the run's plain stages are made from or with.
+    for command in ("train", "ema-finalize", "quantize", "eval", "eval-ttt", "package"):
+        result = CliRunner().invoke(app, [command, "--threads", "1"])
+        assert result.exit_code == 0, f"{command}\n{result.output}"
+        assert " is up to date in " in result.stderr.replace("\n", " "), f"{command}\n{result.stderr}"
+    assert {path.parent.name: json.loads(path.read_text()) for path in run.glob("[!.]*/manifest.json")} == manifests
+    planned = CliRunner().invoke(app, ["run", "train.jsonl", "--val", "val.jsonl", "--dry-run", "--json"])
+    assert {row["reason"] for row in json.loads(planned.stdout)["stages"]} == {"up to date"}
+    changed = ["run", "train.jsonl", "--val", "val.jsonl", "--dry-run", "--json", "--set", "train.iterations=13"]
+    planned = json.loads(CliRunner().invoke(app, changed).stdout)["stages"]
+    assert [(row["label"], row["reason"]) for row in planned][:3] == [
+        ("tokenize", "up to date"),
+        ("train", "train.iterations 12 -> 13"),
+        ("ema-finalize", "train runs again"),
+    ]
+    assert CliRunner().invoke(app, ["inspect"]).exit_code == 0
 
 
 def test_links_lead_somewhere():

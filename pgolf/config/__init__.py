@@ -5,6 +5,7 @@ known one.
 """
 
 from pgolf.config.compose import from_dict, load, preset_names, recorded, to_dict
+from pgolf.config.effects import settings_of
 from pgolf.config.sections import (
     AverageConfig,
     Config,
@@ -33,5 +34,6 @@ __all__ = [
     "load",
     "preset_names",
     "recorded",
+    "settings_of",
     "to_dict",
 ]

@@ -1,7 +1,8 @@
 """Settings of the evaluators."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from pgolf.config.effects import NO_EFFECT
 from pgolf.errors import PgolfError
 
 CONTEXTS = ("windowed", "banded")
@@ -13,7 +14,7 @@ class EvaluateConfig:
     """Tokens of context at most; 0: the training length."""
     stride: int = 64
     """Tokens newly scored per window, so each sees at least `seq_len - stride` tokens where there are that many."""
-    batch_windows: int = 8
+    batch_windows: int = field(default=8, metadata=NO_EFFECT)
     """Windows evaluated together, on a CPU by each core: few enough for its cache. A GPU wants more."""
     context: str = "windowed"
     """`windowed`: every token sees its own window and nothing before it; `banded`: one pass in which every layer sees

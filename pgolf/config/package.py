@@ -1,7 +1,8 @@
 """Settings of the package and its byte budget."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from pgolf.config.effects import only
 from pgolf.errors import PgolfError
 
 CODERS = ("range", "brotli", "zlib", "lzma")
@@ -9,7 +10,7 @@ CODERS = ("range", "brotli", "zlib", "lzma")
 
 @dataclass(frozen=True)
 class PackageConfig:
-    cap_bytes: int = 16_000_000
+    cap_bytes: int = field(default=16_000_000, metadata=only("package"))
     """The byte budget, decimal (the challenge's cap)."""
     count_code: bool = True
     """Whether the script counts against the cap; the `mini` track caps `model.pgz` alone and shows the code apart."""

@@ -1,8 +1,9 @@
 """Settings of the training run."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from pgolf.config.effects import NO_EFFECT
 from pgolf.errors import PgolfError
 
 MATMULS = ("float32", "bfloat16", "auto")
@@ -22,7 +23,7 @@ class TrainConfig:
     """Tokens of one optimizer step, over all processes."""
     seq_len: int = 256
     """Tokens of one training sequence."""
-    micro_tokens: int = 0
+    micro_tokens: int = field(default=0, metadata=NO_EFFECT)
     """Tokens of one forward and backward pass per process; gradients add up over a step; 0: all at once."""
     batch_schedule: tuple[tuple[float, ...], ...] = ()
     """Pairs (fraction of training, batch_tokens) from which another batch size holds, ascending."""
@@ -30,19 +31,19 @@ class TrainConfig:
     """Pairs (fraction of training, seq_len) from which another sequence length holds, ascending."""
     holdout_tokens: int = 100_000
     """Last tokens of the train stream, never trained on: averages and settings are chosen on them; at most 5% of it."""
-    checkpoint_every: int = 500
+    checkpoint_every: int = field(default=500, metadata=NO_EFFECT)
     """Iterations between checkpoints that a killed run resumes from."""
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: float = field(default=60.0, metadata=NO_EFFECT)
     """Seconds after which a checkpoint is written even if fewer iterations have passed; 0: by iterations only."""
-    log_every: int = 10
+    log_every: int = field(default=10, metadata=NO_EFFECT)
     """Iterations that one line of `metrics.jsonl` and one point of the loss curve average over."""
-    allow_unused_rows: bool = False
+    allow_unused_rows: bool = field(default=False, metadata=NO_EFFECT)
     """Train a model with more vocabulary rows than the tokenizer has pieces, though no token ever looks them up."""
-    compile: bool = True
+    compile: bool = field(default=True, metadata=NO_EFFECT)
     """Use torch.compile where it is expected to save more of the budget than it costs; false: never."""
     matmul: str = "float32"
     """Arithmetic of training's matrix products on a CPU: `float32`, `bfloat16`, or `auto`, the faster one."""
-    tensorboard: bool = False
+    tensorboard: bool = field(default=False, metadata=NO_EFFECT)
     """Also write TensorBoard event files (needs the `tensorboard` extra)."""
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
-"""A run seen from above: its stages, what each was made from and whether that still stands, and what they scored."""
+"""The inputs of a stage, and whether they are still what the stage was made from."""
 
-import os
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,15 +19,29 @@ class Ancestor:
     role: str
     label: str
     state: str
-    """`ok`, `changed` (its hash is another one now) or `missing`."""
+    """`ok`, `changed` (its hash is another one now), `missing`, or `unchecked` (a URL, a folder)."""
 
 
-def ancestors(stage: Stage) -> list[Ancestor]:
-    """The inputs that a stage names, each checked against the hash it was read with."""
+def ancestors(stage: Stage, folder_hash: Callable[[Path], str] | None = None) -> list[Ancestor]:
+    """The inputs that a stage names, each checked against the hash it was read with.
+
+    folder_hash: hash of a folder of documents, `pgolf.data.files.source(path).sha256`; without, folders are unchecked.
+    """
     return [
-        Ancestor(role, entry.name or Path(entry.path).name, _state(stage, entry))
+        Ancestor(role, entry.name or Path(entry.path).name, _state(stage, entry, folder_hash))
         for role, entry in stage.manifest.inputs.items()
     ]
+
+
+def input_hashes(stage: Stage) -> set[str]:
+    """Hashes of the manifests of every stage up the lineage, as far as the stages are where their children say."""
+    found = set()
+    for role, entry in stage.manifest.inputs.items():
+        if entry.kind == "stage":
+            found.add(entry.sha256)
+            with suppress(PgolfError):
+                found |= input_hashes(stage.parent(role))
+    return found
 
 
 def changed_outputs(stage: Stage) -> list[str]:
@@ -40,12 +55,20 @@ def changed_outputs(stage: Stage) -> list[str]:
     return found
 
 
-def _state(stage: Stage, entry: Input) -> str:
-    path = Path(os.path.normpath(stage.path / entry.path))
+def _state(stage: Stage, entry: Input, folder_hash: Callable[[Path], str] | None = None) -> str:
+    if entry.kind == "url":
+        return "unchecked"
+    path = stage_directory.locate(stage.path, entry)
     if entry.kind == "stage":
-        if not (path / manifests.FILE_NAME).is_file():
+        if not stage_directory.exists(path):
             return "missing"
         return "ok" if stage_directory.open_stage(path).manifest_sha256 == entry.sha256 else "changed"
-    if not path.is_file():
+    if not path.exists():
         return "missing"
-    return "ok" if manifests.hash_file(path).sha256 == entry.sha256 else "changed"
+    if path.is_dir() and folder_hash is None:
+        return "unchecked"
+    try:
+        found = folder_hash(path) if folder_hash is not None and path.is_dir() else manifests.hash_file(path).sha256
+    except PgolfError:  # no documents are left in the folder
+        return "changed"
+    return "ok" if found == entry.sha256 else "changed"

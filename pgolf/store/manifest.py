@@ -77,7 +77,9 @@ def parse(text: str, where: Path) -> Manifest:
         # 1e999 is no number either, and half a surrogate pair cannot be the name of anything.
         json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise PgolfError(f"{where} is not a pgolf manifest ({error}); rerun the stage that made it") from error
+        raise PgolfError(
+            f"{where} is not a pgolf manifest ({error}); restore it, or move the folder away and rerun the stage"
+        ) from error
     if schema != SCHEMA:
         raise PgolfError(f"{where} has schema {schema!r}, this pgolf reads up to {SCHEMA}: use a newer pgolf")
     try:
@@ -88,7 +90,9 @@ def parse(text: str, where: Path) -> Manifest:
         return _typed(Manifest, values)
     except (KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise PgolfError(f"{where} is damaged ({reason}); rerun the stage that made it") from error
+        raise PgolfError(
+            f"{where} is damaged ({reason}); restore it, or move the folder away and rerun the stage"
+        ) from error
 
 
 def _refuse_constant(name: str) -> None:

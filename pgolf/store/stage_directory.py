@@ -1,20 +1,33 @@
 """Stage directories: written whole or not at all, verified when read.
 
-A directory is written as a hidden sibling, flushed to disk and renamed. Once renamed it is never changed.
+A stage is written in a working folder beside its destination (`work_folder`), flushed to disk and moved into place.
+After that it is never changed, and only ever replaced as a whole by a newer stage of the same name.
 """
 
+import hashlib
 import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from pgolf.errors import PgolfError
+from pgolf.errors import PgolfError, explain
+from pgolf.store import kinds
 from pgolf.store import manifest as manifests
 from pgolf.store.manifest import Input, Manifest, Output
+from pgolf.store.work_folder import PARTIAL, PAYLOAD, SCRATCH, WorkFolder, await_replacement, flush, locked, move, sweep
+
+__all__ = [
+    "Stage",
+    "StageWriter",
+    "exists",
+    "locked",
+    "open_stage",
+    "refuse_foreign",
+    "stage_folders",
+    "sweep",
+]
+
+
+_TRIES = 20  # at a stage that another process replaces, for systems where it is absent for a moment
 
 
 @dataclass(frozen=True)
@@ -39,10 +52,12 @@ class Stage:
         path = self.path / name
         if expected is None:
             raise PgolfError(f"{self.path} has no output {name}: it is a {self.manifest.stage} stage")
-        if not path.is_file():
-            raise PgolfError(f"{path} is missing, though its manifest lists it; rerun {self.manifest.stage}")
-        found = manifests.hash_file(path)
+        found = manifests.hash_file(path) if path.is_file() else None
         if found != expected:
+            if _manifest_hash(self.path) != self.manifest_sha256:
+                raise PgolfError(f"{self.path} was replaced by another pgolf process meanwhile; run the command again")
+            if found is None:
+                raise PgolfError(f"{path} is missing, though its manifest lists it; rerun {self.manifest.stage}")
             raise PgolfError(
                 f"{path} was changed: expected {expected.bytes} bytes with SHA-256 {expected.sha256[:12]}…, found "
                 f"{found.bytes} bytes with {found.sha256[:12]}…; restore it or rerun {self.manifest.stage}"
@@ -68,8 +83,8 @@ class Stage:
         entry = self.manifest.inputs.get(role)
         if entry is None or entry.kind != "stage":
             raise PgolfError(f"{self.path} names no input stage {role!r}")
-        path = Path(os.path.normpath(self.path / entry.path))
-        if not (path / manifests.FILE_NAME).is_file():
+        path = locate(self.path, entry)
+        if not exists(path):
             raise PgolfError(f"{self.path} was made from {path}, which is not there; put it back or name another")
         stage = open_stage(path)
         if stage.manifest_sha256 != entry.sha256:
@@ -84,153 +99,210 @@ class Stage:
         if self.manifest.stage == kind:
             return self
         for role, entry in self.manifest.inputs.items():
-            if entry.kind == "stage" and (entry.stage == kind or _leads_to(entry.stage, kind)):
+            if entry.kind == "stage" and (entry.stage == kind or kinds.comes_after(entry.stage, kind)):
                 return self.parent(role).ancestor(kind)
         raise PgolfError(f"{self.path} has no {kind} stage in its lineage")
 
 
-_MANIFEST = Path(manifests.FILE_NAME)
-_LOCK = ".lock"
-_ORDER = ("tokenize", "train", "ema-finalize", "quantize", "package")
+def exists(path: Path) -> bool:
+    """Whether a finished stage stands at `path`; one that is being replaced just now does."""
+    for _ in range(_TRIES):
+        if (path / manifests.FILE_NAME).is_file():
+            return True
+        if not await_replacement(path):
+            return False
+    return False
 
 
-def _leads_to(stage: str | None, kind: str) -> bool:
-    return stage in _ORDER and kind in _ORDER and _ORDER.index(stage) > _ORDER.index(kind)
+def stage_folders(run: Path) -> list[Path]:
+    """The folders of a run that hold a finished stage, sorted by name; hidden and partial ones are none."""
+    names = {path.name for path in run.iterdir() if path.is_dir()} if run.is_dir() else set()
+    return [
+        run / name for name in sorted(names) if name[0] != "." and not name.endswith(PARTIAL) and exists(run / name)
+    ]
 
 
-def open_stage(path: Path, kinds: tuple[str, ...] = ()) -> Stage:
-    """Open a finished stage directory; with `kinds`, refuse every other kind of stage.
+def open_stage(path: Path, wanted: tuple[str, ...] = ()) -> Stage:
+    """Open a finished stage directory; with `wanted`, refuse every other kind of stage.
 
     Raises PgolfError when there is no manifest, or it is unreadable, of an unknown schema or of the wrong kind.
     """
     file = path / manifests.FILE_NAME
-    if not file.is_file():
-        raise PgolfError(f"{path} is not a stage directory: there is no {manifests.FILE_NAME} in it")
+    data = None
+    for _ in range(_TRIES):
+        if not exists(path):
+            raise PgolfError(f"{path} is not a stage directory: there is no {manifests.FILE_NAME} in it")
+        try:
+            data = file.read_bytes()  # read once: the hash is that of the text that is parsed
+            break
+        except FileNotFoundError:
+            continue  # replaced since
+        except OSError as error:
+            raise PgolfError(f"cannot read {explain(error)}") from error
     try:
-        text = file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        manifest = manifests.parse((data or b"").decode("utf-8"), file)
+    except UnicodeDecodeError as error:
         raise PgolfError(f"cannot read {file}: {error}") from error
-    manifest = manifests.parse(text, file)
-    if kinds and manifest.stage not in kinds:
-        raise PgolfError(f"{path} holds a {manifest.stage} stage; this needs {' or '.join(kinds)}")
-    return Stage(path=path, manifest=manifest, manifest_sha256=manifests.hash_file(file).sha256)
+    if wanted and manifest.stage not in wanted:
+        raise PgolfError(f"{path} holds a {manifest.stage} stage; this needs {' or '.join(wanted)}")
+    return Stage(path=path, manifest=manifest, manifest_sha256=hashlib.sha256(data or b"").hexdigest())
+
+
+def locate(folder: Path, entry: Input) -> Path:
+    """Where an input of the stage in `folder` is: its path counted from the folder as it was named, or, where symbolic
+    links lead to another place, from the folder's real path. The place with the right manifest comes first."""
+    places = [Path(os.path.normpath(base / entry.path)) for base in (folder, folder.resolve())]
+    right = [place for place in places if _manifest_hash(place) == entry.sha256]
+    return next((place for place in (*right, *places) if place.exists()), places[0])
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise PgolfError unless nothing is at `folder`, or exactly a stage that pgolf wrote under this name.
+
+    Any file, folder or link in it that its manifest does not list is somebody else's, as is everything without a
+    manifest. Contents are not hashed: a damaged stage may be replaced.
+    """
+    if not os.path.lexists(folder):
+        return
+    remedy = "move it away, or choose another --run or --name"
+    if folder.is_symlink() or not folder.is_dir():
+        raise PgolfError(f"{folder} is no folder that pgolf made and is not replaced: {remedy}")
+    found = _foreign(folder, folder.name)
+    if found is not None:
+        raise PgolfError(f"{folder} is not replaced: {found}; {remedy}")
+
+
+def _foreign(folder: Path, label: str) -> str | None:
+    """Why a folder is not just the stage `label` that pgolf wrote; None when it is."""
+    try:
+        manifest = manifests.parse((folder / manifests.FILE_NAME).read_text("utf-8"), folder / manifests.FILE_NAME)
+    except (FileNotFoundError, UnicodeDecodeError):
+        return f"there is no {manifests.FILE_NAME} in it, so pgolf did not make it"
+    except PgolfError as error:
+        return str(error).partition(";")[0]
+    if manifest.name != label:
+        return f"it holds a copy of {manifest.name}"
+    ours = {manifests.FILE_NAME, *manifest.outputs}
+    folders = {parent.as_posix() for name in ours for parent in Path(name).parents}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        plain = not path.is_symlink()
+        if not (plain and (name in folders if path.is_dir() else name in ours)):
+            return f"{path.relative_to(folder)} in it is not pgolf's"
+    return None
 
 
 class StageWriter:
-    """Where a stage puts its payload: a sibling of the final directory, until `commit` renames it.
+    """Where a stage puts its payload: a working folder beside the final directory, until `commit` moves it there.
 
-    The sibling is hidden and thrown away with a failed attempt, or, for a resumable stage, named
-    `<destination>.partial` and kept for the next one. `scratch` is inside it for files that are no output.
+    The working folder is deleted with a failed attempt, or, for a resumable stage, named `<destination>.partial` and
+    kept for the next one. Only files asked for with `path` or named with `add` become outputs. With `writes` false (a
+    process that only computes) nothing is made.
     """
 
-    def __init__(self, destination: Path, resumable: bool = False) -> None:
+    def __init__(self, destination: Path, resumable: bool = False, writes: bool = True) -> None:
         self.destination = destination
-        hidden = destination.parent / f".{destination.name}.{os.getpid()}"
-        self.folder = destination.with_name(destination.name + ".partial") if resumable else hidden
+        self._work = WorkFolder(destination, resumable)
+        self._writes = writes
+        self._names: set[str] = set()
+
+    @property
+    def folder(self) -> Path:
+        """The working folder."""
+        return self._work.path
 
     @property
     def scratch(self) -> Path:
         """Folder for files that only serve to resume; removed at `commit`. Made on first use."""
-        folder = self.folder / ".scratch"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        return self._made(self.folder / SCRATCH)
+
+    @property
+    def has_scratch(self) -> bool:
+        """Whether there are files to resume from."""
+        folder = self.folder / SCRATCH
+        return folder.is_dir() and any(folder.iterdir())
+
+    @property
+    def payload(self) -> Path:
+        """Folder of the payload, made on first use; what is written in it becomes an output only with `add`."""
+        return self._made(self.folder / PAYLOAD)
 
     def path(self, name: str) -> Path:
-        """Path to write the payload file `name` at; subfolders are made."""
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Path to write the payload file `name` at; subfolders are made, and the file becomes an output."""
+        self._names.add(name)
+        path = self.folder / PAYLOAD / name
+        self._made(path.parent)
         return path
 
+    def add(self, path: Path) -> None:
+        """Make an output of a file in the payload folder that something else named, or of all files of a folder."""
+        files = [item for item in path.rglob("*") if item.is_file()] if path.is_dir() else [path]
+        self._names |= {file.relative_to(self.folder / PAYLOAD).as_posix() for file in files}
+
     def outputs(self) -> dict[str, Output]:
-        """Size and hash of every file written so far, by name."""
-        found = (path for path in self.folder.rglob("*") if path.is_file())
-        names = (path.relative_to(self.folder) for path in found)
-        # A manifest is there already when an earlier attempt was killed between writing it and the rename.
-        files = sorted(self.folder / name for name in names if ".scratch" not in name.parts and name != _MANIFEST)
-        return {path.relative_to(self.folder).as_posix(): manifests.hash_file(path) for path in files}
+        """Size and hash of every output, by name."""
+        return {name: manifests.hash_file(self.folder / PAYLOAD / name) for name in sorted(self._names)}
 
     def commit(self, manifest: Manifest) -> Stage:
-        """Write the manifest, flush everything to disk and rename the directory into place.
+        """Write the manifest, flush everything to disk and move the payload to the destination.
 
-        An older directory of the same name is moved aside first and removed last, so that at every moment one of
-        the two exists whole.
+        An older stage of the same name is replaced in the same step, so that one of the two is there at every moment.
+        Raises PgolfError when anything in the destination is not pgolf's; OSError leaves the older stage in place.
         """
-        self.path(manifests.FILE_NAME).write_text(manifest.to_json(), "utf-8")
-        for path in sorted(self.folder.rglob("*")):
-            _flush(path)
-        _flush(self.folder)
-        aside = self.destination.with_name(f".{self.destination.name}.{os.getpid()}.old")
-        if self.destination.exists():
-            self.destination.rename(aside)
-        self.folder.rename(self.destination)
-        _flush(self.destination.parent)
-        # Only now: killed before the rename, a resumable stage still has what it goes on from.
-        shutil.rmtree(self.destination / ".scratch", ignore_errors=True)
-        shutil.rmtree(aside, ignore_errors=True)
-        return open_stage(self.destination)
+        refuse_foreign(self.destination)
+        data = manifest.to_json().encode("utf-8")
+        payload = self.payload
+        self._drop_unregistered(payload)
+        (payload / manifests.FILE_NAME).write_bytes(data)
+        for path in sorted(payload.rglob("*")):
+            flush(path)
+        flush(payload)
+        digest = hashlib.sha256(data).hexdigest()
+        self._work.publish(digest)
+        replaced = self._work.replaced()
+        try:
+            found = replaced and _foreign(replaced, self.destination.name)  # put into it at the last moment
+            if found:
+                raise PgolfError(f"{self.destination} is not replaced: {found}; move it away")
+        except BaseException:
+            self._work.take_back()
+            raise
+        self._work.remove()
+        return Stage(self.destination, manifests.parse(data.decode("utf-8"), self.destination), digest)
+
+    def publish(self) -> None:
+        """Move the payload to the destination, which must not exist, without a manifest: for folders that are no stage.
+
+        Raises OSError when something is there.
+        """
+        move(self.folder / PAYLOAD, self.destination)
 
     def discard(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete the working folder."""
+        self._work.remove()
+
+    def _made(self, folder: Path) -> Path:
+        if self._writes:
+            self._work.create()
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _drop_unregistered(self, payload: Path) -> None:
+        """Remove temporary files that a killed write of this or an earlier attempt left in the payload folder."""
+        for path in sorted(payload.rglob("*"), reverse=True):
+            name = path.relative_to(payload).as_posix()
+            if path.is_symlink() or path.is_file():
+                if name not in self._names:
+                    path.unlink()
+            elif not any(path.iterdir()):
+                path.rmdir()
 
 
-@contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """Hold a run directory for this process. Raises PgolfError when another process holds it.
-
-    The folders made for it go again when an exception leaves them empty: a mistyped command leaves no run behind.
-    """
-    made = [folder for folder in (run, *run.parents) if not folder.exists()]
-    run.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run / _LOCK)
+def _manifest_hash(folder: Path) -> str | None:
     try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise PgolfError(f"{run} is in use by another pgolf process; wait for it or choose another --run") from error
-    try:
-        _sweep(run)
-        yield
-    except BaseException:
-        lock.release()
-        _remove_empty(made)
-        raise
-    finally:
-        lock.release()
-
-
-def _remove_empty(folders: Sequence[Path]) -> None:
-    with suppress(OSError):  # stops at the first folder that holds something
-        for folder in folders:
-            if [path.name for path in folder.iterdir()] == [_LOCK]:
-                (folder / _LOCK).unlink()
-            folder.rmdir()
-
-
-def same_inputs(left: Mapping[str, Input], right: Mapping[str, Input]) -> bool:
-    """Whether two stages were made from the same things, wherever those stand on disk."""
-    return {key: item.sha256 for key, item in left.items()} == {key: item.sha256 for key, item in right.items()}
-
-
-def _sweep(run: Path) -> None:
-    """Remove what processes that were killed left behind; called with the run's lock held."""
-    for path in run.glob(".*"):
-        if not path.is_dir():
-            continue
-        final = run / path.name.removeprefix(".").removesuffix(".old").rpartition(".")[0]
-        if path.name.endswith(".old") and not final.exists():
-            path.rename(final)  # killed between the two renames of a commit: the older one is still whole
-        else:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
+        return manifests.hash_file(folder / manifests.FILE_NAME).sha256
     except OSError:
-        if path.is_file():
-            raise  # some systems cannot flush a folder; a file's failure is a real one
-    finally:
-        os.close(descriptor)
+        return None
 
 
 def _relative(path: Path, start: Path) -> str:

@@ -6,6 +6,7 @@ on.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -15,11 +16,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pgolf.errors import PgolfError
+from pgolf.errors import PgolfError, explain
 
 FILE_NAME = "checkpoint.safetensors"
 
@@ -36,7 +38,9 @@ def save(folder: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any])
     final, new = folder / FILE_NAME, folder / (FILE_NAME + ".new")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.detach().cpu() for name, tensor in tensors.items()}, new, {"state": json.dumps(values)})
+        host = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+        state = json.dumps(values)
+        save_file(host, new, {"state": state, "sha256": _digest(host, state)})
         with new.open("rb") as stream:
             os.fsync(stream.fileno())
         new.replace(final)
@@ -46,8 +50,7 @@ def save(folder: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any])
         with contextlib.suppress(OSError):
             new.unlink(missing_ok=True)
         kept = "the previous checkpoint is intact, run the same command to continue" if final.is_file() else "none yet"
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise PgolfError(f"cannot write the checkpoint {final}: {reason}; {kept}") from error
+        raise PgolfError(f"cannot write the checkpoint {explain(error, final, kept)}") from error
 
 
 class Writer:
@@ -87,12 +90,25 @@ def load(folder: Path) -> Checkpoint | None:
         return None
     try:
         with safe_open(path, "pt") as file:
-            return Checkpoint(
-                tensors={name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118 - it is no dict
-                values=json.loads(file.metadata()["state"]),
-            )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            state, expected = file.metadata()["state"], file.metadata()["sha256"]
+            found = Checkpoint(tensors, json.loads(state))
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise PgolfError(f"{path} is damaged ({error}); start over with --force") from error
+    if (digest := _digest(tensors, state)) != expected:
+        raise PgolfError(
+            f"{path} is damaged: its SHA-256 is {digest[:12]}…, expected {expected[:12]}…; start over with --force"
+        )
+    return found
+
+
+def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
+    """SHA-256 over the JSON state and every tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(state.encode("utf-8"))
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _flush_folder(folder: Path) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 from pgolf.codec import container, ledger
 from pgolf.codec.ledger import Ledger, Line
 from pgolf.errors import PgolfError
+from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.views import models
 
-KINDS = ("package", "quantize", *models.FLOAT_KINDS)
+KINDS = kinds.MODELS
 
 
 @dataclass(frozen=True)

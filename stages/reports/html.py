@@ -29,13 +29,13 @@ from pgolf.page.html import (
     table,
     verdict,
 )
-from pgolf.store import lineage, runs
+from pgolf.store import kinds, lineage, runs
 from pgolf.store.stage_directory import Stage
 from stages.audit import REPORT as AUDIT_FILE
 from stages.context import StageContext
 from stages.views import evaluation
 
-FILE = "report.html"
+FILE = kinds.PAGE
 _STRETCHES = 60  # of the stream, over which the gain is averaged
 _NOT_SHOWN = ("report",)
 
@@ -145,9 +145,9 @@ def _below(low: float, high: float) -> float:
 
 def _training(stages: Sequence[Stage]) -> list[Markup]:
     trained = _main(stages, "train")
-    if trained is None or "metrics.jsonl" not in trained.manifest.outputs:
+    if trained is None or kinds.METRICS_LOG not in trained.manifest.outputs:
         return []
-    text = trained.file("metrics.jsonl").read_text("utf-8")
+    text = trained.file(kinds.METRICS_LOG).read_text("utf-8")
     lines = [json.loads(line) for line in text.splitlines() if line.strip()]
     if not lines:
         return []
@@ -292,9 +292,9 @@ def _lineage(stages: Sequence[Stage]) -> Markup:
     items: list[tuple[str, Cell]] = []
     for stage in stages:
         ancestors = lineage.ancestors(stage)
-        made = ", ".join(item.label + ("" if item.state == "ok" else f" ({item.state})") for item in ancestors[:4]) + (
-            f" and {len(ancestors) - 4} more" if len(ancestors) > 4 else ""
-        )
+        made = ", ".join(
+            item.label + ("" if item.state in ("ok", "unchecked") else f" ({item.state})") for item in ancestors[:4]
+        ) + (f" and {len(ancestors) - 4} more" if len(ancestors) > 4 else "")
         size = sum(output.bytes for output in stage.manifest.outputs.values())
         commit = stage.manifest.pgolf.get("commit")
         said = join(

@@ -16,7 +16,7 @@ from typing import Any
 from pgolf.config import Config
 from pgolf.errors import PgolfError
 from pgolf.program.ledger import SCRIPT, TOKENIZER
-from pgolf.store import runs, stage_directory
+from pgolf.store import kinds, runs, stage_directory
 from pgolf.store.stage_directory import Stage
 from stages.reports import submission_text
 from stages.reports.compare import Comparison
@@ -109,6 +109,7 @@ def submission(
     if folder.exists():
         raise PgolfError(f"{folder} exists; choose another --out or --name")
     entry = describe(seeds, author, track, date, comparison)
+    stage_directory.sweep(out)
     writer = stage_directory.StageWriter(folder)
     try:
         for name in (SCRIPT, REQUIREMENTS, TOKENIZER):
@@ -120,10 +121,9 @@ def submission(
         writer.path("README.md").write_text(
             submission_text.readme(seeds, entry, techniques(seeds[0]), comparison), "utf-8"
         )
-        writer.folder.rename(folder)
-    except BaseException:
+        writer.publish()
+    finally:
         writer.discard()
-        raise
     return folder
 
 
@@ -185,7 +185,7 @@ def log(seed: Seed) -> str:
     lines = []
     trained = seed.train
     if trained is not None:
-        for text in trained.file("metrics.jsonl").read_text("utf-8").splitlines():
+        for text in trained.file(kinds.METRICS_LOG).read_text("utf-8").splitlines():
             step = json.loads(text)
             lines.append(
                 f"step:{step['iteration']}/{trained.manifest.config['train']['iterations']} "

@@ -14,11 +14,11 @@ import numpy as np
 import pgolf
 from pgolf import config as configs
 from pgolf.config import Config
-from pgolf.store import runs
+from pgolf.store import kinds, runs
 from pgolf.store.stage_directory import Stage
 from stages.views import tokens as token_stages
 
-FILE = "claims.json"
+FILE = kinds.CLAIMS
 FORMAT = 1
 SCORES = {"eval-sliding": "sliding", "eval-ttt": "ttt"}
 """What the score of each evaluation stage is called in the claims."""
@@ -37,6 +37,11 @@ def scores_of(model: Stage, run: Path) -> dict[str, Stage]:
         if kind not in found or found[kind].label != kind:
             found[kind] = stage
     return found
+
+
+def scored_model(stage: Stage) -> Stage:
+    """The stage that scores of a model are of: what a package packs, any other stage itself."""
+    return stage.parent("model") if stage.manifest.stage == "package" else stage
 
 
 def audits_of(model: Stage, run: Path, scores: Mapping[str, Stage]) -> dict[str, Stage]:

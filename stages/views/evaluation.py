@@ -20,15 +20,14 @@ from pgolf.evaluate.mixture import MixtureEvaluator
 from pgolf.model.fast_paths import Shape, choose_paths
 from pgolf.model.gpt import GPT
 from pgolf.runtime import Runtime
+from pgolf.store import kinds
 from pgolf.store.manifest import Input
 from pgolf.store.stage_directory import Stage
 from stages.context import StageBuild, StageContext
 from stages.views import tokens as token_stages
 from stages.views.models import load_model, training_length
 
-SCORES_FILE = "scores.safetensors"
-MODEL_STAGES = ("package", "quantize", "ema-finalize", "train")
-"""Kinds of stage that hold a model, the finished one first."""
+SCORES_FILE = kinds.SCORES
 
 
 @dataclass(frozen=True, eq=False)

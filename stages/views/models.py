@@ -12,14 +12,13 @@ from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
 from pgolf.quantized.tensors import QuantizedModel
 from pgolf.runtime import Runtime
+from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 
-FLOAT_KINDS = ("ema-finalize", "train")
+FLOAT_KINDS = kinds.FLOATS
 """Kinds of stage that hold float weights, the finished one first."""
-WEIGHTS = "model.safetensors"
-QUANTIZED = "quantized.safetensors"
-PACKED = "model.pgz"
+WEIGHTS, QUANTIZED, PACKED = kinds.WEIGHTS, kinds.QUANTIZED, kinds.PACKED
 
 
 def model_config(stage: Stage) -> ModelConfig:

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+from pgolf.store import kinds
 from pgolf.tokens import byte_counts
 from pgolf.tokens.tokenizer import Tokenizer
 
-TRAIN, VAL, VAL_BYTES = "fineweb_train", "fineweb_val", "fineweb_val_bytes"
-TOKENIZER = "tokenizer.model"
+TRAIN, VAL, VAL_BYTES = kinds.TRAIN_SHARDS, kinds.VAL_SHARDS, kinds.VAL_BYTES
+TOKENIZER = kinds.TOKENIZER
 
 
 def tokenizer_facts(used: Tokenizer) -> dict[str, Any]:

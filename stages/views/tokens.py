@@ -17,9 +17,10 @@ from pgolf.tokens.encode import encode_documents as encode_all
 from pgolf.tokens.shards import TokenStream
 from pgolf.tokens.tokenizer import Tokenizer
 from pgolf.training.holdout import Holdout
+from stages.views.token_files import TOKENIZER, TRAIN, VAL, VAL_BYTES
 
-_PREFIX = {"train": "fineweb_train_", "val": "fineweb_val_"}
-_VAL_BYTES = "fineweb_val_bytes_"
+_PREFIX = {"train": f"{TRAIN}_", "val": f"{VAL}_"}
+_VAL_BYTES = f"{VAL_BYTES}_"
 
 
 def open_split(stage: Stage, split: str) -> TokenStream:
@@ -52,7 +53,7 @@ def token_bytes(stage: Stage) -> np.ndarray:
 
 def tokenizer_of(stage: Stage) -> Tokenizer:
     """The tokenizer of a tokenize stage."""
-    return Tokenizer.open(stage.file("tokenizer.model"))
+    return Tokenizer.open(stage.file(TOKENIZER))
 
 
 def with_bos(config: Config, stage: Stage) -> Config:

@@ -47,7 +47,8 @@ def configured(context: StageContext, *assignments: str) -> StageContext:
 def tokens(context: StageContext) -> Stage:
     with context.build("tokenize", inputs={}, sections=("tokenizer",)) as build:
         stream = np.random.default_rng(0).integers(2, 64, 4000).astype(np.uint16)
-        write_shards(build.writer.path("x").parent, "fineweb_train", [stream], 3000)
+        for path in write_shards(build.writer.payload, "fineweb_train", [stream], 3000):
+            build.writer.add(path)
     return build.stage
 
 

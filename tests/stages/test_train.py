@@ -62,7 +62,8 @@ def make_tokens(run: Path) -> Stage:
     random = np.random.default_rng(0)
     stream = np.cumsum(random.random(12_000) < 0.9).astype(np.uint16) % 60 + 3
     with context_at(run).build("tokenize", inputs={}, sections=("tokenizer",)) as build:
-        write_shards(build.writer.path("x").parent, "fineweb_train", [stream.astype(np.uint16)], 7000)
+        for path in write_shards(build.writer.payload, "fineweb_train", [stream.astype(np.uint16)], 7000):
+            build.writer.add(path)
         build.details["vocab_size"] = 64
     return build.stage
 

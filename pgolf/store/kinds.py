@@ -1,0 +1,123 @@
+"""The kinds of stages, one row each: what a kind comes after, what it holds, and the names of its files.
+
+Everything that lists kinds or names a stage's files reads it from here. A new kind is a new row.
+"""
+
+from dataclasses import dataclass
+
+from pgolf.store import records
+
+TOKENIZER, WEIGHTS, QUANTIZED, PACKED, SCRIPT = (
+    "tokenizer.model",
+    "model.safetensors",
+    "quantized.safetensors",
+    "model.pgz",
+    "train_gpt.py",
+)
+TRAIN_SHARDS, VAL_SHARDS, VAL_BYTES = "fineweb_train", "fineweb_val", "fineweb_val_bytes"
+"""Beginnings of the names of shards: `<beginning>_000000.bin`."""
+METRICS_LOG, LOSS_CURVE, AVERAGE = "metrics.jsonl", "loss.png", "average-"
+SCORES, CLAIMS, REQUIREMENTS = "scores.safetensors", "claims.json", "requirements.txt"
+AUDIT, AUDIT_TEXT, PAGE = "report.json", "report.md", "report.html"
+
+
+@dataclass(frozen=True)
+class Kind:
+    name: str
+    after: tuple[str, ...] = ()
+    """Kinds that it takes its input from."""
+    also: tuple[str, ...] = ()
+    """Kinds that it takes when they are named with `--from`, but does not choose by itself."""
+    holds: str = ""
+    """`tokens`, `float` or `integers` (a model), `score`, `audit` or `page`."""
+    files: tuple[str, ...] = ()
+    """Names of its files, or how they begin."""
+    metrics: type = records.NoRecord
+    details: type = records.NoRecord
+    """The fields that it writes under `metrics` and `details`."""
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            "tokenize",
+            (),
+            (),
+            "tokens",
+            (TOKENIZER, TRAIN_SHARDS, VAL_SHARDS, VAL_BYTES),
+            records.TokenizeMetrics,
+            records.TokenizeDetails,
+        ),
+        Kind(
+            "train",
+            ("tokenize",),
+            (),
+            "float",
+            (WEIGHTS, AVERAGE, METRICS_LOG, LOSS_CURVE, "tensorboard"),
+            records.TrainMetrics,
+            records.TrainDetails,
+        ),
+        Kind("ema-finalize", ("train",), (), "float", (WEIGHTS,), records.FinalizeMetrics, records.FinalizeDetails),
+        Kind(
+            "quantize",
+            ("ema-finalize", "train"),
+            (),
+            "integers",
+            (QUANTIZED,),
+            records.QuantizeMetrics,
+            records.QuantizeDetails,
+        ),
+        Kind(
+            "package",
+            ("quantize",),
+            (),
+            "integers",
+            (PACKED, SCRIPT, TOKENIZER, REQUIREMENTS, CLAIMS),
+            records.PackageMetrics,
+            records.PackageDetails,
+        ),
+        Kind(
+            "eval-sliding",
+            ("quantize", "ema-finalize", "train"),
+            ("package",),
+            "score",
+            (SCORES,),
+            records.ScoreMetrics,
+            records.ScoreDetails,
+        ),
+        Kind(
+            "eval-ttt",
+            ("quantize", "ema-finalize", "train"),
+            ("package",),
+            "score",
+            (SCORES,),
+            records.ScoreMetrics,
+            records.ScoreDetails,
+        ),
+        Kind(
+            "audit",
+            ("package", "quantize", "ema-finalize", "train"),
+            (),
+            "audit",
+            (AUDIT, AUDIT_TEXT),
+            records.AuditMetrics,
+            records.AuditDetails,
+        ),
+        Kind("report", (), (), "page", (PAGE,), records.NoRecord, records.NoRecord),
+    )
+}
+
+
+def holding(*holds: str) -> tuple[str, ...]:
+    """Names of the kinds that hold one of these, the last of the chain first."""
+    return tuple(name for name in reversed(KINDS) if KINDS[name].holds in holds)
+
+
+MODELS, FLOATS, SCORED = holding("float", "integers"), holding("float"), holding("score")
+
+
+def comes_after(kind: str | None, other: str) -> bool:
+    """Whether a stage of `kind` has one of kind `other` in its lineage."""
+    row = KINDS.get(kind or "")
+    return row is not None and any(one == other or comes_after(one, other) for one in (*row.after, *row.also))
