@@ -86,7 +86,7 @@ class Common:
             run=self.run_dir,
             config=configs.load(self.preset, self.config, assignments) if complete else configs.Config(),
             runtime=chosen,
-            reporter=Screen() if chosen.is_main else Silent(),
+            reporter=Screen(self.json, self.verbose) if chosen.is_main else Silent(),
             command=tuple(sys.argv),
             name=self.name,
             force=self.force,

@@ -18,10 +18,13 @@ class Reporter(Protocol):
         behind the numbers; `s` means that the work ends by the clock."""
 
     def message(self, text: str) -> None:
-        """One line that stays on the screen."""
+        """One line about the work, which stays on the screen."""
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table that stays on the screen. The first column is aligned left, the others right."""
+    def result(self, text: str) -> None:
+        """One line of what the work came to."""
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], detail: bool = False) -> None:
+        """A table of results. detail: for those who ask for every table."""
 
 
 class _NoProgress:
@@ -39,5 +42,8 @@ class Silent:
     def message(self, text: str) -> None:
         pass
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    def result(self, text: str) -> None:
+        pass
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], detail: bool = False) -> None:
         pass

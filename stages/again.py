@@ -44,7 +44,7 @@ class Context:
         if self.runtime.is_main:
             print(text, flush=True)
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], detail: bool = False) -> None:
         for row in rows:
             self.message("  ".join(row))
 

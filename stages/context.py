@@ -135,8 +135,18 @@ class StageContext:
         if self.assignments is None:
             return self
         values = next((stage.manifest.config for stage in made if stage is not None), None)
-        base = None if values is None else configs.recorded({k: v for k, v in values.items() if k != "options"})
+        base = None if values is None else configs.recorded(values)
         return self.replace(config=configs.load(assignments=self.assignments, base=base))
+
+    def inherit_model(self, stage: Stage) -> "StageContext":
+        """The context with the configuration of model and optimizer taken from `stage` and its `train` stage, where
+        that is in reach: what is made from a model describes that model, whatever preset the command was given."""
+        try:
+            optim = configs.recorded(stage.ancestor("train").manifest.config).optim
+        except PgolfError:
+            optim = self.config.optim
+        model = configs.recorded(stage.manifest.config).model
+        return self.replace(config=dataclasses.replace(self.config, model=model, optim=optim))
 
     @contextmanager
     def build(

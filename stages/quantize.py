@@ -18,13 +18,13 @@ from pgolf.quant.hessian import Calibration
 from pgolf.quant.methods import TensorReport
 from pgolf.quantized import storage
 from pgolf.quantized.tensors import QuantizedModel
+from pgolf.saved import models
 from pgolf.store import kinds, stage_directory
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.shards import TokenStream
 from stages import steps
 from stages.context import StageBuild, StageContext
 from stages.steps import Material, Samples
-from stages.views import models
 
 
 def quantize(context: StageContext, source: Stage, calibration: Path | None = None) -> Stage:
@@ -33,7 +33,7 @@ def quantize(context: StageContext, source: Stage, calibration: Path | None = No
     calibration: a tokenize stage, a folder of shards or one shard, in place of the train tokens that `source` was
     made from: an old checkpoint needs nothing else.
     """
-    context = models.inherit_model(context, source)
+    context = context.inherit_model(source)
     settings = context.config.quantize
     inputs, paths = _calibration_source(source, calibration, required=settings.method in NEEDS_HESSIANS)
     sections = ["model", "quantize"]

@@ -15,6 +15,7 @@ from pgolf import data
 from pgolf.data import Source
 from pgolf.data.split import fingerprint
 from pgolf.errors import PgolfError
+from pgolf.saved.tokens import input_of, recorded_documents
 from pgolf.store.manifest import Input
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens import encode
@@ -24,7 +25,6 @@ from pgolf.tokens.tokenizer import Tokenizer
 from stages.context import StageBuild, StageContext
 from stages.register import register_folder, register_hub
 from stages.views.token_files import TOKENIZER, TRAIN, VAL, VAL_BYTES, tokenizer_facts
-from stages.views.tokens import input_of, recorded_documents
 
 
 @dataclass

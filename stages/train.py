@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from pgolf import config as configs
 from pgolf.config import Config
 from pgolf.errors import PgolfError
+from pgolf.saved.tokens import open_split, tokenizer_of, with_bos
 from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.byte_counts import ByteTable
@@ -29,7 +30,6 @@ from pgolf.training.matmul_throughput import matrix_rate
 from pgolf.training.metrics_log import MetricsLog
 from stages.context import StageBuild, StageContext
 from stages.reports.loss_curve import draw
-from stages.views.tokens import open_split, tokenizer_of, with_bos
 
 SECTIONS = ("model", "train", "optim", "average")
 _LENGTH = ("train.iterations", "train.seconds")  # may be raised when a stopped run is continued

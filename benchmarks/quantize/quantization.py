@@ -38,11 +38,11 @@ from pgolf.quant.allocate import Matrices, Plan
 from pgolf.quant.divergence import Divergence
 from pgolf.quant.hessian import Calibration
 from pgolf.quantized.tensors import QuantizedModel
+from pgolf.saved import models, tokens
 from pgolf.store import stage_directory
 from stages import steps
 from stages.quantize import train_shards
 from stages.steps import Material, Samples
-from stages.views import models, tokens
 
 HERE = Path(__file__).parent
 BITS = (2.0, 2.5, 3.0, 3.6, 4.4)

@@ -54,7 +54,7 @@ class Clock:
     def message(self, text: str) -> None:
         print(text, flush=True)
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], detail: bool = False) -> None:
         pass
 
 

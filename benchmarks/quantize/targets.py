@@ -27,6 +27,7 @@ from pgolf.config import Config
 from pgolf.progress import Silent
 from pgolf.quant import calibration_data, hessian
 from pgolf.runtime import Runtime
+from pgolf.saved import models
 from pgolf.store import stage_directory
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.shards import TokenStream
@@ -35,7 +36,6 @@ from stages.context import StageContext
 from stages.package import package
 from stages.quantize import quantize, train_shards
 from stages.steps import Material, Samples
-from stages.views import models
 
 ROOM = 53_000  # for a script
 

@@ -25,12 +25,12 @@ from pgolf import runtime as runtimes
 from pgolf.config import Config, ModelConfig
 from pgolf.errors import PgolfError
 from pgolf.progress import Silent
+from pgolf.saved.tokens import open_split
 from pgolf.store import stage_directory
 from pgolf.tokens.loader import Loader
 from pgolf.training.fit import fit, select_average
 from pgolf.training.holdout import Holdout
 from stages.train import byte_table
-from stages.views.tokens import open_split
 
 
 def parts(model: ModelConfig) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:

@@ -59,8 +59,8 @@ def generate(
     """Continue `prompt`, which begins a document, `rows` times at once.
 
     context: tokens that the model looks back over at most, its training length.
-    Yields (row, new text) as the continuations grow; the prompt is not repeated. Text is handed out as soon as no later
-    token can change it. Raises PgolfError for a prompt that is not UTF-8 and for less than one row.
+    Yields (row, new text) as the continuations grow, whole characters at a time; the prompt is not repeated. Raises
+    PgolfError for a prompt that is not UTF-8 and for less than one row.
     """
     if rows < 1:
         raise PgolfError(f"{rows} continuations were asked for; at least 1 is needed")
@@ -99,7 +99,7 @@ def generate(
 
 
 class _Writer:
-    """The text of one continuation, given out in valid UTF-8."""
+    """The text of one continuation, given out in valid UTF-8. One more token never changes the text before it."""
 
     def __init__(self, tokenizer: Tokenizer, prompt: np.ndarray) -> None:
         self._tokenizer, self._tokens = tokenizer, prompt.tolist()
@@ -107,12 +107,10 @@ class _Writer:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def _whole(self) -> bytes:
-        return self._tokenizer.decode(np.array(self._tokens, np.uint16))
+        return self._tokenizer.decode(np.array(self._tokens, np.uint16), drop_stray=True)
 
     def add(self, token: int) -> str:
         self._tokens.append(token)
-        if self._tokenizer.is_operator(token):
-            return ""  # what follows decides how it reads
         return self._decoder.decode(self._fresh())
 
     def rest(self) -> str:

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from pgolf.errors import PgolfError
+from pgolf.saved.tokens import open_split, tokenizer_of
 from pgolf.store.stage_directory import Stage
 from stages.run import Chain
 from stages.tokenize import original_documents
-from stages.views.tokens import open_split, tokenizer_of
 
 # xz looks back over 8 MiB at its default preset, so earlier training text could not help it.
 _PRIMING_BYTES = 8 << 20

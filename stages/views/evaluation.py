@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -20,12 +20,12 @@ from pgolf.evaluate.mixture import MixtureEvaluator
 from pgolf.model.fast_paths import Shape, choose_paths
 from pgolf.model.gpt import GPT
 from pgolf.runtime import Runtime
+from pgolf.saved import tokens as token_stages
+from pgolf.saved.models import load_model
 from pgolf.store import kinds
 from pgolf.store.manifest import Input
 from pgolf.store.stage_directory import Stage
 from stages.context import StageBuild, StageContext
-from stages.views import tokens as token_stages
-from stages.views.models import load_model, training_length
 
 SCORES_FILE = kinds.SCORES
 
@@ -70,15 +70,15 @@ def load_text(source: Stage, documents: Documents) -> Text:
 
     Raises PgolfError when there is nothing in it to score.
     """
-    tokenized = source.ancestor("tokenize")
     if documents.sources:
         names = ", ".join(PurePath(item.name).name for item in documents.sources)
         texts = (text for item in documents.sources for text in data.documents(item, documents.text_field))
-        encoded = token_stages.encode_documents(tokenized, texts)
+        encoded = token_stages.encode_documents(source, texts)
         if encoded is None:
             raise PgolfError(f"no text in {names}")
         text = Text(*encoded, names)
     else:
+        tokenized = source.ancestor("tokenize")
         stream = token_stages.open_split(tokenized, "val")
         counts = np.asarray(token_stages.token_bytes(tokenized), dtype=np.int64)
         lossless = bool(tokenized.manifest.details.get("lossless", True))
@@ -86,12 +86,6 @@ def load_text(source: Stage, documents: Documents) -> Text:
     if len(text.tokens) < 2:
         raise PgolfError(f"{text.source} holds {len(text.tokens)} tokens; a score needs at least 2")
     return text
-
-
-def resolve(settings: EvaluateConfig, source: Stage) -> EvaluateConfig:
-    """Fill in the training length where `seq_len` is 0."""
-    seq_len = settings.seq_len or training_length(source)
-    return replace(settings, seq_len=seq_len, stride=min(settings.stride, seq_len))
 
 
 @contextmanager
