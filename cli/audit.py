@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from cli import numbers
 from cli.common import Common, command
 from cli.eval_sliding import Mixture, assignments
 
@@ -15,8 +16,16 @@ def add_to(app: typer.Typer) -> None:
         evaluator: Annotated[str, typer.Option(help="sliding or ttt.")] = "sliding",
         tokens: Annotated[int, typer.Option(help="Length of val to audit on; 0: several windows or chunks.")] = 0,
         probes: Annotated[int, typer.Option(help="Changes of the text, one evaluation each.")] = 64,
-        seconds: Annotated[float, typer.Option(help="Stop probing after so long (8 at least); 0: never.")] = 300.0,
-        limit_seconds: Annotated[float, typer.Option(help="What training and evaluation may take.")] = 600.0,
+        seconds: Annotated[
+            float,
+            typer.Option(
+                parser=numbers.seconds, metavar="TIME", help="Stop probing after so long (8 at least); 0: never."
+            ),
+        ] = 300.0,
+        limit_seconds: Annotated[
+            float,
+            typer.Option(parser=numbers.seconds, metavar="TIME", help="What training and evaluation may take."),
+        ] = 600.0,
         mixture: Mixture = False,
     ) -> None:
         """Test whether a score counts: causal, normalized, scored before learned from, in one pass, exact bytes.

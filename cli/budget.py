@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from cli import numbers
 from cli.common import Common, command
 
 
@@ -16,7 +17,12 @@ def add_to(app: typer.Typer) -> None:
     @command(app, "budget")
     def budget(
         common: Common,
-        cap: Annotated[int | None, typer.Option(help="Byte cap, decimal; package.cap_bytes unless given.")] = None,
+        cap: Annotated[
+            int | None,
+            typer.Option(
+                parser=numbers.size, metavar="BYTES", help="Byte cap, decimal; package.cap_bytes unless given."
+            ),
+        ] = None,
         png: Annotated[Path | None, typer.Option(help="Also draw it: bytes by role, rate against distortion.")] = None,
     ) -> None:
         """Show bytes, bits per weight and coding losses by tensor role; exit code 1 over the cap.
@@ -72,6 +78,6 @@ def add_to(app: typer.Typer) -> None:
         if found.over > 0:
             say_error(
                 f"{found.what} takes {found.total_bytes:,} bytes, {found.over:,} over the cap of {found.cap_bytes:,}; "
-                f"quantize with --target-bytes {max(found.cap_bytes - sum(found.other_bytes.values()), 0)}"
+                f"{budgets.remedy(found.cap_bytes, found.other_bytes)}"
             )
             raise typer.Exit(CheckFailed.exit_code)

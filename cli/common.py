@@ -73,6 +73,7 @@ class Common:
         from pgolf import runtime
         from pgolf.errors import PgolfError
         from pgolf.progress import Silent
+        from pgolf.quant import methods
         from stages.context import StageContext
 
         if self.name is not None and (not re.fullmatch(r"\w[\w.+-]*", self.name) or self.name.endswith(".partial")):
@@ -82,9 +83,11 @@ class Common:
         chosen = runtime.choose(self.device, self.threads, cache=_cache_folder())
         assignments = (*self.set, *extra)
         complete = self.preset is not None or self.config is not None
+        config = configs.load(self.preset, self.config, assignments) if complete else configs.Config()
+        methods.of(config.quantize)
         return StageContext(
             run=self.run_dir,
-            config=configs.load(self.preset, self.config, assignments) if complete else configs.Config(),
+            config=config,
             runtime=chosen,
             reporter=Screen(self.json, self.verbose) if chosen.is_main else Silent(),
             command=tuple(sys.argv),
@@ -96,12 +99,16 @@ class Common:
 
     def prepare(self, kind: str, *extra: str) -> tuple["StageContext", "Stage"]:
         """The context and the input of a stage of `kind`, with the settings of its own lineage."""
+        from pgolf.quant import methods
         from pgolf.store import kinds
 
         context = self.context(*extra)
         row = kinds.KINDS[kind]
         source = context.input(self.source, *row.after, also=row.also)
-        return context.adopt(context.own(kind), source), source
+        context = context.adopt(context.own(kind), source)
+        if self.set or extra:
+            methods.of(context.config.quantize)
+        return context, source
 
     def _ask(self, question: str) -> bool:
         """A yes or no of the person at the terminal; no where there is none."""

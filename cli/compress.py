@@ -19,11 +19,10 @@ def add_to(app: typer.Typer) -> None:
     ) -> None:
         """Compress a file with the run's model; only the same model on a like machine gets it back."""
         from cli.screen import say_json
-        from pgolf.store.kinds import MODELS
         from stages import compress as stage
 
-        context = common.context()
-        done = stage.compress(context, context.input(common.source, *MODELS), file, output)
+        context, source = common.prepare("eval-sliding")  # the model that an evaluation would score
+        done = stage.compress(context, source, file, output)
         found = done.compressed
         assert found is not None
         if common.json:
@@ -52,11 +51,10 @@ def add_to(app: typer.Typer) -> None:
     ) -> None:
         """Get a compressed file back, with the model it was compressed with."""
         from cli.screen import say_json
-        from pgolf.store.kinds import MODELS
         from stages import compress as stage
 
-        context = common.context()
-        done = stage.decompress(context, context.input(common.source, *MODELS), file, output)
+        context, source = common.prepare("eval-sliding")
+        done = stage.decompress(context, source, file, output)
         if common.json:
             say_json({"path": str(done.path), "model": str(done.stage.path), "bytes": done.path.stat().st_size})
         context.reporter.message(f"{file}: the text is in {done.path}, {done.path.stat().st_size:,} bytes")

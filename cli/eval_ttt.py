@@ -4,11 +4,15 @@ from typing import Annotated
 
 import typer
 
+from cli import numbers
 from cli.common import Common, command
 from cli.eval_sliding import Context, Documents, Mixture, Reset, TextField, assignments
 
 Method = Annotated[str | None, typer.Option("--method", help="sgd, lora, in-place or phased.")]
-Seconds = Annotated[float | None, typer.Option("--seconds", help="Time budget of the evaluation; 0: none.")]
+Seconds = Annotated[
+    float | None,
+    typer.Option("--seconds", parser=numbers.seconds, metavar="TIME", help="Time budget of the evaluation; 0: none."),
+]
 Tune = Annotated[bool, typer.Option("--tune", help="First choose the rates on held-out train text.")]
 
 

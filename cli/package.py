@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli import numbers
 from cli.common import Common, command
 
 if TYPE_CHECKING:
@@ -15,7 +16,10 @@ def add_to(app: typer.Typer) -> None:
     @command(app, "package")
     def package(
         common: Common,
-        cap: Annotated[int | None, typer.Option(help="Byte cap, decimal; 16,000,000 unless configured.")] = None,
+        cap: Annotated[
+            int | None,
+            typer.Option(parser=numbers.size, metavar="BYTES", help="Byte cap, decimal; 16,000,000 unless configured."),
+        ] = None,
         count_tokenizer: Annotated[
             bool, typer.Option("--count-tokenizer", help="Count the tokenizer too; the challenge does not.")
         ] = False,

@@ -1,10 +1,11 @@
 """`pgolf quantize`: a float model to integers on a grid."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
+from cli import numbers
 from cli.common import Common, command
 
 
@@ -12,11 +13,22 @@ def add_to(app: typer.Typer) -> None:
     @command(app, "quantize")
     def quantize(
         common: Common,
-        method: Annotated[str | None, typer.Option(help="rtn, sdclip, gptq, waterfill or trellis.")] = None,
-        target_bytes: Annotated[
-            int | None,
-            typer.Option(help="Choose all steps so that all that the package counts takes at most so many bytes."),
+        method: Annotated[
+            str | None, typer.Option(help="How weights are rounded, such as trellis (default), gptq or rtn.")
         ] = None,
+        target_bytes: Annotated[
+            list[str],
+            typer.Option(
+                metavar="BYTES...",
+                callback=numbers.sizes,
+                help="Choose all steps so that everything the package counts takes at most this many bytes. Several "
+                "targets make a variant each, quantize@BYTES.",
+            ),
+        ] = (),  # type: ignore[assignment]
+        score: Annotated[
+            bool,
+            typer.Option("--score", help="Score the model with sliding windows; several targets are also drawn."),
+        ] = False,
         coder: Annotated[
             str | None, typer.Option(help="How the model is coded: range, brotli, zlib or lzma; package.coder for it.")
         ] = None,
@@ -25,14 +37,31 @@ def add_to(app: typer.Typer) -> None:
             typer.Option(help="Tokenize stage, folder of shards or shard to calibrate on, when the lineage has none."),
         ] = None,
     ) -> None:
-        """Quantize the weights of a trained model."""
-        from pgolf.config.quantize import CHOOSES_STEPS
+        """Quantize the weights of a trained model, to one byte target or to several."""
+        from cli.screen import say_json
+        from pgolf.quant.methods import METHODS
+        from stages.eval_sliding import eval_sliding
         from stages.quantize import quantize as stage
+        from stages.reports import sweep
 
+        targets = cast(list[int], target_bytes)  # converted by numbers.sizes
         extra = [] if method is None else [f"quantize.method={method}"]
-        if method is not None and method not in CHOOSES_STEPS and target_bytes is None:
+        if method in METHODS and not METHODS[method].chooses_steps and not targets:
             extra.append("quantize.target_bytes=0")  # a run's own target is for methods that choose their steps
         extra += [] if coder is None else [f"package.coder={coder}"]
-        extra += [] if target_bytes is None else [f"quantize.target_bytes={target_bytes}"]
+        extra += [f"quantize.target_bytes={target}" for target in targets[:1]]
         context, source = common.prepare("quantize", *extra)
-        common.finish(stage(context, source, calibration))
+        if len(targets) < 2:
+            made = stage(context, source, calibration)
+            if score:
+                eval_sliding(context, made)
+            common.finish(made)
+            return
+        variants = sweep.sweep(context, source, targets, calibration, score)
+        sweep.show(context, variants)
+        if score:
+            picture = context.run / f"{context.label('sweep')}.png"
+            sweep.draw(variants, picture)
+            context.reporter.message(f"drawn in {picture}")
+        if common.json:
+            say_json({"variants": [variant.to_dict() for variant in variants]})

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from cli import numbers
 from cli.common import Common, command
 
 
@@ -13,7 +14,10 @@ def add_to(app: typer.Typer) -> None:
     def train(
         common: Common,
         iterations: Annotated[int | None, typer.Option(help="Optimizer steps at most (train.iterations).")] = None,
-        seconds: Annotated[float | None, typer.Option(help="Wall-clock cap (train.seconds); 0: none.")] = None,
+        seconds: Annotated[
+            float | None,
+            typer.Option(parser=numbers.seconds, metavar="TIME", help="Wall-clock cap (train.seconds); 0: none."),
+        ] = None,
         finish: Annotated[bool, typer.Option("--finish", help="End a stopped run where it is.")] = False,
         nproc: Annotated[int, typer.Option(min=1, help="Processes, one per GPU, started through torchrun.")] = 1,
     ) -> None:

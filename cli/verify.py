@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from cli import numbers
 from cli.common import guarded
 
 _SHOWN = {True: "yes", False: "NO", None: "-"}
@@ -25,7 +26,10 @@ def add_to(app: typer.Typer) -> None:
         audit: Annotated[
             bool, typer.Option("--audit", help="Audit the scores too, where the package holds no audit of them.")
         ] = False,
-        seconds: Annotated[float, typer.Option(help="Time limit of each scoring.")] = 3600.0,
+        seconds: Annotated[
+            float,
+            typer.Option(parser=numbers.seconds, metavar="TIME", help="Time limit of each scoring."),
+        ] = 3600.0,
         tolerance: Annotated[float, typer.Option(help="Bits per byte that a score may differ by.")] = 1e-6,
         text_field: Annotated[str, typer.Option(help="Field of a document's text in JSON lines.")] = "text",
         device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",

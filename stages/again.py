@@ -13,13 +13,13 @@ from typing import Any
 
 from pgolf.codec import container
 from pgolf.config import Config
+from pgolf.quant import pipeline
 from pgolf.runtime import Runtime
 from pgolf.tokens.loader import Loader
 from pgolf.tokens.shards import TokenStream
 from pgolf.training.fit import At, Hooks, fit, select_average
 from pgolf.training.holdout import Holdout
 from pgolf.training.nonfinite import StepResult
-from stages.quantize import quantize_model
 
 TRAIN = "fineweb_train_*.bin"
 
@@ -66,9 +66,8 @@ def train_again(data: Path, out: Path, config: Config, runtime: Runtime) -> None
     choice = made.choice or select_average(made.trainer, holdout, config, runtime, context)
     model = made.trainer.model
     model.load_state_dict(choice.weights)
-    build: Any = SimpleNamespace(details={}, metrics={})
-    length = config.quantize.sequence or config.train.seq_len
-    quantized, _, _ = quantize_model(context, build, model.eval(), holdout.training, length)
-    coded = container.encode(quantized, config.package.coder)
+    length, target = config.quantize.sequence or config.train.seq_len, config.quantize.target_bytes
+    result = pipeline.quantize(model.eval(), config, holdout.training, length, runtime, context, target)
+    coded = container.encode(result.model, config.package.coder)
     out.write_bytes(coded)
     context.message(f"{out}: {len(coded)} bytes")

@@ -23,6 +23,7 @@ from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.reports import package_text
+from stages.reports.budget import remedy
 from stages.views import claims
 
 REQUIREMENTS = kinds.REQUIREMENTS
@@ -136,14 +137,8 @@ def _refuse_over_cap(ledger: Ledger) -> None:
     if ledger.over <= 0:
         return
     counted = ", ".join(f"{file.file} {file.bytes:,}" for file in ledger.files if file.counted)
-    others = ledger.counted_bytes - ledger.bytes_of(MODEL)
-    # The target of `quantize` is for all that counts: it subtracts the other files itself.
-    remedy = (
-        f"pgolf quantize --target-bytes {ledger.cap_bytes} makes a model that fits"
-        if others < ledger.cap_bytes
-        else f"impossible: the files beside the model have {others:,} bytes"
-    )
+    others = {file.file: file.bytes for file in ledger.files if file.counted and file.file != MODEL}
     raise CheckFailed(
         f"the package has {ledger.counted_bytes:,} bytes ({counted}), {ledger.over:,} over the cap of "
-        f"{ledger.cap_bytes:,}: {remedy}"
+        f"{ledger.cap_bytes:,}: {remedy(ledger.cap_bytes, others)}"
     )

@@ -22,8 +22,7 @@ from pgolf.codec import container
 from pgolf.model.gpt import GPT
 from pgolf.quant import waterfill
 from pgolf.quant.allocate import Plan
-from pgolf.quantized.dequantize import dequantize
-from pgolf.quantized.tensors import QuantizedModel
+from pgolf.quantized.tensors import QuantizedModel, dequantize
 
 CURVE = (2.0, 2.5, 3.0, 3.5)
 RATES = (2.5, 3.0)
@@ -56,8 +55,8 @@ def drifted(case: Case, plan: Plan, log2_c: float, batches: list[Tensor], share:
             aimed = waterfill.prepare(
                 problem.weight + moved,
                 problem.role,
-                case.calibration[name].curvature,
-                case.calibration[name].output,
+                case.source.calibration[name].curvature,
+                case.source.calibration[name].output,
                 1e-3,
             )
         tensor = waterfill.quantize(aimed, log2_c + plan.offsets[name], plan.rounding, plan.probabilities)
@@ -93,7 +92,7 @@ def main() -> None:
         for bits in RATES:
             plan.probabilities = tables[bits]
             for share in SHARES:
-                matrices = drifted(case, plan, plan.log2_c_for_bits(bits, names), case.choosing.batches, share)
+                matrices = drifted(case, plan, plan.log2_c_for_bits(bits, names), case.source.divergence.batches, share)
                 size, kl = point(matrices)
                 expected = float(np.exp(np.interp(size, [s for s, _ in curve], np.log([k for _, k in curve]))))
                 print(

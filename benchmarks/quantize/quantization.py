@@ -11,7 +11,6 @@ val tokens in disjoint windows, both against the float model. Writes quantizatio
 """
 
 import argparse
-import dataclasses
 import json
 import subprocess
 import tempfile
@@ -20,8 +19,6 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import brotli
 import matplotlib
@@ -33,16 +30,15 @@ from pgolf import runtime as runtimes
 from pgolf.codec import container
 from pgolf.config import Config, QuantizeConfig
 from pgolf.progress import Silent
-from pgolf.quant import allocate, calibration_data, gptq, hessian, methods, rtn, waterfill
+from pgolf.quant import allocate, gptq, hessian, pipeline, rtn, step_search, waterfill
 from pgolf.quant.allocate import Matrices, Plan
+from pgolf.quant.calibrated_model import CalibratedModel
 from pgolf.quant.divergence import Divergence
 from pgolf.quant.hessian import Calibration
 from pgolf.quantized.tensors import QuantizedModel
 from pgolf.saved import models, tokens
 from pgolf.store import stage_directory
-from stages import steps
 from stages.quantize import train_shards
-from stages.steps import Material, Samples
 
 HERE = Path(__file__).parent
 BITS = (2.0, 2.5, 3.0, 3.6, 4.4)
@@ -54,19 +50,22 @@ class Case:
     """One checkpoint and everything measured on it."""
 
     name: str
-    weights: Mapping[str, Tensor]
-    roles: Mapping[str, str]
-    calibration: Mapping[str, Calibration]
+    source: CalibratedModel
     plain: Mapping[str, Calibration]  # without gradients, on the same tokens
-    choosing: Divergence  # train tokens, for allocation
     judging: Divergence  # val tokens, for the result
-    teaching: Sequence[Tensor]  # train tokens, a batch per step of training in between
     bytes_per_token: float
-    threads: int
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        return self.source.weights
+
+    @property
+    def roles(self) -> Mapping[str, str]:
+        return self.source.roles
 
     @property
     def controls(self) -> dict[str, Tensor]:
-        return methods.control_tensors(self.weights, self.roles)
+        return self.source.controls
 
     @property
     def size(self) -> int:
@@ -107,33 +106,23 @@ def decoded(matrices: Matrices, controls: Mapping[str, Tensor]) -> dict[str, Ten
 
 def plan_of(case: Case, states: int = 8) -> Plan:
     """Steps for all matrices, their shares measured at 3 bits."""
-    problems = {
-        name: waterfill.prepare(
-            case.array(name), role, case.calibration[name].curvature, case.calibration[name].output, 1e-3
-        )
-        for name, role in case.roles.items()
-    }
     rounding = waterfill.Rounding(states=states, resolution=QuantizeConfig().resolution)
-    plan = Plan(problems, rounding, case.threads)
-    allocate.measure(plan, case.choosing, plan.log2_c_for_bits(3.0, list(problems)))
+    plan = Plan(case.source.problems, rounding, case.source.threads)
+    allocate.measure(plan, case.source.divergence, plan.log2_c_for_bits(3.0, list(plan.problems)))
     return plan
 
 
 def ours(case: Case, states: int = 8, trained: bool = False) -> list[Point]:
     """Trellis, waterfilled, Fisher weights, measured allocation; the real container. trained: as `mini` ships it, with
     training between shares."""
-    settings, plan, points = QuantizeConfig(), plan_of(case, states), []
+    plan, points = plan_of(case, states), []
     for bits in BITS:
         log2_c = plan.log2_c_for_bits(bits, list(plan.problems))
         plan.refit(plan.round(log2_c))
         matrices, controls = plan.round(log2_c), case.controls
         if trained:
             plan.last_log2_c = log2_c
-            context: Any = SimpleNamespace(
-                config=Config(quantize=dataclasses.replace(settings, target_bytes=0)), reporter=Silent()
-            )
-            material = Material(case.judging.model, case.weights, case.calibration, Samples(teaching=case.teaching), {})
-            matrices, controls = steps.distill(context, material, plan)
+            matrices, controls = step_search.distill(case.source, plan, target_bytes=0)
         size = len(container.encode(QuantizedModel(matrices, controls)))
         points.append(judge(case, size, decoded(matrices, controls)))
     return points
@@ -201,27 +190,20 @@ def prepare(path: Path, count: int, calibration_tokens: int, threads: int) -> Ca
     length = int(stage.manifest.config["train"]["seq_len"])
     tokenized = stage.ancestor("tokenize")
     train = tokens.TokenStream.open(train_shards(tokenized))
-    to = lambda batches: [batch.to(runtime.device) for batch in batches]  # noqa: E731
-    calibrating = to(calibration_data.batches(train, calibration_tokens, length, choosing=False, seed=0))
-    choosing = to(calibration_data.batches(train, min(16_384, count), length, choosing=True, seed=0))
-    teaching = calibration_data.batches(
-        train, TEACHING_STEPS * QuantizeConfig().distill_tokens, length, choosing=False, seed=0
+    settings = QuantizeConfig(
+        calibration_tokens=calibration_tokens, sensitivity_tokens=min(16_384, count), distill_steps=TEACHING_STEPS
     )
+    source = pipeline.calibrate(model, Config(quantize=settings), train, length, runtime, Silent())
     val = tokens.open_split(tokenized, "val")
     rows = min(len(val), count) // length
     judging = torch.from_numpy(val[: rows * length].astype(np.int64)).view(rows, length)
-    weights = {name: tensor.detach().float().cpu().clone() for name, tensor in model.state_dict().items()}
+    batches = [batch.to(runtime.device) for batch in judging.split(max(1, 8192 // length))]
     return Case(
         name=f"{path.parent.name}/{path.name}",
-        weights=weights,
-        roles=model.matrix_roles(),
-        calibration=hessian.calibrate(model, calibrating),
-        plain=hessian.calibrate(model, calibrating, gradients=False),
-        choosing=Divergence(model, choosing),
-        judging=Divergence(model, to(list(judging.split(max(1, 8192 // length))))),
-        teaching=steps.cut(to(teaching), TEACHING_STEPS),
+        source=source,
+        plain=hessian.calibrate(model, source.batches(calibration_tokens), gradients=False),
+        judging=Divergence(model, batches),
         bytes_per_token=float(np.mean(tokens.token_bytes(tokenized))),
-        threads=runtime.threads,
     )
 
 

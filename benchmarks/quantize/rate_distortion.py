@@ -16,8 +16,7 @@ import numpy as np
 from pgolf.codec import container
 from pgolf.quant import rate_tables, waterfill
 from pgolf.quant.waterfill import Rounding
-from pgolf.quantized.dequantize import dequantize
-from pgolf.quantized.tensors import QuantizedModel
+from pgolf.quantized.tensors import QuantizedModel, dequantize
 
 SHAPE = (2048, 512)
 

@@ -29,8 +29,8 @@ from pgolf import runtime as runtimes
 from pgolf.codec import container
 from pgolf.config import Config
 from pgolf.model.gpt import GPT
+from pgolf.quant import pipeline
 from pgolf.tokens.shards import TokenStream, write_shards
-from stages.quantize import quantize_model
 
 WEIGHT_STD = 0.04
 
@@ -83,13 +83,12 @@ def main() -> None:
     arguments = parser.parse_args()
     config = configs.load(arguments.preset, None, arguments.settings)
     clock, runtime = Clock(), runtimes.choose("cpu", arguments.threads)
-    context: Any = SimpleNamespace(config=config, runtime=runtime, reporter=clock)
-    build: Any = SimpleNamespace(details={}, metrics={})
     model = random_model(config)
     length = config.quantize.sequence or config.train.seq_len
     with tempfile.TemporaryDirectory() as folder, clock.progress("everything"):
         paths = random_shard(Path(folder), config, 4 * config.quantize.calibration_tokens)
-        quantized = quantize_model(context, build, model, TokenStream.open(paths), length)[0]
+        stream, target = TokenStream.open(paths), config.quantize.target_bytes
+        quantized = pipeline.quantize(model, config, stream, length, runtime, clock, target).model
         with clock.progress("encode"):
             data = container.encode(quantized, config.package.coder)
     with clock.progress("decode"):

@@ -15,7 +15,6 @@ import json
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -25,17 +24,15 @@ from pgolf import runtime as runtimes
 from pgolf.codec import container
 from pgolf.config import Config
 from pgolf.progress import Silent
-from pgolf.quant import calibration_data, hessian
+from pgolf.quant import pipeline
 from pgolf.runtime import Runtime
 from pgolf.saved import models
 from pgolf.store import stage_directory
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.shards import TokenStream
-from stages import steps
 from stages.context import StageContext
 from stages.package import package
 from stages.quantize import quantize, train_shards
-from stages.steps import Material, Samples
 
 ROOM = 53_000  # for a script
 
@@ -54,25 +51,12 @@ def settings_of(stage: Stage, calibration_tokens: int) -> Config:
 
 def model_alone(stage: Stage, name: str, config: Config, bits: list[float], runtime: Runtime) -> list[dict[str, Any]]:
     model = models.load_model(stage, runtime)
-    weights = {key: tensor.detach().float().cpu() for key, tensor in model.state_dict().items()}
-    count = sum(weights[key].numel() for key in model.matrix_roles())
     stream, length = TokenStream.open(train_shards(stage.ancestor("tokenize"))), models.training_length(stage)
-    wanted = config.quantize.calibration_tokens, steps.choosing_tokens(config.quantize.sensitivity_tokens, count)
-    batches = [
-        calibration_data.batches(stream, tokens, length, choosing=part > 0, seed=0)
-        for part, tokens in enumerate(wanted)
-    ]
-    header = {"model": configs.to_dict(config)["model"]}
-    material = Material(model, weights, hessian.calibrate(model, batches[0]), Samples(*batches), header)
-    rows = []
+    source = pipeline.calibrate(model, config, stream, length, runtime, Silent())
+    count, rows = sum(source.weights[key].numel() for key in source.roles), []
     for each in bits:
         started, target = time.process_time(), round(count * each / 8)
-        aimed = dataclasses.replace(config.quantize, target_bytes=target)
-        context: Any = SimpleNamespace(
-            config=dataclasses.replace(config, quantize=aimed), runtime=runtime, reporter=Silent()
-        )
-        build: Any = SimpleNamespace(details={}, metrics={})
-        size = len(container.encode(steps.choose(context, build, material), config.package.coder))
+        size = len(container.encode(pipeline.finish(source, target).model, config.package.coder))
         rows.append(row(name, f"model, {each:g} bits", target, size, started))
     return rows
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pgolf.codec import tables
-from pgolf.quantized.dequantize import KAPPA, NEXT_STATE, octave_table
+from pgolf.quantized.tensors import KAPPA, NEXT_STATE, octave_table
 
 _FIXED = 12  # fractional bits of the row and column factors, and of a row's step in a centered matrix
 _MAX_FACTOR = 64 << _FIXED

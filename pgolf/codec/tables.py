@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from pgolf.quantized.dequantize import octave_table
+from pgolf.quantized.tensors import octave_table
 
 UNIT = 1024
 """Magnitudes are integers in units of 1 / UNIT of a quantization step."""

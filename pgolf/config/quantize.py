@@ -1,17 +1,9 @@
-"""Settings of the weight quantizer."""
+"""Settings of the weight quantizer; `pgolf.quant.methods` holds the table of methods and checks a method's settings."""
 
 import itertools
 from dataclasses import dataclass, field
 
 from pgolf.errors import PgolfError
-
-METHODS = ("rtn", "sdclip", "gptq", "waterfill", "trellis")
-NEEDS_HESSIANS = ("gptq", "waterfill", "trellis")
-CHOOSES_STEPS = ("waterfill", "trellis")
-_INTEGER = ("rtn", "sdclip", "gptq")
-_WIDTHS = {"embed": 8.0, "": 6.0}  # the records'
-_CODED = {"embed": 4.5, "": 3.5}  # near what the records' integers take once they are coded
-_CLIP_SIGMAS = {"sdclip": {"": 2.5}, "gptq": {"embed": 20.0, "": 12.85}}  # the seed's; record 2026-04-05's
 
 
 @dataclass(frozen=True)
@@ -56,13 +48,9 @@ class QuantizeConfig:
     """Learning rate of those steps (Adam; Muon takes twice it), falling to 0."""
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise PgolfError(f"quantize.method is {self.method!r}; choose {', '.join(METHODS)}")
         for role, bits in self.bits.items():
             if not 1.0 <= bits <= 16.0:
                 raise PgolfError(f"quantize.bits.{role} is {bits:g}; it must lie between 1 and 16")
-            if self.method in _INTEGER and (bits != int(bits) or bits < 2):
-                raise PgolfError(f"quantize.bits.{role} is {bits:g}; {self.method} wants a whole number from 2 to 16")
         for name in ("clip_sigmas", "target_bytes", "sequence", "rate_weight", "sensitivity_tokens", "distill_steps"):
             if getattr(self, name) < 0:
                 raise PgolfError(f"quantize.{name} is {getattr(self, name)}; it must not be negative")
@@ -74,27 +62,9 @@ class QuantizeConfig:
             raise PgolfError(
                 f"quantize.distill_shares is {list(self.distill_shares)}; give rising numbers between 0 and 1"
             )
-        if self.distill_steps and self.method not in CHOOSES_STEPS:
-            raise PgolfError(
-                f"quantize.distill_steps with method {self.method}: only waterfill and trellis can be trained"
-            )
         if self.damping <= 0:
             raise PgolfError(f"quantize.damping is {self.damping:g}; it must be above 0")
         if not 1 <= self.resolution <= 1024:
             raise PgolfError(f"quantize.resolution is {self.resolution}; it must lie between 1 and 1024")
-        if self.target_bytes and self.method not in CHOOSES_STEPS:
-            raise PgolfError(
-                f"quantize.target_bytes with method {self.method}: only waterfill and trellis choose their steps"
-            )
         if self.trellis_states not in (4, 8):
             raise PgolfError(f"quantize.trellis_states is {self.trellis_states}; choose 4 or 8")
-
-    def role_bits(self, role: str) -> float:
-        """Bits of a role, with the method's own where none is set."""
-        own = _WIDTHS if self.method in _INTEGER else _CODED
-        return self.bits.get(role, own.get(role, own[""]))
-
-    def role_sigmas(self, role: str) -> float:
-        """Clip in standard deviations of a role, with the method's own where none is set."""
-        own = _CLIP_SIGMAS.get(self.method, _CLIP_SIGMAS["gptq"])
-        return self.clip_sigmas or own.get(role, own[""])

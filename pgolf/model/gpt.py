@@ -42,7 +42,7 @@ from pgolf.model.block import Block
 from pgolf.model.copy_heads import CopyHeads, candidates
 from pgolf.model.depth_recurrence import layer_order
 from pgolf.model.forward_context import Step
-from pgolf.model.key_value_cache import KeyValueCache, reach
+from pgolf.model.key_value_cache import KeyValueCache
 from pgolf.model.lanes import Lanes
 from pgolf.model.layers import Linear, rms_norm
 from pgolf.model.loss import CHUNK_TOKENS, PLAIN, Arithmetic, softcap, token_losses, weighted_loss
@@ -138,7 +138,8 @@ class GPT(nn.Module):
         """Tokens that a score depends on beyond the windows of attention and copies, through parts that look back."""
         config = self.config
         per_block = 2 * config.canon_taps + config.key_offset
-        return len(self.layer_order()) * per_block + config.smear_gate + max(config.copy_orders, default=0)
+        at_input = max(config.smear_gate, config.bigram_rows > 0)
+        return len(self.layer_order()) * per_block + at_input + max(config.copy_orders, default=0)
 
     def hidden(self, tokens: Tensor, last: int = 0, cache: KeyValueCache | None = None) -> Tensor:
         """tokens (B, T) -> (B, T, dim) after the final norm.
@@ -149,7 +150,7 @@ class GPT(nn.Module):
         """
         every, total = tokens, tokens.shape[1]
         if cache is not None:
-            tokens = tokens[:, -cache.begin(total, reach(self.config, len(self.layer_order()))) :]
+            tokens = tokens[:, -cache.begin(total, self.local_reach()) :]
         last = 0 if last == tokens.shape[1] else last
         dtype = self.compute_dtype
         x = self.tok_emb(tokens).to(dtype)

@@ -1,19 +1,11 @@
 """Keys and values of the tokens already seen, so that one more token costs one more position and not a whole window.
 
 A part that looks back over neighbours (SmearGate, convolutions, key offsets) makes the last position depend on a few
-positions before it in every layer. So a step computes the last `1 + reach(model)` positions again; only the last one is
-exact then, and only its keys and values enter the cache.
+positions before it in every layer. So a step computes the last `1 + model.local_reach()` positions again; only the last
+one is exact then, and only its keys and values enter the cache.
 """
 
 from torch import Tensor
-
-from pgolf.config.model import ModelConfig
-
-
-def reach(config: ModelConfig, blocks: int) -> int:
-    """Positions back, without attention, that a position depends on after so many executed blocks."""
-    at_input = int(config.smear_gate or config.bigram_rows > 0)
-    return at_input + blocks * (int(config.key_offset) + 2 * config.canon_taps)
 
 
 class KeyValueCache:
@@ -33,7 +25,7 @@ class KeyValueCache:
     def begin(self, total: int, back: int) -> int:
         """A forward over `total` tokens begins: how many positions at their end it must compute.
 
-        back: see `reach`. The blocks then call `extend` in the order in which they run.
+        back: see `GPT.local_reach`. The blocks then call `extend` in the order in which they run.
         """
         self._block, self._before, self.known = 0, self.known, total
         return min(total, total - self._before + back)

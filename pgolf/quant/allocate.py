@@ -7,26 +7,28 @@ The common c is then found by secant on the length of the actual encoded file, n
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from pgolf.errors import PgolfError
 from pgolf.quant import rate_tables, waterfill
 from pgolf.quant.divergence import Divergence
 from pgolf.quant.grid import Floats
 from pgolf.quant.waterfill import Problem, Rounding
-from pgolf.quantized.dequantize import dequantize
-from pgolf.quantized.tensors import QuantizedTensor
+from pgolf.quantized.tensors import QuantizedTensor, dequantize
 
 OFFSET_LIMIT = 1.5  # octaves that a measurement may move a matrix; more is noise or a matrix that is not used
 TOLERANCE = 0.001  # of the target: where the packaged model must lie below it
 _ATTEMPTS = 24
 
 Matrices = dict[str, QuantizedTensor]
+Item = TypeVar("Item")
+Output = TypeVar("Output")
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,15 @@ class Rounds(Protocol):
         """Every matrix, steps coarser by so many octaves than at 0."""
 
 
+def in_parallel(function: Callable[[Item], Output], items: Iterable[Item], threads: int) -> list[Output]:
+    """`function` of every item, on `threads` threads, with BLAS held to one thread in each.
+
+    Every BLAS call would otherwise start a thread per core: 67 matrices on 100 cores oversubscribe them.
+    """
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(function, items))
+
+
 class Plan:
     """Rounds all matrices at a common log2 c plus one offset each; tables are refitted as symbols change."""
 
@@ -84,8 +95,7 @@ class Plan:
             problem, log2_own = self.problems[name], log2_c + self.offsets[name]
             return waterfill.quantize(problem, log2_own, how, self.probabilities)
 
-        with ThreadPoolExecutor(self.threads) as pool:
-            return dict(zip(self.problems, pool.map(one, self.problems), strict=True))
+        return dict(zip(self.problems, in_parallel(one, self.problems, self.threads), strict=True))
 
     def refit(self, matrices: Matrices) -> None:
         """Take the rounders' tables from these symbols."""

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from pgolf.model.gpt import CHUNK_TOKENS, GPT
+from pgolf.quant import precision
 
 
 class Divergence:
-    """KL(original ‖ changed) in nats per token.
+    """KL(original ‖ changed) in nats per token, in float32 whatever type the model computes in.
 
     The original's final hidden states are kept, not its distributions: they take vocab_size / dim less memory.
     """
@@ -25,7 +26,7 @@ class Divergence:
         self.batches = list(batches)
         self.tokens = sum(batch.numel() for batch in batches)
         self._scratch = copy.deepcopy(model)
-        with torch.no_grad():
+        with torch.no_grad(), precision.float32(model):
             self._hidden = [model.hidden(batch).flatten(0, 1) for batch in self.batches]  # (B * T, dim)
 
     @torch.no_grad()
@@ -36,10 +37,11 @@ class Divergence:
         for name, tensor in changed.items():
             parameters[name].copy_(tensor)
         total = 0.0
-        for batch, reference in zip(self.batches, self._hidden, strict=True):
-            hidden = self._scratch.hidden(batch).flatten(0, 1)
-            for before, after in _chunks(reference, hidden):
-                total += float(kl(self.model.logits(before), self._scratch.logits(after)).sum(dtype=torch.float64))
+        with precision.float32(self.model, self._scratch):
+            for batch, reference in zip(self.batches, self._hidden, strict=True):
+                hidden = self._scratch.hidden(batch).flatten(0, 1)
+                for before, after in _chunks(reference, hidden):
+                    total += float(kl(self.model.logits(before), self._scratch.logits(after)).sum(dtype=torch.float64))
         for name in changed:
             parameters[name].copy_(original[name])
         return total / self.tokens

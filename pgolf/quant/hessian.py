@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import CHUNK_TOKENS, GPT
+from pgolf.quant import precision
 from pgolf.quant.grid import Floats
 
 PRIOR_COUNTS = 10.0  # added to every token's count, so that a token calibration never saw keeps a sane step
@@ -102,14 +103,15 @@ def calibrate(
     """Statistics of every matrix in `model.matrix_roles()`, over batches of token ids (B, T).
 
     gradients: also the Fisher form, at the price of a backward pass. Labels come from a generator seeded with `seed`.
-    on_progress is told the number of tokens done. Raises PgolfError when a matrix is never used.
+    on_progress is given the number of tokens done. The model computes in float32, whatever its own
+    type. Raises PgolfError when a matrix is never used.
     """
     model.eval()
     roles = model.matrix_roles()
     parameters = dict(model.named_parameters())
     collector = _Collector(gradients)
     generator = torch.Generator(device=batches[0].device).manual_seed(seed)
-    with _frozen(model), _hooked(model, collector, roles):
+    with precision.float32(model), _frozen(model), _hooked(model, collector, roles):
         done = 0
         for tokens in batches:
             _one_batch(model, tokens, collector, generator)

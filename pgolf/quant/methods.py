@@ -1,109 +1,76 @@
-"""The methods that take their steps as given, matrix by matrix, the control tensors, and what each tensor lost."""
+"""The table of quantization methods.
+
+A new method is a module with a function from a `CalibratedModel` to a `Rounded`, and one row here.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-
-import numpy as np
-import torch
+from dataclasses import dataclass, field
 
 from pgolf.config.quantize import QuantizeConfig
 from pgolf.errors import PgolfError
-from pgolf.quant import error_feedback, gptq, rtn
-from pgolf.quant.hessian import Calibration
-from pgolf.quantized.dequantize import dequantize
-from pgolf.quantized.tensors import QuantizedModel, QuantizedTensor
-
-HALF_LIMIT = 2.0**-10  # control tensors go to float16 where that moves no value by more than this share of the largest
+from pgolf.quant import gptq, rtn, step_search
+from pgolf.quant.calibrated_model import Matrix, Quantizer, each_matrix
+from pgolf.quantized.tensors import QuantizedTensor
 
 
 @dataclass(frozen=True)
-class TensorReport:
-    """What quantization did to one matrix."""
+class Method:
+    quantize: Quantizer
+    bits: Mapping[str, float]
+    """Default of `quantize.bits` by role, "" for every role that is not named: width of the integers, or coded bits per
+    weight of a method that chooses its steps."""
+    sigmas: Mapping[str, float] = field(default_factory=lambda: {"": 0.0})
+    """Default of `quantize.clip_sigmas` by role."""
+    needs_hessians: bool = False
+    chooses_steps: bool = False
+    """Whether it can meet a byte target and train the model between the shares that it rounds."""
 
-    name: str
-    role: str
-    weights: int
-    bits: float
-    """Entropy of its symbols, per weight: what an ideal coder with one table for the tensor would spend."""
-    relative_error: float
-    """‖W − Ŵ‖ / ‖W‖."""
-    output_error: float | None
-    """The same of the layer's output on calibration tokens, which count as they did in calibration (by their squared
-    gradient, or alike): the root of tr(E H Eᵀ) / tr(W H Wᵀ); None without them."""
+    def role_bits(self, settings: QuantizeConfig, role: str) -> float:
+        return settings.bits.get(role, self.bits.get(role, self.bits[""]))
 
-
-def quantize_matrix(
-    weight: np.ndarray, role: str, settings: QuantizeConfig, calibration: Calibration | None
-) -> QuantizedTensor:
-    """Integers for one matrix (rows, columns) by the configured method, at the bits of its role."""
-    bits, sigmas = settings.role_bits(role), settings.role_sigmas(role)
-    if settings.method == "rtn":
-        return rtn.quantize(weight, role, int(bits), None)
-    if settings.method == "sdclip":
-        return rtn.quantize(weight, role, int(bits), sigmas)
-    assert calibration is not None, f"{settings.method} without calibration"
-    return gptq.quantize(weight, calibration.curvature, role, int(bits), sigmas, settings.damping)
+    def role_sigmas(self, settings: QuantizeConfig, role: str) -> float:
+        return settings.clip_sigmas or self.sigmas.get(role, self.sigmas[""])
 
 
-def float_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """A copy of a model's state in float32, on the CPU."""
-    return {name: tensor.detach().float().cpu() for name, tensor in model.state_dict().items()}
+def _rtn(matrix: Matrix) -> QuantizedTensor:
+    return rtn.quantize(matrix.weight, matrix.role, int(matrix.bits), None)
 
 
-def check_finite(weights: Mapping[str, torch.Tensor]) -> None:
-    """Raise PgolfError naming the first tensor that holds NaN or infinity."""
-    for name, tensor in weights.items():
-        if not torch.isfinite(tensor).all():
-            raise PgolfError(f"{name} holds NaN or infinity: this checkpoint cannot be quantized; train it again")
+def _sdclip(matrix: Matrix) -> QuantizedTensor:
+    return rtn.quantize(matrix.weight, matrix.role, int(matrix.bits), matrix.sigmas)
 
 
-def control_tensors(weights: Mapping[str, torch.Tensor], roles: Mapping[str, str]) -> dict[str, torch.Tensor]:
-    """Everything that is no matrix, in float16 where half precision keeps every value, in float32 where not."""
-    return {name: half_or_float(tensor) for name, tensor in weights.items() if name not in roles}
+def _gptq(matrix: Matrix) -> QuantizedTensor:
+    assert matrix.calibration is not None, "gptq needs Hessians"
+    curvature = matrix.calibration.curvature
+    return gptq.quantize(matrix.weight, curvature, matrix.role, int(matrix.bits), matrix.sigmas, matrix.damping)
 
 
-def half_or_float(tensor: torch.Tensor) -> torch.Tensor:
-    """`tensor` in float16, or in float32 where float16 would overflow or lose the small values beside large ones."""
-    half = tensor.to(torch.float16)
-    error = (half.double() - tensor.double()).abs()
-    fits = bool(torch.isfinite(half).all()) and bool((error <= HALF_LIMIT * tensor.double().abs() + 1e-7).all())
-    return half if fits else tensor.to(torch.float32)
+_WIDTHS = {"embed": 8.0, "": 6.0}  # the records'
+_CODED = {"embed": 4.5, "": 3.5}  # near what the records' integers take once they are coded
+
+METHODS = {
+    "rtn": Method(each_matrix(_rtn), _WIDTHS),
+    "sdclip": Method(each_matrix(_sdclip), _WIDTHS, {"": 2.5}),  # the seed's clip
+    "gptq": Method(each_matrix(_gptq), _WIDTHS, {"embed": 20.0, "": 12.85}, needs_hessians=True),  # record 2026-04-05's
+    "waterfill": Method(step_search.waterfill, _CODED, needs_hessians=True, chooses_steps=True),
+    "trellis": Method(step_search.trellis, _CODED, needs_hessians=True, chooses_steps=True),
+}
 
 
-def report(
-    weights: Mapping[str, torch.Tensor], model: QuantizedModel, calibration: Mapping[str, Calibration]
-) -> list[TensorReport]:
-    """Per matrix: entropy, relative error, and output error on the calibration tokens."""
-    return [
-        _tensor_report(name, weights[name].double().numpy(), tensor, calibration.get(name))
-        for name, tensor in model.matrices.items()
-    ]
-
-
-def _tensor_report(
-    name: str, weight: np.ndarray, tensor: QuantizedTensor, calibration: Calibration | None
-) -> TensorReport:
-    error = weight - dequantize(tensor).double().numpy()
-    size = float(np.sum(weight * weight))
-    output = None
-    if calibration is not None:
-        signal = error_feedback.loss(weight, calibration.curvature)
-        output = (
-            float(np.sqrt(max(0.0, error_feedback.loss(error, calibration.curvature)) / signal)) if signal > 0 else 0.0
-        )
-    return TensorReport(
-        name=name,
-        role=tensor.role,
-        weights=weight.size,
-        bits=entropy(tensor.symbols),
-        relative_error=float(np.sqrt(np.sum(error * error) / size)) if size > 0 else 0.0,
-        output_error=output,
-    )
-
-
-def entropy(symbols: np.ndarray) -> float:
-    """Bits per symbol of the empirical distribution of integers, any shape."""
-    if not symbols.size:
-        return 0.0
-    counts = np.unique(symbols, return_counts=True)[1].astype(np.float64)
-    return float(np.log2(symbols.size) - np.sum(counts * np.log2(counts)) / symbols.size)
+def of(settings: QuantizeConfig) -> Method:
+    """The configured method. Raises PgolfError for an unknown one, or settings that it cannot follow."""
+    name = settings.method
+    if name not in METHODS:
+        raise PgolfError(f"quantize.method is {name!r}; choose {', '.join(METHODS)}")
+    method = METHODS[name]
+    choosing = " and ".join(key for key, row in METHODS.items() if row.chooses_steps)
+    if method.chooses_steps:
+        return method
+    for role, bits in settings.bits.items():
+        if bits != int(bits) or bits < 2:
+            raise PgolfError(f"quantize.bits.{role} is {bits:g}; method {name} needs a whole number from 2 to 16")
+    for key in ("target_bytes", "distill_steps"):
+        if getattr(settings, key):
+            raise PgolfError(f"quantize.{key} with quantize.method {name}: only {choosing} can use it")
+    return method

@@ -10,7 +10,6 @@ of steps is fixed, so that the result depends on nothing but its inputs.
 
 import copy
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,12 +22,11 @@ from pgolf.optim.adam import FlatAdam
 from pgolf.optim.flat import FlatParameters, parameter_groups
 from pgolf.optim.muon import Muon
 from pgolf.quant import waterfill
-from pgolf.quant.allocate import Matrices, Plan
+from pgolf.quant.allocate import Matrices, Plan, in_parallel
 from pgolf.quant.divergence import kl
 from pgolf.quant.grid import Floats
 from pgolf.quant.waterfill import Problem, Rounding, Steps
-from pgolf.quantized.dequantize import dequantize
-from pgolf.quantized.tensors import QuantizedTensor
+from pgolf.quantized.tensors import QuantizedTensor, dequantize
 
 MUON_RATE = 2.0  # Muon's learning rate over Adam's: the first pair tried; doubling both lost a twentieth of the gain
 _MOMENTUM, _BETAS = 0.9, (0.9, 0.95)
@@ -73,11 +71,11 @@ class Gradual:
             stop, columns = part.columns.start, part.problem.weight.shape[1]
             part.columns = slice(min(stop, columns - round(share * columns)), stop)
             part.weight = self._flat.view(self._flat.data, name).double().cpu().numpy()
-        with ThreadPoolExecutor(self._plan.threads) as pool:
-            rounded = pool.map(
-                lambda part: _round(part, part.steps, self._plan, self._plan.rounding), self._parts.values()
-            )
-            found = dict(zip(self._parts, rounded, strict=True))
+        plan = self._plan
+        rounded = in_parallel(
+            lambda part: _round(part, part.steps, plan, plan.rounding), self._parts.values(), plan.threads
+        )
+        found = dict(zip(self._parts, rounded, strict=True))
         for name, (tensor, free) in found.items():
             part, view = self._parts[name], self._flat.view(self._flat.data, name)
             part.symbols = tensor.symbols
@@ -147,8 +145,7 @@ class Gradual:
         def again(part: _Part) -> QuantizedTensor:
             return _round(part, waterfill.move_columns(part.steps, octaves, part.columns), self._plan, rounding)[0]
 
-        with ThreadPoolExecutor(self._plan.threads) as pool:
-            return dict(zip(self._parts, pool.map(again, self._parts.values()), strict=True))
+        return dict(zip(self._parts, in_parallel(again, self._parts.values(), self._plan.threads), strict=True))
 
 
 def _round(part: _Part, steps: Steps, plan: Plan, rounding: Rounding) -> tuple[QuantizedTensor, Floats]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pgolf.quant.grid import Floats
-from pgolf.quantized.dequantize import kappas
+from pgolf.quantized.tensors import kappas
 
 PER_OCTAVE = 8
 LOWEST, HIGHEST = -4.0, 9.0  # octaves of sigma / step with tables of their own

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from pgolf.quantized.dequantize import KAPPA, NEXT_STATE
+from pgolf.quantized.tensors import KAPPA, NEXT_STATE
 
 Array = npt.NDArray[Any]
 

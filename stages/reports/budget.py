@@ -67,6 +67,17 @@ class Budget:
         }
 
 
+def remedy(cap_bytes: int, other_bytes: Mapping[str, int]) -> str:
+    """What to do about a package over its cap. other_bytes: files beside the model that count, by name.
+
+    A byte target of `pgolf quantize` counts the same files as the cap does, so the target is the cap itself.
+    """
+    if cap_bytes > sum(other_bytes.values()):
+        return f"pgolf quantize --target-bytes {cap_bytes}"
+    alone = " and ".join(f"{name} alone has {size:,} bytes" for name, size in other_bytes.items())
+    return f"impossible under this cap: {alone}"
+
+
 def of_stage(context: StageContext, stage: Stage) -> Budget:
     """Count a package (the files it has), a quantize stage (as it would be packed), or a checkpoint (float32)."""
     kind, cap = stage.manifest.stage, context.config.package.cap_bytes

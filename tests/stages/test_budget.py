@@ -96,3 +96,11 @@ def test_a_package_counts_the_files_that_count(context: StageContext, quantized:
     found = budget.of_stage(context, build.stage)
     assert found.total_bytes == len(data) + 700
     assert len(found.tensors) == len(list(storage.load(quantized.file("quantized.safetensors")).matrices))
+
+
+def test_the_remedy_names_the_cap_or_what_alone_is_over_it() -> None:
+    """A byte target counts what the cap counts: the cap is the target, and the script is not taken off twice."""
+    script = {"train_gpt.py": 37_418}
+    assert budget.remedy(40_000, script) == "pgolf quantize --target-bytes 40000"
+    assert budget.remedy(20_000, {}) == "pgolf quantize --target-bytes 20000"
+    assert budget.remedy(37_418, script) == "impossible under this cap: train_gpt.py alone has 37,418 bytes"

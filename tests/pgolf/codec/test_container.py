@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from quantized_models import models, same, trained_like
 
-from pgolf.codec import container, rate
+from pgolf.codec import container
 from pgolf.codec.ledger import ledger
 from pgolf.errors import PgolfError
 from pgolf.quantized.tensors import QuantizedModel, QuantizedTensor
@@ -78,19 +78,3 @@ def test_the_ledger_adds_up_and_the_coder_is_at_its_models_cross_entropy() -> No
         assert line.coder_distance < 0.002  # words of 32 bits and escapes: 0.1% on real sizes
         assert line.against_entropy < 0  # rows and columns differ, and the model knows
     assert ledger(container.encode(model, "brotli")).total().symbol_bytes > 0
-
-
-def test_the_estimate_is_near_the_file() -> None:
-    model = trained_like(shapes=((512, 128), (128, 512), (256, 128)))
-    matrices = {name: tensor for name, tensor in model.matrices.items() if tensor.role != "embed"}
-    model = QuantizedModel(matrices, model.controls, model.header)
-    assert rate.estimate_bytes(model) == pytest.approx(len(container.encode(model)), rel=0.015)
-
-
-def test_the_bits_table_is_a_distribution() -> None:
-    bits = rate.bits_table()
-    twice = 1 + (np.arange(bits.shape[2]) > 0)  # both signs
-    assert (2.0**-bits * twice).sum(axis=2).max() <= 1 + 1e-9
-    middle = int(rate.class_of_mean(np.array([2.0]))[0])
-    assert np.argmin(bits[0, middle]) == 0
-    assert (np.diff(bits[0, middle, 1:12]) > 0).all()

@@ -13,7 +13,7 @@ from pgolf.quant import hessian, waterfill
 from pgolf.quant.allocate import Plan
 from pgolf.quant.divergence import Divergence
 from pgolf.quant.progressive_rounding import Gradual
-from pgolf.quantized.dequantize import dequantize
+from pgolf.quantized.tensors import dequantize
 from tests.pgolf.quant.test_hessian import batches, model_of
 
 

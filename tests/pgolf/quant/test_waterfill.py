@@ -5,8 +5,7 @@ import pytest
 
 from pgolf.quant import error_feedback, rate_tables, waterfill
 from pgolf.quant.waterfill import Problem, Rounding
-from pgolf.quantized.dequantize import dequantize, kappas
-from pgolf.quantized.tensors import QuantizedTensor
+from pgolf.quantized.tensors import QuantizedTensor, dequantize, kappas
 
 
 def conditional_bits(tensor: QuantizedTensor) -> float:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from benchmarks.robustness import injection
 from pgolf.errors import PgolfError
+from pgolf.store import lineage, stage_directory, work_folder
 from pgolf.store import manifest as manifests
-from pgolf.store import stage_directory, work_folder
-from pgolf.store.manifest import Manifest
+from pgolf.store.manifest import Input, Manifest
 from pgolf.store.stage_directory import StageWriter
 
 
@@ -380,3 +380,21 @@ def test_a_lineage_through_a_symbolic_link(tmp_path):
     make_stage(train, "train", inputs={"tokens": tokens})
     for folder in (train, train.resolve()):
         assert stage_directory.open_stage(folder).ancestor("tokenize").manifest_sha256 == tokens.manifest_sha256
+
+
+def test_the_state_of_every_kind_of_input(tmp_path):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "a.txt").write_text("one")
+    stage = make_stage(tmp_path / "run" / "tokenize")
+    inputs = {
+        "folder": Input(kind="folder", path=str(texts), sha256="of the folder", bytes=3),
+        "gone": Input(kind="folder", path=str(tmp_path / "gone"), sha256="of the folder", bytes=3),
+        "url": Input(kind="url", path="hf://datasets/a/b.jsonl", sha256="any", bytes=3),
+        "file": Input(kind="file", path=str(texts / "a.txt"), sha256="another", bytes=3),
+    }
+    stage = dataclasses.replace(stage, manifest=dataclasses.replace(stage.manifest, inputs=inputs))
+    for now, folder in (("of the folder", "ok"), ("another", "changed")):
+        found = {item.role: item.state for item in lineage.ancestors(stage, lambda path, now=now: now)}
+        assert found == {"folder": folder, "gone": "missing", "url": "unchecked", "file": "changed"}
+    assert lineage.ancestors(stage)[0].state == "unchecked"

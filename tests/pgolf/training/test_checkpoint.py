@@ -50,3 +50,18 @@ def test_damaged(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(PgolfError, match="is damaged"):
         checkpoints.load(tmp_path)
+
+
+def test_a_changed_bit_is_refused(tmp_path: Path) -> None:
+    checkpoints.save(tmp_path, {"weights": torch.arange(8.0)}, {"iteration": 1})
+    path = tmp_path / checkpoints.FILE_NAME
+    whole = path.read_bytes()
+    data = len(whole) - 32  # eight float32 at the end of the file
+    for at in [*range(data, len(whole)), whole.index(b"iteration") + 14]:
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(PgolfError, match=r"is damaged.*start over with --force"):
+            checkpoints.load(tmp_path)
+    path.write_bytes(whole)
+    found = checkpoints.load(tmp_path)
+    assert found is not None
+    assert found.values == {"iteration": 1}

@@ -8,8 +8,7 @@ import torch
 
 from pgolf.errors import PgolfError
 from pgolf.quantized import storage
-from pgolf.quantized.dequantize import KAPPA, NEXT_STATE, dequantize, kappas, octave_table
-from pgolf.quantized.tensors import QuantizedModel, QuantizedTensor
+from pgolf.quantized.tensors import KAPPA, NEXT_STATE, QuantizedModel, QuantizedTensor, dequantize, kappas, octave_table
 
 
 def plain(tensor: QuantizedTensor) -> np.ndarray:

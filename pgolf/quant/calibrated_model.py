@@ -1,0 +1,138 @@
+"""Input and output of a quantization method.
+
+The input is a float model, its settings, and everything measured on train tokens. What does not depend on a byte target
+(calibration, factored Hessians, the float model's own outputs) is computed once, so one `CalibratedModel` serves a
+sweep of targets.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pgolf import config as configs
+from pgolf.config import Config
+from pgolf.model.gpt import GPT
+from pgolf.progress import Reporter
+from pgolf.quant import calibration_data, controls, waterfill
+from pgolf.quant.allocate import Share
+from pgolf.quant.divergence import Divergence
+from pgolf.quant.grid import Floats
+from pgolf.quant.hessian import Calibration
+from pgolf.quant.waterfill import Problem
+from pgolf.quantized.tensors import QuantizedTensor
+from pgolf.tokens.shards import TokenStream
+
+CHOOSING_WORK = 3e10
+"""Weights times tokens of one divergence measurement at most: a model of 36M weights is measured on 800 tokens, not
+16,384. Divergence has little noise, and there is one measurement per matrix."""
+
+
+@dataclass(frozen=True, eq=False)
+class CalibratedModel:
+    model: GPT
+    config: Config
+    weights: Mapping[str, Tensor]  # float32 on the CPU, by parameter name
+    stream: TokenStream | None  # train tokens; None: none in reach
+    length: int  # tokens of one sequence
+    threads: int
+    reporter: Reporter
+    bits: Mapping[str, float]  # by role, the method's default where `quantize.bits` names none
+    sigmas: Mapping[str, float]  # the same for `quantize.clip_sigmas`
+    calibration_tokens: int
+    calibration: Mapping[str, Calibration]  # by matrix; empty without tokens
+
+    @cached_property
+    def roles(self) -> dict[str, str]:
+        return self.model.matrix_roles()
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """What the quantized model's file says of the model."""
+        return {"model": configs.to_dict(self.config)["model"]}
+
+    @cached_property
+    def controls(self) -> dict[str, Tensor]:
+        """Every tensor that is not a matrix, as it is stored."""
+        return controls.control_tensors(self.weights, self.roles)
+
+    def batches(self, tokens: int, choosing: bool = False) -> list[Tensor]:
+        """About `tokens` train tokens on the model's device; `choosing`: of the part that calibration does not read."""
+        assert self.stream is not None, "methods that read train tokens need Hessians"
+        device = next(self.model.parameters()).device
+        drawn = calibration_data.batches(self.stream, tokens, self.length, choosing=choosing, seed=self.config.seed)
+        return [batch.to(device) for batch in drawn]
+
+    @cached_property
+    def problems(self) -> dict[str, Problem]:
+        """Every matrix with its Hessians factored."""
+        return {
+            name: waterfill.prepare(
+                self.weights[name].double().numpy(),
+                role,
+                self.calibration[name].curvature,
+                self.calibration[name].output,
+                self.config.quantize.damping,
+            )
+            for name, role in self.roles.items()
+        }
+
+    @cached_property
+    def divergence(self) -> Divergence:
+        """Measures changed weights on tokens that calibration does not read, fewer of them for a large model."""
+        parameters = sum(map(torch.numel, self.weights.values()))
+        tokens = min(self.config.quantize.sensitivity_tokens, max(1, int(CHOOSING_WORK / max(1, parameters))))
+        return Divergence(self.model, self.batches(tokens, choosing=True))
+
+    @cached_property
+    def teaching(self) -> list[Tensor]:
+        """One batch (B, T) per step of distillation, of about equal B; sequences repeat where there are too few."""
+        settings = self.config.quantize
+        rows = torch.cat(self.batches(settings.distill_steps * max(settings.distill_tokens, self.length)))
+        each = max(1, len(rows) // settings.distill_steps)
+        parts = rows.split(each)
+        return [parts[number % max(1, len(rows) // each)] for number in range(settings.distill_steps)]
+
+
+@dataclass(frozen=True, eq=False)
+class Rounded:
+    """The output of a quantization method."""
+
+    matrices: Mapping[str, QuantizedTensor]
+    controls: Mapping[str, Tensor]
+    allocation: Sequence[Share] = field(default_factory=tuple)
+    """How bits were shared out, where a byte target and `quantize.sensitivity_tokens` ask for it."""
+
+
+Quantizer = Callable[[CalibratedModel, int], Rounded]
+"""A quantization method: a model and the bytes that its coded form may take (0: no target), to integers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """One matrix and the settings that apply to it."""
+
+    weight: Floats  # (rows, columns)
+    role: str
+    bits: float
+    sigmas: float
+    damping: float
+    calibration: Calibration | None  # None without tokens; there for every method that needs Hessians
+
+
+def each_matrix(function: Callable[[Matrix], QuantizedTensor]) -> Quantizer:
+    """The method that rounds every matrix by itself, with steps that the settings fix."""
+
+    def quantize(source: CalibratedModel, target_bytes: int) -> Rounded:
+        damping, matrices = source.config.quantize.damping, {}
+        with source.reporter.progress("quantize", total=len(source.roles)) as bar:
+            for name, role in source.roles.items():
+                weight, found = source.weights[name].double().numpy(), source.calibration.get(name)
+                matrices[name] = function(Matrix(weight, role, source.bits[role], source.sigmas[role], damping, found))
+                bar.update(len(matrices))
+        return Rounded(matrices, source.controls)
+
+    return quantize

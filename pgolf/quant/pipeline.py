@@ -1,0 +1,95 @@
+"""The quantization recipe: a float model and train tokens in, a quantized model and its reports out.
+
+`quantize` is `calibrate` and `finish` in one call. A sweep over byte targets calls `calibrate` once and `finish` for
+each target; every result is what a single call would give. All arithmetic is float32 or better on every device.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pgolf.config import Config
+from pgolf.model.fast_paths import Shape, choose_paths
+from pgolf.model.gpt import GPT
+from pgolf.progress import Reporter
+from pgolf.quant import calibration_data, hessian, methods, precision, tensor_report
+from pgolf.quant.allocate import Share
+from pgolf.quant.calibrated_model import CalibratedModel
+from pgolf.quant.controls import float_weights
+from pgolf.quant.hessian import Calibration
+from pgolf.quant.tensor_report import TensorReport
+from pgolf.quantized.tensors import QuantizedModel
+from pgolf.runtime import Runtime
+from pgolf.tokens.shards import TokenStream
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    model: QuantizedModel
+    rows: Sequence[TensorReport]
+    """One per matrix."""
+    allocation: Sequence[Share]
+    """How a byte target was shared out over the matrices; empty without one."""
+    calibration_tokens: int
+
+
+def quantize(
+    model: GPT,
+    config: Config,
+    stream: TokenStream | None,
+    length: int,
+    runtime: Runtime,
+    reporter: Reporter,
+    target_bytes: int = 0,
+) -> Result:
+    """Quantize a float model with `config.quantize`; the model keeps its weights.
+
+    stream: train tokens to calibrate on, cut into sequences of `length` tokens; None where there are none.
+    target_bytes: the most that the coded model may take, 0 for bits per role; bytes of other files are the caller's to
+    subtract. Raises PgolfError for weights that are not finite, for a method whose needs are not met, and for a target
+    that cannot be reached.
+    """
+    return finish(calibrate(model, config, stream, length, runtime, reporter), target_bytes)
+
+
+def calibrate(
+    model: GPT, config: Config, stream: TokenStream | None, length: int, runtime: Runtime, reporter: Reporter
+) -> CalibratedModel:
+    """The model with its statistics on train tokens: everything that no byte target changes. Arguments: `quantize`."""
+    method, settings = methods.of(config.quantize), config.quantize
+    choose_paths(model, runtime, Shape(8, length, False, runtime.threads))
+    weights, roles = float_weights(model), set(model.matrix_roles().values())
+    batches: list[Tensor] = []
+    statistics: Mapping[str, Calibration] = {}
+    if stream is None:
+        reporter.message("no calibration tokens in reach: output errors are not measured")
+    else:
+        drawn = calibration_data.batches(stream, settings.calibration_tokens, length, choosing=False, seed=config.seed)
+        batches = [batch.to(runtime.device) for batch in drawn]
+        gradients = settings.fisher and method.chooses_steps
+        with reporter.progress("calibrate", total=sum(map(torch.numel, batches))) as bar:
+            statistics = hessian.calibrate(model, batches, gradients, config.seed, bar.update)
+    return CalibratedModel(
+        model=model,
+        config=config,
+        weights=weights,
+        stream=stream,
+        length=length,
+        threads=runtime.threads,
+        reporter=reporter,
+        bits={role: method.role_bits(settings, role) for role in roles},
+        sigmas={role: method.role_sigmas(settings, role) for role in roles},
+        calibration_tokens=sum(map(torch.numel, batches)),
+        calibration=statistics,
+    )
+
+
+def finish(source: CalibratedModel, target_bytes: int) -> Result:
+    """Round a calibrated model, to at most `target_bytes` of coded model where that is not 0."""
+    with precision.float32(source.model):
+        rounded = methods.of(source.config.quantize).quantize(source, target_bytes)
+    model = QuantizedModel(rounded.matrices, rounded.controls, source.header)
+    rows = tensor_report.report(source.weights, model, source.calibration)
+    return Result(model, rows, rounded.allocation, source.calibration_tokens)

@@ -1,0 +1,106 @@
+"""Methods `waterfill` and `trellis`: steps from bits per role, or from measured sensitivity under a byte target."""
+
+import itertools
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from pgolf.codec import container
+from pgolf.quant import allocate
+from pgolf.quant.allocate import Matrices, Plan, Rounds, Share
+from pgolf.quant.calibrated_model import CalibratedModel, Rounded
+from pgolf.quant.controls import half_or_float
+from pgolf.quant.progressive_rounding import Gradual
+from pgolf.quant.waterfill import Rounding
+from pgolf.quantized.tensors import QuantizedModel
+
+
+def waterfill(source: CalibratedModel, target_bytes: int) -> Rounded:
+    """Steps per column and row by waterfilling; the scalar rounder."""
+    return search(source, target_bytes, states=0)
+
+
+def trellis(source: CalibratedModel, target_bytes: int) -> Rounded:
+    """Steps per column and row by waterfilling; the trellis rounder."""
+    return search(source, target_bytes, states=source.config.quantize.trellis_states)
+
+
+def search(source: CalibratedModel, target_bytes: int, states: int) -> Rounded:
+    """Choose all steps and round; `target_bytes` is the size of the coded model, 0: bits per role as configured.
+
+    Raises PgolfError for a target that cannot be reached.
+    """
+    settings = source.config.quantize
+    rounding = Rounding(states=states, rate_weight=settings.rate_weight, resolution=settings.resolution)
+    plan = Plan(source.problems, rounding, source.threads)
+    shares: list[Share] = []
+    if target_bytes:
+        matrices, shares = _by_target(source, plan, target_bytes)
+    else:
+        matrices = _by_role(source, plan)
+    if not settings.distill_steps:
+        return Rounded(matrices, source.controls, shares)
+    return Rounded(*distill(source, plan, target_bytes), shares)
+
+
+def _by_role(source: CalibratedModel, plan: Plan) -> Matrices:
+    for role in sorted(set(source.roles.values())):
+        names = [name for name, problem in plan.problems.items() if problem.role == role]
+        plan.offsets |= dict.fromkeys(names, plan.log2_c_for_bits(source.bits[role], names))
+    with source.reporter.progress("quantize", total=2) as bar:
+        plan.refit(plan.round(0.0))
+        bar.update(1)
+        return plan.round(0.0)
+
+
+def _by_target(source: CalibratedModel, plan: Plan, target_bytes: int) -> tuple[Matrices, list[Share]]:
+    settings, names = source.config.quantize, list(plan.problems)
+    start_bits = 8.0 * target_bytes / plan.weights
+    if not settings.fisher:
+        for name in names:
+            plan.offsets[name] = plan.log2_c_for_bits(start_bits, [name])
+    log2_c = plan.log2_c_for_bits(start_bits, names)
+    shares: list[Share] = []
+    if settings.sensitivity_tokens:
+        with source.reporter.progress("sensitivity", total=len(names)) as bar:
+            shares = allocate.measure(plan, source.divergence, log2_c, bar.update)
+        log2_c = plan.log2_c_for_bits(start_bits, names)
+    plan.refit(plan.round(log2_c))
+    matrices, plan.last_log2_c = _land(source, plan, source.controls, target_bytes, log2_c)
+    return matrices, shares
+
+
+def _land(
+    source: CalibratedModel, rounds: Rounds, controls: Mapping[str, Tensor], target_bytes: int, octaves: float
+) -> tuple[Matrices, float]:
+    def size(matrices: Matrices) -> int:
+        return len(container.encode(QuantizedModel(matrices, controls, source.header), source.config.package.coder))
+
+    with source.reporter.progress("byte target", total=target_bytes) as bar:
+        return allocate.land(
+            rounds, target_bytes, size, octaves, lambda found: bar.update(found, note=f"{found:,} bytes")
+        )
+
+
+def distill(source: CalibratedModel, plan: Plan, target_bytes: int) -> tuple[Matrices, dict[str, Tensor]]:
+    """Round share by share with training in between, from the steps at `plan.last_log2_c`.
+
+    The last share lands on `target_bytes`, if that is not 0. Returns the matrices and the trained control tensors.
+    """
+    settings, batches = source.config.quantize, source.teaching
+    gradual = Gradual(source.model, plan, source.config.optim, settings.distill_lr)
+    shares = (*settings.distill_shares, 1.0)
+    ends = [round(len(batches) * (number + 1) / len(shares)) for number in range(len(shares))]
+    steps = itertools.count(1)
+    with source.reporter.progress("distill", total=len(batches)) as bar:
+        for share, start, stop in zip(shares, (0, *ends), ends, strict=False):
+            gradual.round_share(share)
+
+            def on_step(divergence: float, share: float = share) -> None:
+                bar.update(next(steps), note=f"{share:.0%} rounded, {divergence:.5f} nats/token")
+
+            gradual.train(batches[start:stop], start / len(batches), stop / len(batches), on_step)
+    trained = {name: half_or_float(tensor) for name, tensor in gradual.controls().items()}
+    if not target_bytes:
+        return gradual.round(0.0), trained
+    return _land(source, gradual, trained, target_bytes, 0.0)[0], trained

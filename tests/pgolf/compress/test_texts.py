@@ -1,0 +1,135 @@
+"""Text compressed by a model comes back to the byte, or is refused."""
+
+import dataclasses
+import hashlib
+import json
+import struct
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from pgolf.compress import text_file
+from pgolf.compress.predictors import Documents, Stream
+from pgolf.compress.range_coding import encode
+from pgolf.compress.texts import CompressSettings, compress, decompress, pieces
+from pgolf.config.evaluate import EvaluateConfig
+from pgolf.config.model import ModelConfig
+from pgolf.config.tokenizer import TokenizerConfig
+from pgolf.errors import PgolfError
+from pgolf.evaluate.sliding import SlidingEvaluator
+from pgolf.model.gpt import GPT
+from pgolf.progress import Silent
+from pgolf.runtime import choose
+from pgolf.tokens.tokenizer import Tokenizer, train
+
+SETTINGS = CompressSettings(seq_len=12, stride=4, rows=3, piece_bytes=20)
+TEXT = b"The quick brown fox.\nIt jumps over the lazy dog,\nand \xf0\x9f\x98\x80 the rest.\n" * 3
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    documents = [b"the quick brown fox jumps over the lazy dog and the rest of it " * 4] * 8
+    return train(documents, TokenizerConfig(vocab_size=300))
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: Tokenizer) -> GPT:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size, dim=16, num_layers=2, num_heads=2, num_kv_heads=1, mlp_ratio=2.0,
+        smear_gate=True, bos_id=tokenizer.bos_id,
+    )  # fmt: skip
+    made = GPT(config).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return made
+
+
+@given(st.binary(max_size=200))
+@example(b"")
+@example(TEXT)
+@example("a  b\r\n\u2581 ﬁ½ e\u0301\0".encode() + b"\xff\xfe\n")
+@settings(max_examples=25)
+def test_any_bytes_come_back(model: GPT, tokenizer: Tokenizer, text: bytes) -> None:
+    found = compress(text, model, tokenizer, SETTINGS, Silent())
+    assert decompress(found.data, "x.pgt", model, tokenizer, Silent()) == text
+    assert found.text_bytes == len(text)
+
+
+@given(st.binary(max_size=500), st.integers(1, 60))
+def test_pieces_are_the_text_and_bounded(text: bytes, size: int) -> None:
+    found = list(pieces(text, size))
+    assert b"".join(found) == text
+    assert all(len(piece) <= 2 * size for piece in found)
+
+
+def test_the_code_costs_what_the_evaluation_says(model: GPT, tokenizer: Tokenizer) -> None:
+    ids = [np.append(tokenizer.encode([TEXT[:n]])[0].astype(np.int64), tokenizer.bos_id) for n in (150, 90, 60)]
+    stream = np.concatenate([one[:-1] for one in ids] + [ids[0][:1]])
+    evaluate = EvaluateConfig(seq_len=12, stride=4, reset_at_documents=True)
+    runtime = choose("cpu", 1, compile=False)
+    bits = SlidingEvaluator(model, evaluate, runtime).score(stream).nll.sum() / np.log(2)
+    side_by_side = encode(Documents(model, 3, 12, 4), ids, lambda tokens: None)
+    assert bits - 1 <= 8 * len(side_by_side) <= bits * 1.002 + 64
+    crossing = dataclasses.replace(evaluate, reset_at_documents=False)
+    for setting in (evaluate, crossing):
+        bits = SlidingEvaluator(model, setting, runtime).score(stream).nll.sum() / np.log(2)
+        code = encode(Stream(model, setting, int(stream[0]), len(stream)), [stream], lambda tokens: None)
+        assert bits - 1 <= 8 * len(code) <= bits * 1.002 + 64
+
+
+def test_every_changed_bit_is_refused(model: GPT, tokenizer: Tokenizer) -> None:
+    data = compress(TEXT[:60], model, tokenizer, SETTINGS, Silent()).data
+    for bit in range(0, 8 * len(data), 5):
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(PgolfError, match=r"was changed|no file of pgolf compress"):
+            decompress(bytes(changed), "x.pgt", model, tokenizer, Silent())
+
+
+def test_a_model_that_differs_in_one_weight_is_refused(model: GPT, tokenizer: Tokenizer) -> None:
+    data = compress(TEXT, model, tokenizer, SETTINGS, Silent()).data
+    other = GPT(model.config).eval()
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        other.blocks[0].attn.c_q.weight[0, 0] += 1e-6  # type: ignore[union-attr]
+    with pytest.raises(PgolfError, match="another model"):
+        decompress(data, "x.pgt", other, tokenizer, Silent())
+
+
+def test_a_machine_that_computes_otherwise_is_told_by_the_first_block(model: GPT, tokenizer: Tokenizer) -> None:
+    found = compress(TEXT, model, tokenizer, SETTINGS, Silent())
+    header, blocks = text_file.read(found.data, "x.pgt")
+    header["machine"]["vectors"] = "SOMETHING ELSE"
+    wrong = dataclasses.replace(blocks[0], code=bytes(len(blocks[0].code)))
+    data = text_file.write(header, [wrong, *blocks[1:]])
+    with pytest.raises(PgolfError, match=r"block 1 decodes to other text.*vectors SOMETHING ELSE there"):
+        decompress(data, "x.pgt", model, tokenizer, Silent())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"settings": {"seq_len": 1 << 40, "stride": 4, "rows": 3, "piece_bytes": 20}},
+        {"settings": {"seq_len": 0, "stride": 4, "rows": 3, "piece_bytes": 20}},
+        {"settings": None},
+        {"format": 2},
+        {"text": 3},
+    ],
+)
+def test_a_header_that_makes_no_sense_is_refused(model: GPT, tokenizer: Tokenizer, change: dict[str, object]) -> None:
+    header, blocks = text_file.read(compress(TEXT, model, tokenizer, SETTINGS, Silent()).data, "x.pgt")
+    with pytest.raises(PgolfError):
+        decompress(text_file.write(header | change, blocks), "x.pgt", model, tokenizer, Silent())
+
+
+def test_lengths_beyond_the_file_are_refused() -> None:
+    header = json.dumps({"format": 1}).encode()
+    for tail in (struct.pack("<IIII", 1, 1, 1, 1 << 30), b"\0\0"):
+        body = text_file.MAGIC + struct.pack("<I", len(header)) + header + tail
+        with pytest.raises(PgolfError, match="ends inside"):
+            text_file.read(body + hashlib.sha256(body).digest(), "x.pgt")
