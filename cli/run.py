@@ -40,7 +40,7 @@ def add_to(app: typer.Typer) -> None:
             bool, typer.Option("--dry-run", help="Only show for each stage whether it would run, and why.")
         ] = False,
     ) -> None:
-        """The whole chain: tokenize, train, average, quantize, score, package. What is up to date is skipped."""
+        """From text to a scored, packaged model: every stage in order. What is up to date is skipped."""
         from cli.screen import say_json
         from stages import run as chains
         from stages.reports import summary

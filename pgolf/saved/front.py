@@ -123,7 +123,7 @@ class Run:
         name = label or found[0]
         if name not in self.stages:
             raise PgolfError(f"{self.path} has no stage {name}; its stages: {', '.join(self.stages)}")
-        return _load(self.stages[name], device, threads)
+        return of_stage(self.stages[name], choose(device, threads))
 
 
 def open_run(path: str | Path) -> Run:
@@ -143,10 +143,10 @@ def load(path: str | Path, device: str = "auto", threads: int = 0) -> Model:
     """
     folder = Path(path)
     if stage_directory.exists(folder):
-        return _load(stage_directory.open_stage(folder, kinds.MODELS), device, threads)
+        return of_stage(stage_directory.open_stage(folder, kinds.MODELS), choose(device, threads))
     return open_run(folder).load(None, device, threads)
 
 
-def _load(stage: Stage, device: str, threads: int) -> Model:
-    runtime = choose(device, threads)
+def of_stage(stage: Stage, runtime: Runtime) -> Model:
+    """The model of a stage with its tokenizer. Raises PgolfError where there is none."""
     return Model(stage, models.load_model(stage, runtime), tokens.tokenizer_of(stage), runtime)
