@@ -17,9 +17,10 @@ from pgolf.quant import pipeline
 from pgolf.runtime import Runtime
 from pgolf.tokens.loader import Loader
 from pgolf.tokens.shards import TokenStream
-from pgolf.training.fit import At, Hooks, fit, select_average
+from pgolf.training.fit import At, Hooks, fit
 from pgolf.training.holdout import Holdout
 from pgolf.training.nonfinite import StepResult
+from pgolf.training.reserve import select_average
 
 TRAIN = "fineweb_train_*.bin"
 
@@ -63,11 +64,14 @@ def train_again(data: Path, out: Path, config: Config, runtime: Runtime) -> None
         made = fit(config, loader, holdout, runtime, context, Hooks(known=show))
     if not runtime.is_main:
         return
-    choice = made.choice or select_average(made.trainer, holdout, config, runtime, context)
+    reserved = made.reserved
+    choice = reserved.choice if reserved else select_average(made.trainer, holdout, config, runtime, context)
     model = made.trainer.model
     model.load_state_dict(choice.weights)
     length, target = config.quantize.sequence or config.train.seq_len, config.quantize.target_bytes
-    result = pipeline.quantize(model.eval(), config, holdout.training, length, runtime, context, target)
+    statistics = (reserved.statistics, reserved.tokens) if reserved and reserved.statistics else None
+    source = pipeline.calibrate(model.eval(), config, holdout.training, length, runtime, context, statistics)
+    result = pipeline.finish(source, target)
     coded = container.encode(result.model, config.package.coder)
     out.write_bytes(coded)
     context.message(f"{out}: {len(coded)} bytes")

@@ -110,6 +110,17 @@ def _script(reporter: Reporter, recorded: dict[str, Any]) -> Bundle:
         return program.build(recorded, bar.update)
 
 
+def remake(data: bytes) -> tuple[bool, str, dict[str, Any]]:
+    """Make the script again from the settings that a package's script holds; nothing of it is run.
+
+    Whether both are the same bytes, the requirements of the one made here, and the settings. Raises PgolfError for
+    anything but a script made by `package`.
+    """
+    _, settings = program.read(data)
+    made = program.build(settings)
+    return made.script == data, requirements(made.libraries), settings
+
+
 def requirements(libraries: Sequence[str]) -> str:
     """The lines of `requirements.txt` for imported top-level names: the distribution of each, at its version here."""
     owners = importlib.metadata.packages_distributions()

@@ -8,14 +8,16 @@ import numpy as np
 
 from pgolf.codec import container
 from pgolf.errors import PgolfError
-from pgolf.quant import methods, pipeline
+from pgolf.quant import hessian, methods, pipeline
 from pgolf.quant.calibrated_model import CalibratedModel
+from pgolf.quant.hessian import Calibration
 from pgolf.quant.tensor_report import TensorReport
 from pgolf.quantized import storage
 from pgolf.saved import models
 from pgolf.store import kinds, stage_directory
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.shards import TokenStream
+from pgolf.training import reserve
 from stages.context import StageContext
 from stages.package import PlannedScript
 
@@ -108,7 +110,41 @@ def _calibrate(context: StageContext, source: Stage, paths: Sequence[Path], apar
     length = context.config.quantize.sequence or (_training_length(context, source) if paths else 0)
     if stream is not None and not apart:
         stream = stream.view(0, len(stream) - models.held_out(source))
-    return pipeline.calibrate(model, context.config, stream, length, context.runtime, context.reporter)
+    made = None if apart else _made_inside_clock(context, source, length)
+    return pipeline.calibrate(model, context.config, stream, length, context.runtime, context.reporter, made)
+
+
+def _made_inside_clock(
+    context: StageContext, source: Stage, length: int
+) -> tuple[Mapping[str, Calibration], int] | None:
+    """The statistics that training collected of these weights inside its clock, with the number of tokens; None where
+    there are none, or only some of other weights or settings."""
+    try:
+        trained = source.ancestor("train")
+    except PgolfError:
+        return None
+    if kinds.HESSIANS not in trained.manifest.outputs:
+        return None
+    statistics, found = hessian.load(trained.file(kinds.HESSIANS))
+    expected = reserve.facts(context.config) | {
+        "sequence": length,
+        "weights": source.manifest.details.get("chosen", "last"),
+    }
+    differing = [key for key, value in expected.items() if found.get(key) != value]
+    if differing:
+        key = differing[0]
+        context.reporter.message(
+            f"calibrating outside the training clock: the Hessians in {trained.path} are of {key} = {found.get(key)}, "
+            f"not {expected[key]}"
+        )
+        return None
+    settings = context.config.quantize
+    if settings.distill_steps or (settings.target_bytes and settings.sensitivity_tokens):
+        context.reporter.message(
+            "calibrated inside the training clock; sensitivity and distillation still read train tokens outside it "
+            "(quantize.sensitivity_tokens, quantize.distill_steps)"
+        )
+    return statistics, int(found["tokens"])
 
 
 def _training_length(context: StageContext, source: Stage) -> int:

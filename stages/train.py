@@ -16,12 +16,13 @@ from safetensors.torch import save_file
 from pgolf import config as configs
 from pgolf.config import Config
 from pgolf.errors import PgolfError
-from pgolf.saved.tokens import open_split, tokenizer_of, with_bos
+from pgolf.quant import hessian
 from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.byte_counts import ByteTable
 from pgolf.tokens.loader import Loader
 from pgolf.training import checkpoint as checkpoints
+from pgolf.training import reserve
 from pgolf.training.checkpoint import Checkpoint
 from pgolf.training.fit import At, Fit, Hooks, fit
 from pgolf.training.holdout import Holdout
@@ -139,9 +140,15 @@ def _finish(context: StageContext, build: StageBuild, made: Fit, holdout: Holdou
         "seq_len": seq_len,
         "averages": sorted(averages),
     }
-    if made.choice is not None:
-        choice = made.choice
+    if made.reserved is not None:
+        choice, statistics = made.reserved.choice, made.reserved.statistics
         build.details["choice"] = {"average": choice.average, "share": choice.share, "losses": dict(choice.losses)}
+        if statistics:
+            facts = reserve.facts(config) | {"weights": choice.name, "tokens": made.reserved.tokens}
+            hessian.save(writer.path(kinds.HESSIANS), statistics, facts)
+            build.details["hessians"] = facts
+        else:
+            context.reporter.message("train.reserve_seconds left no time for Hessians: quantize will read train tokens")
 
 
 def save_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:

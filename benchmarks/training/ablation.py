@@ -28,8 +28,9 @@ from pgolf.progress import Silent
 from pgolf.saved.tokens import open_split
 from pgolf.store import stage_directory
 from pgolf.tokens.loader import Loader
-from pgolf.training.fit import fit, select_average
+from pgolf.training.fit import fit
 from pgolf.training.holdout import Holdout
+from pgolf.training.reserve import select_average
 from stages.train import byte_table
 
 

@@ -13,18 +13,26 @@ the frequency of its token, so one matrix and one weight per row serve both (Hes
 token, coupling between tokens left out).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import CHUNK_TOKENS, GPT
 from pgolf.quant import precision
 from pgolf.quant.grid import Floats
+from pgolf.runtime import Runtime
 
 PRIOR_COUNTS = 10.0  # added to every token's count, so that a token calibration never saw keeps a sane step
 SYMMETRIC_BLOCK = 256  # columns: leaves out 44% of a product of 2,048, and blocks are still large enough to be fast
@@ -99,26 +107,75 @@ def calibrate(
     gradients: bool = True,
     seed: int = 0,
     on_progress: Callable[[int], None] | None = None,
+    runtime: Runtime | None = None,
+    time_for: Callable[[float], bool] | None = None,
 ) -> dict[str, Calibration]:
     """Statistics of every matrix in `model.matrix_roles()`, over batches of token ids (B, T).
 
     gradients: also the Fisher form, at the price of a backward pass. Labels come from a generator seeded with `seed`.
-    on_progress is given the number of tokens done. The model computes in float32, whatever its own
-    type. Raises PgolfError when a matrix is never used.
+    on_progress is given the number of tokens done. The model computes in float32, whatever its own type.
+    runtime: every process calls this with as many batches of its own, and all get the statistics of all batches.
+    time_for: tells before every batch whether there is time for one that takes so many seconds, as the longest so far
+    did; the batches left are skipped. Raises PgolfError when a matrix is never used.
     """
     model.eval()
     roles = model.matrix_roles()
     parameters = dict(model.named_parameters())
     collector = _Collector(gradients)
-    generator = torch.Generator(device=batches[0].device).manual_seed(seed)
+    rank = 0 if runtime is None else runtime.world_rank
+    generator = torch.Generator(device=batches[0].device).manual_seed(seed + rank)
     with precision.float32(model), _frozen(model), _hooked(model, collector, roles):
-        done = 0
+        done, longest = 0, 0.0
         for tokens in batches:
+            started = time.perf_counter()
+            if done and time_for is not None and not time_for(longest):
+                break
             _one_batch(model, tokens, collector, generator)
+            longest = max(longest, time.perf_counter() - started)
             done += tokens.numel()
             if on_progress is not None:
                 on_progress(done)
+    if runtime is not None and runtime.world_size > 1:
+        done = _add_up(collector, done, batches[0].device)
     return {name: _finish(name, collector, tuple(parameters[name].shape), done) for name in roles}
+
+
+def _add_up(collector: _Collector, tokens: int, device: torch.device) -> int:
+    """Add up the sums of all processes in place; returns the tokens of all."""
+    counts = torch.tensor(float(tokens), dtype=torch.float64, device=device)
+    dist.all_reduce(counts)
+    for _, sums in sorted(collector.sums.items()):
+        weight = torch.tensor(sums.weight, dtype=torch.float64, device=device)
+        dist.all_reduce(weight)
+        sums.weight = float(weight)
+        for total in (sums.inputs, sums.output):
+            moved = total.to(device)
+            dist.all_reduce(moved)
+            total.copy_(moved)
+    return int(counts)
+
+
+def save(path: Path, statistics: Mapping[str, Calibration], facts: Mapping[str, Any]) -> None:
+    """Write statistics as float32 safetensors, `facts` about them as JSON in the header."""
+    arrays = {
+        f"{name}/{part}": np.ascontiguousarray(getattr(item, part), np.float32)
+        for name, item in statistics.items()
+        for part in ("curvature", "output")
+    }
+    save_file(arrays, path, {"facts": json.dumps(facts)})
+
+
+def load(path: Path) -> tuple[dict[str, Calibration], dict[str, Any]]:
+    """What `save` wrote. Raises PgolfError for a file that is not one."""
+    try:
+        with safe_open(path, "np") as file:
+            arrays = {name: file.get_tensor(name).astype(np.float64) for name in file.keys()}  # noqa: SIM118
+            facts = json.loads(file.metadata()["facts"])
+        names = sorted({name.rpartition("/")[0] for name in arrays})
+        found = {name: Calibration(arrays[f"{name}/curvature"], arrays[f"{name}/output"]) for name in names}
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise PgolfError(f"{path} holds no Hessians ({error}); rerun train") from error
+    return found, facts
 
 
 def _one_batch(model: GPT, tokens: Tensor, collector: _Collector, generator: torch.Generator) -> None:

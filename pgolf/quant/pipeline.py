@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from pgolf.config import Config
 from pgolf.model.fast_paths import Shape, choose_paths
@@ -55,21 +54,32 @@ def quantize(
 
 
 def calibrate(
-    model: GPT, config: Config, stream: TokenStream | None, length: int, runtime: Runtime, reporter: Reporter
+    model: GPT,
+    config: Config,
+    stream: TokenStream | None,
+    length: int,
+    runtime: Runtime,
+    reporter: Reporter,
+    made: tuple[Mapping[str, Calibration], int] | None = None,
 ) -> CalibratedModel:
-    """The model with its statistics on train tokens: everything that no byte target changes. Arguments: `quantize`."""
+    """The model with its statistics on train tokens: everything that no byte target changes. Arguments: `quantize`.
+
+    made: the statistics, and of how many tokens they are, where training collected them inside its clock.
+    """
     method, settings = methods.of(config.quantize), config.quantize
     choose_paths(model, runtime, Shape(8, length, False, runtime.threads))
     weights, roles = float_weights(model), set(model.matrix_roles().values())
-    batches: list[Tensor] = []
-    statistics: Mapping[str, Calibration] = {}
-    if stream is None:
+    statistics, tokens = made or ({}, 0)
+    if made is not None:
+        pass
+    elif stream is None:
         reporter.message("no calibration tokens in reach: output errors are not measured")
     else:
         drawn = calibration_data.batches(stream, settings.calibration_tokens, length, choosing=False, seed=config.seed)
         batches = [batch.to(runtime.device) for batch in drawn]
+        tokens = sum(map(torch.numel, batches))
         gradients = settings.fisher and method.chooses_steps
-        with reporter.progress("calibrate", total=sum(map(torch.numel, batches))) as bar:
+        with reporter.progress("calibrate", total=tokens) as bar:
             statistics = hessian.calibrate(model, batches, gradients, config.seed, bar.update)
     return CalibratedModel(
         model=model,
@@ -81,7 +91,7 @@ def calibrate(
         reporter=reporter,
         bits={role: method.role_bits(settings, role) for role in roles},
         sigmas={role: method.role_sigmas(settings, role) for role in roles},
-        calibration_tokens=sum(map(torch.numel, batches)),
+        calibration_tokens=tokens,
         calibration=statistics,
     )
 

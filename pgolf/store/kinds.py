@@ -16,7 +16,7 @@ TOKENIZER, WEIGHTS, QUANTIZED, PACKED, SCRIPT = (
 )
 TRAIN_SHARDS, VAL_SHARDS, VAL_BYTES = "fineweb_train", "fineweb_val", "fineweb_val_bytes"
 """Beginnings of the names of shards: `<beginning>_000000.bin`."""
-METRICS_LOG, LOSS_CURVE, AVERAGE = "metrics.jsonl", "loss.png", "average-"
+METRICS_LOG, LOSS_CURVE, AVERAGE, HESSIANS = "metrics.jsonl", "loss.png", "average-", "hessians.safetensors"
 SCORES, CLAIMS, REQUIREMENTS = "scores.safetensors", "claims.json", "requirements.txt"
 AUDIT, AUDIT_TEXT, PAGE = "report.json", "report.md", "report.html"
 
@@ -54,7 +54,7 @@ KINDS = {
             ("tokenize",),
             (),
             "float",
-            (WEIGHTS, AVERAGE, METRICS_LOG, LOSS_CURVE, "tensorboard"),
+            (WEIGHTS, AVERAGE, HESSIANS, METRICS_LOG, LOSS_CURVE, "tensorboard"),
             records.TrainMetrics,
             records.TrainDetails,
         ),

@@ -67,6 +67,8 @@ class TrainDetails(TypedDict, total=False):
     seq_len: int
     averages: list[str]
     choice: dict[str, Any]
+    hessians: dict[str, Any]
+    fast_paths: dict[str, Any]
 
 
 class FinalizeMetrics(TypedDict, total=False):
@@ -78,6 +80,7 @@ class FinalizeMetrics(TypedDict, total=False):
 
 class FinalizeDetails(TypedDict, total=False):
     chosen: str
+    chosen_inside_the_training_clock: bool
     candidates: list[dict[str, Any]]
     holdout_tokens: int
     seq_len: int

@@ -6,7 +6,6 @@ decided together: the initial weights are rank 0's, a compiler that fails on one
 are compared at every checkpoint.
 """
 
-import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +28,7 @@ from pgolf.tokens.loader import Loader
 from pgolf.training.budget_clock import Control
 from pgolf.training.holdout import Holdout
 from pgolf.training.nonfinite import StepResult
-from pgolf.training.select_checkpoint import Choice, select
+from pgolf.training.reserve import Reserved, inside_clock, rehearse
 from pgolf.training.trainer import Trainer
 
 _CORE_FLOPS = 5e10  # float32 operations per second of one CPU core, generously: products of large matrices with AVX2
@@ -80,8 +79,8 @@ class Fit:
     paused: float
     """Seconds that the clock stood still for checkpoints, in this attempt."""
     interrupted: bool
-    choice: Choice | None
-    """With `train.reserve_seconds`: the weights to go on with, chosen inside the clock."""
+    reserved: Reserved | None
+    """With `train.reserve_seconds`: what was chosen and measured on train tokens inside the clock."""
 
     def metrics(self) -> dict[str, Any]:
         trainer, seconds = self.trainer, self.seconds
@@ -106,8 +105,8 @@ def fit(
     """Train a model of `config` on the batches of `loader`.
 
     holdout: only looked at with `train.reserve_seconds`. clock: what training time is measured by.
-    Raises PgolfError for a configuration that this machine cannot train, a loss that is not finite, or ranks whose
-    weights differ.
+    Raises PgolfError for a configuration that this machine cannot train, a reserve that is too short, a loss that is
+    not finite, or ranks whose weights differ.
     """
     try:
         return _fit(config, loader, holdout, runtime, reporter, hooks or Hooks(), clock)
@@ -143,18 +142,20 @@ def _fit(
         elapsed = hooks.resume[1]["elapsed"]
     trainer.synchronize()
     control = Control(train.iterations, train.seconds, runtime, elapsed, train.reserve_seconds, clock)
-    path, interrupted = "none", False
+    path, interrupted, expected = "none", False, None
     measured: dict[str, Any] = {}
     if not hooks.finish:
         reporter.message(f"training {trainer.parameters:,} weights on {runtime}")
         path, measured = prepare(trainer, config, runtime, reporter)
+        expected = rehearse(trainer, holdout, config, runtime) if train.reserve_seconds else None
         interrupted = _loop(config, trainer, runtime, reporter, hooks, control)
-    choice = None
-    if train.reserve_seconds and not interrupted and len(holdout) >= 2:
+    reserved = None
+    if train.reserve_seconds and not interrupted:
+        expected = expected or rehearse(trainer, holdout, config, runtime)
         control.start()
-        choice = select_average(trainer, holdout, config, runtime, reporter, control.time_for)
+        reserved = inside_clock(trainer, holdout, config, runtime, reporter, control.time_for, expected)
         control.pause()
-    return Fit(trainer, path, measured, control.elapsed, control.paused, interrupted, choice)
+    return Fit(trainer, path, measured, control.elapsed, control.paused, interrupted, reserved)
 
 
 def _loop(
@@ -346,22 +347,3 @@ def _check_machine(model: GPT, config: Config, runtime: Runtime) -> None:
             f"too slow for train.seconds = {train.seconds:g}; this configuration needs a GPU, and pgolf runs on "
             f"{runtime}. Lower train.batch_tokens, or choose a smaller preset"
         )
-
-
-def select_average(
-    trainer: Trainer,
-    holdout: Holdout,
-    config: Config,
-    runtime: Runtime,
-    reporter: Reporter,
-    time_for: Callable[[float], bool] | None = None,
-) -> Choice:
-    """Select among the last weights, the averages of a run and their blends; see `select`. The trainer keeps the last
-    weights. Raises PgolfError when nothing is held out."""
-    last = trainer.weights()
-    averages = {name: functools.partial(trainer.weights, flat) for name, flat in trainer.averages.finished().items()}
-    _, seq_len = config.train.sizes_at(1.0)
-    model, shares = trainer.model, config.average.interpolate
-    choice = select(model, holdout, seq_len, runtime, last, averages, shares, reporter, time_for)
-    model.load_state_dict(last)
-    return choice

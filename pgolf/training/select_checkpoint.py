@@ -45,19 +45,19 @@ def select(
     shares: Sequence[float],
     reporter: Reporter,
     time_for: Callable[[float], bool] | None = None,
+    longest: float = 0.0,
 ) -> Choice:
     """Score the last weights, each average, and blends of the best average with the last weights.
 
     model: is left with the weights scored last. averages: by name, how to get them; one is held at a time. shares: of
     the average in a blend. time_for: every rank calls this function and scores a share of the slice; it tells whether
-    another candidate may be scored that will take as many seconds.
+    another candidate may be scored that will take as many seconds; longest: how many one is expected to take.
     Raises PgolfError when nothing is held out.
     """
     holdout.require()
     losses: dict[str, float] = {}
     best = Choice(last, "last", losses, None, 0.0)
     average: tuple[str, Weights] | None = None
-    longest = 0.0
     with reporter.progress("ema-finalize", 1 + len(averages) + len(shares)) as bar:
 
         def attempt(name: str, weights: Weights, source: str | None, share: float) -> bool:

@@ -143,6 +143,8 @@ def _score(stage: Stage) -> dict[str, Any]:
     return {
         **{name: manifest.metrics[name] for name in METRICS},
         "lossless": bool(manifest.details["lossless"]),
+        "device": manifest.environment["device"],
+        "dtype": manifest.environment["dtype"],
         "settings": settings,
     }
 

@@ -30,6 +30,7 @@ SETTINGS = (
     *("model.vocab_size=64", "model.dim=16", "model.num_layers=2", "model.num_heads=2", "model.num_kv_heads=1"),
     *("model.loop_passes=2", "model.loop_from=0.5", "train.iterations=4", "train.batch_tokens=128", "train.seq_len=16"),
     *("train.holdout_tokens=200", "train.reserve_seconds=60", "train.checkpoint_every=2", "average.ema_decays=[0.5]"),
+    *("quantize.fisher=false", "quantize.calibration_tokens=512"),
 )
 
 
@@ -61,6 +62,16 @@ def pretend_compiler(patch: Callable[[Any, str, Any], None]) -> None:
     patch(fits, "_step_seconds", lambda *given: next(times))
 
 
+def hessians(made: Fit) -> dict[str, Any]:
+    """A figure of every Hessian, and of how many tokens they are."""
+    assert made.reserved is not None
+    weighted = {
+        name: float((item.curvature * np.arange(item.curvature.size).reshape(item.curvature.shape)).sum())
+        for name, item in made.reserved.statistics.items()
+    }
+    return {"hessians": weighted, "calibration_tokens": made.reserved.tokens}
+
+
 def main(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     init = f"file://{folder / 'rendezvous'}"
@@ -80,8 +91,8 @@ def main(rank: int, folder: Path) -> None:
         Trainer.warm_up = failing  # type: ignore[method-assign]
         made = run(config(), runtime)
         weights = float(made.trainer.flat.data.double().sum()), runtime.same(made.trainer.flat.data)
-        losses = dict(made.choice.losses) if made.choice is not None else {}
-        found.append({"path": made.path, "sum": weights[0], "same": weights[1], "losses": losses})
+        losses = dict(made.reserved.choice.losses) if made.reserved is not None else {}
+        found.append({"path": made.path, "sum": weights[0], "same": weights[1], "losses": losses, **hessians(made)})
 
     def unequal(self: GPT) -> None:
         initialize(self)

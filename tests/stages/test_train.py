@@ -20,13 +20,16 @@ from pgolf import config as configs
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
 from pgolf.progress import Silent
+from pgolf.quant import hessian
 from pgolf.runtime import Runtime
+from pgolf.saved.models import load_quantized
 from pgolf.store import stage_directory
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.shards import write_shards
 from pgolf.training import checkpoint as checkpoints
 from stages.context import StageContext
 from stages.ema_finalize import ema_finalize
+from stages.quantize import quantize
 from stages.train import train
 
 SETTINGS = [
@@ -238,19 +241,40 @@ def test_a_stopped_run_is_finished_as_it_is_or_lengthened(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("unmeasured")
-def test_the_average_is_chosen_inside_the_clock(tmp_path: Path, straight: Stage) -> None:
-    """With a reserve, `ema-finalize` carries out what training chose: the same as it would have chosen itself."""
-    settings = ("train.reserve_seconds=20", "train.seconds=1000")
-    trained = train(context_at(tmp_path, *settings), make_tokens(tmp_path))
-    finished = ema_finalize(context_at(tmp_path, *settings), trained)
-    plain = ema_finalize(context_at(straight.path.parent), straight)
+def test_what_reads_train_tokens_is_made_inside_the_clock(
+    tmp_path: Path, straight: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a reserve, `ema-finalize` and `quantize` use what training chose and measured: what they would have made."""
+    settings = ("quantize.method=trellis", "quantize.calibration_tokens=1024", "quantize.sensitivity_tokens=0")
+    reserving = (*settings, "train.reserve_seconds=60", "train.seconds=1000", "train.checkpoint_every=5")
+    trained = train(context_at(tmp_path, *reserving), make_tokens(tmp_path))
+    assert trained.manifest.metrics["seconds"] < 1000
+    assert trained.manifest.details["hessians"]["tokens"] == 1024
+    finished, plain = (
+        ema_finalize(context_at(stage.path.parent, *chosen), stage)
+        for stage, chosen in ((trained, reserving), (straight, settings))
+    )
     assert finished.manifest.details["chosen_inside_the_training_clock"] is True
     assert plain.manifest.details["chosen_inside_the_training_clock"] is False
-    assert [finished.manifest.details[key] for key in ("chosen", "candidates")] == [
-        plain.manifest.details[key] for key in ("chosen", "candidates")
-    ]
+    for key in ("chosen", "candidates"):
+        assert finished.manifest.details[key] == plain.manifest.details[key]
     assert outputs(finished) == outputs(plain)
-    assert trained.manifest.metrics["seconds"] < 1000
+
+    expected = quantize(context_at(tmp_path, *settings, name="outside"), plain)
+    other = quantize(context_at(tmp_path, *reserving, "quantize.calibration_tokens=512", name="other"), finished)
+    assert other.manifest.details["calibration_tokens"] == 512  # those of other settings are of no use
+    monkeypatch.setattr(hessian, "calibrate", None)  # from here on nothing calibrates
+    made = quantize(context_at(tmp_path, *reserving), finished)
+    assert made.manifest.details["calibration_tokens"] == 1024
+    theirs, ours = (load_quantized(stage).matrices for stage in (expected, made))
+    differing = sum(int((theirs[name].symbols != ours[name].symbols).sum()) for name in theirs)
+    assert differing <= 2  # the Hessians are kept in float32
+
+
+def test_a_reserve_that_is_too_short_is_refused(tmp_path: Path) -> None:
+    settings = ("train.reserve_seconds=1e-6", "train.seconds=1000")
+    with pytest.raises(PgolfError, match=r"train\.reserve_seconds = 1e-06 is too short: scoring .* takes"):
+        train(context_at(tmp_path, *settings), make_tokens(tmp_path))
 
 
 def test_bad_input_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 A small model's matrices have 32 to 1,024 columns and fit in the first caches, so a register tile of a few rows by
 three vectors needs no packing of the rows. With 512-bit vectors it is faster than torch's own product on some AMD
-processors, where MKL keeps to 256 bits; with 256-bit vectors torch is faster (`benchmarks/results/speed.md`).
+processors, where MKL keeps to 256 bits; with 256-bit vectors torch is faster (`benchmarks/results/training_speed.md`).
 `fast_paths` measures which. The order of every sum depends on the shapes alone, never on the number of threads.
 """
 

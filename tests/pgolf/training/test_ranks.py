@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gloo_rank import config, run
+from gloo_rank import config, hessians, run
 
 from pgolf.runtime import Runtime
 
@@ -45,11 +45,15 @@ def test_a_compiler_that_fails_on_one_rank_is_used_on_none(ranks: list[dict], at
     assert ours["sum"] == pytest.approx(ranks[0]["attempts"][2]["sum"], rel=1e-9)
 
 
-def test_two_ranks_choose_the_average_that_one_does(ranks: list[dict]) -> None:
+def test_two_ranks_make_in_the_reserve_what_one_does(ranks: list[dict]) -> None:
     made = run(config(), ALONE)
-    assert made.choice is not None
-    assert ranks[0]["attempts"][0]["losses"] == pytest.approx(dict(made.choice.losses), abs=1e-5)
-    assert len(made.choice.losses) == 3  # last, one moving average, a blend
+    assert made.reserved is not None
+    assert ranks[0]["attempts"][0]["losses"] == pytest.approx(dict(made.reserved.choice.losses), abs=1e-5)
+    alone = hessians(made)
+    assert ranks[0]["attempts"][0]["hessians"] == pytest.approx(alone["hessians"], rel=1e-3)
+    assert ranks[0]["attempts"][0]["calibration_tokens"] == alone["calibration_tokens"] == 512
+    assert len(alone["hessians"]) > 6
+    assert len(made.reserved.choice.losses) == 3  # last, one moving average, a blend
 
 
 def test_the_first_weights_are_rank_zeros(ranks: list[dict]) -> None:
