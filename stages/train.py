@@ -17,6 +17,7 @@ from pgolf import config as configs
 from pgolf.config import Config
 from pgolf.errors import PgolfError
 from pgolf.quant import hessian
+from pgolf.saved.tokens import open_split, tokenizer_of, with_bos
 from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.byte_counts import ByteTable

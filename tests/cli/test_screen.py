@@ -86,7 +86,9 @@ def test_figures_are_never_broken(shown, width):
 def test_numbers_that_are_not_finite_are_refused_by_name(value, tmp_path):
     result = typed.pgolf("audit", "--limit-seconds", value, "--artifacts", tmp_path)
     assert result.exit_code == 2
-    assert result.stderr == f"pgolf: --limit-seconds is {value}; give a finite number\n"
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("pgolf: ")
+    assert f"'--limit-seconds': '{value}' is not a time; write it as 600 (seconds)" in line
 
 
 def failed(error, capsys, **options):
@@ -106,7 +108,7 @@ def failed(error, capsys, **options):
         (PgolfError("what\nwhere"), 2, "what where"),
         (CheckFailed("over"), 1, "over"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (OSError(28, "No space left on device", "a/b"), 2, "No space left on device (a/b)"),
+        (OSError(28, "No space left on device", "a/b"), 2, "a/b: No space left on device; free some space"),
         (MemoryError(), 2, "lower train.micro_tokens"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried"), 2, "lower train.micro_tokens"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 2, "lower train.micro"),
