@@ -23,6 +23,7 @@ from cli import interrupts
 from cli.help import Command
 
 if TYPE_CHECKING:
+    from cli.screen import Screen
     from pgolf.store.stage_directory import Stage
     from stages.context import StageContext
 
@@ -59,6 +60,12 @@ class Common:
     def run_dir(self) -> Path:
         return self.artifacts / self.run
 
+    @property
+    def screen(self) -> "Screen":
+        from cli.screen import Screen
+
+        return Screen(self.json, self.verbose)
+
     def context(self, *extra: str) -> "StageContext":
         """Everything a stage needs, from these options: preset, file, `--set`, then `extra` assignments that a
         command's own options stand for.
@@ -66,7 +73,6 @@ class Common:
         Without preset and file the stage's own earlier settings are the base, or its input's: see `prepare` and
         `StageContext.adopt`.
         """
-        from cli.screen import Screen
         from pgolf import config as configs
         from pgolf import runtime
         from pgolf.errors import PgolfError
@@ -87,7 +93,7 @@ class Common:
             run=self.run_dir,
             config=config,
             runtime=chosen,
-            reporter=Screen(self.json, self.verbose) if chosen.is_main else Silent(),
+            reporter=self.screen if chosen.is_main else Silent(),
             command=tuple(sys.argv),
             name=self.name,
             force=self.force,

@@ -128,8 +128,9 @@ class Screen:
             task = progress.add_task(plain(title), total=total, note="", done=state.done(), left="")
             yield _Bar(progress, task, state)
 
-    def message(self, text: str) -> None:
-        console.print(plain(text), soft_wrap=True)
+    def message(self, text: str, detail: bool = False) -> None:
+        if self._verbose or not detail:
+            console.print(plain(text), soft_wrap=True)
 
     def result(self, text: str) -> None:
         if self._as_json:

@@ -17,8 +17,8 @@ class Reporter(Protocol):
         """A context manager that yields a Progress; shown from the start, removed at the end. unit: of `total`, shown
         behind the numbers; `s` means that the work ends by the clock."""
 
-    def message(self, text: str) -> None:
-        """One line about the work, which stays on the screen."""
+    def message(self, text: str, detail: bool = False) -> None:
+        """One line about the work, which stays on the screen. detail: for those who ask for everything."""
 
     def result(self, text: str) -> None:
         """One line of what the work came to."""
@@ -39,7 +39,7 @@ class Silent:
     def progress(self, title: str, total: float | None = None, unit: str = "") -> Iterator[Progress]:
         yield _NoProgress()
 
-    def message(self, text: str) -> None:
+    def message(self, text: str, detail: bool = False) -> None:
         pass
 
     def result(self, text: str) -> None:

@@ -41,7 +41,7 @@ class Context:
         self.message(title)
         yield SimpleNamespace(update=lambda *done, **note: None)
 
-    def message(self, text: str) -> None:
+    def message(self, text: str, detail: bool = False) -> None:
         if self.runtime.is_main:
             print(text, flush=True)
 

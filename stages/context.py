@@ -33,6 +33,7 @@ from pgolf.store import lineage, stage_directory
 from pgolf.store import manifest as manifests
 from pgolf.store.manifest import Input, Manifest
 from pgolf.store.stage_directory import Stage, StageWriter
+from stages.views.repeat import package_versions
 
 ASK_SECONDS = 60.0
 """A finished stage that took longer is not replaced without `--force` or a yes."""
@@ -205,7 +206,7 @@ class StageContext:
                             inputs=entries,
                             outputs=writer.outputs(),
                             metrics=build.metrics,
-                            environment=self.runtime.describe(),
+                            environment=self.runtime.describe() | {"packages": package_versions()},
                             seed=self.config.seed,
                             started=started.isoformat(timespec="seconds"),
                             seconds=round(build.earlier_seconds + time.monotonic() - clock, 3),

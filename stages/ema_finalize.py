@@ -75,10 +75,16 @@ def _choose(context: StageContext, build: StageBuild, trained: Stage) -> None:
         "seq_len": details["seq_len"],
     }
     ordered = sorted(losses, key=lambda name: losses[name])
+    gain = losses["last"] - losses[best]
+    context.reporter.result(
+        f"averaged: of {len(losses)} weights {best} predict held-out train text best"
+        + (f", by {gain:.4f} nats per token before the last" if gain else "")
+    )
     context.reporter.table(
         "weights tried on held-out train tokens",
         ("weights", "nats per token", "against last"),
         [(name, f"{losses[name]:.4f}", f"{losses[name] - losses['last']:+.4f}") for name in ordered],
+        detail=True,
     )
 
 

@@ -29,5 +29,4 @@ def eval_sliding(context: StageContext, source: Stage, documents: Documents = VA
                 trace = evaluator.score(text.tokens)
             evaluation.write_scores(build, context, model, text, trace, time.monotonic() - clock)
             build.details |= {"seq_len": settings.seq_len, "stride": settings.stride, "context": settings.context}
-            evaluation.report(context, f"{build.label} of {source.label}", build.metrics, text.lossless)
     return build.stage

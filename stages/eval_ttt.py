@@ -46,7 +46,6 @@ def eval_ttt(context: StageContext, source: Stage, documents: Documents = VAL, t
             build.details |= {"seq_len": settings.seq_len, "stride": settings.stride, "method": ttt.method}
             if tuned:
                 build.details |= {"ttt": dataclasses.asdict(ttt), "tuned_on": "held-out train tokens", "trials": trials}
-            evaluation.report(context, f"{build.label} of {source.label}", build.metrics, text.lossless)
     return build.stage
 
 
@@ -62,5 +61,5 @@ def _tune(
         best, tried = tune(model, held_out, settings, ttt, context.runtime, lambda done: bar.update(done))
     trials = [{"changes": trial.changes, "nats_per_token": trial.nats_per_token} for trial in tried]
     rows = [(str(trial["changes"] or "as given"), f"{trial['nats_per_token']:.4f}") for trial in trials]
-    context.reporter.table("tuned on held-out train text", ("settings", "nats per token"), rows)
+    context.reporter.table("tuned on held-out train text", ("settings", "nats per token"), rows, detail=True)
     return best, trials

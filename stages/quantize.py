@@ -198,6 +198,9 @@ def _show(context: StageContext, rows: Sequence[TensorReport]) -> None:
         )
         bits, relative, output = weights @ measures / weights.sum()
         lines.append((role, str(len(mine)), f"{weights.sum():,.0f}", f"{bits:.3f}", f"{relative:.4f}", f"{output:.4f}"))
-    context.reporter.table(
-        "quantized", ("role", "matrices", "weights", "bits", "relative error", "output error"), lines
-    )
+    total = sum(row.weights for row in rows)
+    bits = sum(row.bits * row.weights for row in rows) / max(total, 1)
+    method = context.config.quantize.method
+    context.reporter.result(f"quantized by {method}: {total:,} weights in {len(rows)} matrices at {bits:.2f} bits each")
+    columns = ("role", "matrices", "weights", "bits", "relative error", "output error")
+    context.reporter.table("quantized", columns, lines, detail=True)

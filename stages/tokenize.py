@@ -275,8 +275,13 @@ def _tell(context: StageContext, build: StageBuild, used: Tokenizer) -> None:
         ]
         for split, found in ((split, build.details[split]) for split in ("train", "val"))
     ]
-    columns = ("tokenize", "documents", "bytes", "tokens", "bytes/token", "changed")
-    context.reporter.table(f"{build.details['corpus']}, {used.vocab_size} pieces", columns, rows)
+    columns = ("split", "documents", "bytes", "tokens", "bytes/token", "changed")
+    train, val = build.details["train"], build.details["val"]
+    context.reporter.result(
+        f"tokenized {build.details['corpus']}: {train['documents']:,} train documents ({train['tokens']:,} tokens), "
+        f"{val['documents']:,} val ({val['tokens']:,}), {used.vocab_size:,} pieces"
+    )
+    context.reporter.table("tokenized", columns, rows, detail=True)
     if not facts["lossless"]:
         context.reporter.message(
             f"lossy tokenizer: {facts['lossy_documents']:,} documents do not come back exactly, at least "

@@ -55,7 +55,7 @@ def train(context: StageContext, tokens: Stage, finish: bool = False) -> Stage:
         if build.existing is None:
             _train(context, build, loader, holdout, tokens, finish)
     if build.existing is None:
-        context.reporter.message(_summary(build.stage))
+        context.reporter.result(_summary(build.stage))
     return build.stage
 
 

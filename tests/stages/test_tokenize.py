@@ -301,7 +301,7 @@ def test_documents_of_a_folder_are_named(context, tmp_path, train_file, val_file
     said = []
 
     class Told(Silent):
-        def message(self, text):
+        def message(self, text, detail=False):
             said.append(text)
 
     folder = tmp_path / "texts"
