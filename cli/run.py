@@ -96,6 +96,5 @@ def _show(reporter: "Reporter", chain: "Chain", readings: list["Reading"], texts
     reporter.result(f"\nThe package counts {ledger['counted_bytes']:,} of {ledger['cap_bytes']:,} bytes: {parts}")
     for what, value in repeat.lines(chain.packaged):
         reporter.result(f"{what}: {value}")
-    reporter.result(
-        f"It is in {chain.packaged.path}. Next: pgolf sample, inspect, audit, report (--run {chain.packaged.path.parent.name})."
-    )
+    reporter.result(f"It is in {chain.packaged.path}")
+    reporter.result(f"next: pgolf sample, inspect, audit or report, with --run {chain.packaged.path.parent.name}")
