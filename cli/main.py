@@ -15,40 +15,14 @@ from cli.help import Command, Group, nearest
 from cli.screen import say_error
 from pgolf import caches
 
-<<<<<<< HEAD
 COMMANDS: dict[str, tuple[str, ...]] = {
     "Start here": ("run", "sample", "inspect"),
     "Stages": ("tokenize", "train", "ema_finalize", "quantize", "eval", "eval_sliding", "eval_ttt", "package"),
     "Look": ("budget", "report", "compare"),
-    "Prove": ("audit", "verify", "screen_record"),
+    "Prove": ("audit", "prove", "verify", "screen_record"),
     "Exchange": ("submission", "import_checkpoint", "compress"),
 }
 """Modules of commands by panel of `pgolf --help`."""
-=======
-# In the order of the chain, then what stands over it; `pgolf --help` shows them so.
-COMMANDS: tuple[str, ...] = (
-    "tokenize",
-    "train",
-    "ema_finalize",
-    "quantize",
-    "eval_sliding",
-    "eval_ttt",
-    "package",
-    "eval",
-    "run",
-    "budget",
-    "inspect",
-    "audit",
-    "compare",
-    "report",
-    "compress",
-    "prove",
-    "verify",
-    "screen_record",
-    "submission",
-    "import_checkpoint",
-)
->>>>>>> main
 
 app = typer.Typer(
     cls=Group,
