@@ -57,7 +57,7 @@ for _panel, _modules in COMMANDS.items():
         importlib.import_module(f"cli.{_module}").add_to(app)
         for _added in app.registered_commands[_before:]:
             _added.rich_help_panel = _panel
-            _added.cls = _added.cls if issubclass(_added.cls, Command) else Command
+            _added.cls = _added.cls if issubclass(_added.cls or object, Command) else Command
 
 
 @app.command("help", hidden=True, cls=Command)
