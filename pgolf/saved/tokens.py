@@ -18,10 +18,9 @@ from pgolf.tokens.encode import encode_documents as encode_all
 from pgolf.tokens.shards import TokenStream
 from pgolf.tokens.tokenizer import Tokenizer
 from pgolf.training.holdout import Holdout
-from stages.views.token_files import TRAIN, VAL, VAL_BYTES
 
-_PREFIX = {"train": f"{TRAIN}_", "val": f"{VAL}_"}
-_VAL_BYTES = f"{VAL_BYTES}_"
+_PREFIX = {"train": f"{kinds.TRAIN_SHARDS}_", "val": f"{kinds.VAL_SHARDS}_"}
+_VAL_BYTES = f"{kinds.VAL_BYTES}_"
 
 
 def open_split(stage: Stage, split: str) -> TokenStream:
