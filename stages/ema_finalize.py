@@ -63,7 +63,7 @@ def _choose(context: StageContext, build: StageBuild, trained: Stage) -> None:
         losses, best, weights = choice.losses, choice.name, choice.weights
     save_weights(build.writer.path(kinds.WEIGHTS), weights)
     build.metrics |= {
-        **holdout.score(losses[best], byte_table(trained.ancestor("tokenize"))),
+        **holdout.holdout_metrics(losses[best], byte_table(trained.ancestor("tokenize"))),
         "parameters": sum(value.numel() for value in weights.values()),
         "seconds": round(time.monotonic() - started, 3),
     }

@@ -8,6 +8,7 @@ import numpy as np
 
 from pgolf.codec import container
 from pgolf.errors import PgolfError
+from pgolf.model.fast_paths import Shape, choose_paths
 from pgolf.quant import hessian, methods, pipeline
 from pgolf.quant.calibrated_model import CalibratedModel
 from pgolf.quant.hessian import Calibration
@@ -63,10 +64,11 @@ def sweep(
                 calibrated = calibrated or _calibrate(each, source, paths, apart=calibration is not None)
                 target = each.config.quantize.target_bytes - sum(files.values())
                 result = pipeline.finish(calibrated, target)
+                rows = result.tensor_reports()
                 storage.save(build.writer.path(models.QUANTIZED), result.model)
                 build.details |= {
-                    "tensors": [dataclasses.asdict(row) for row in result.rows],
-                    "calibration_tokens": result.calibration_tokens,
+                    "tensors": [dataclasses.asdict(row) for row in rows],
+                    "calibration_tokens": calibrated.calibration_tokens,
                 }
                 build.metrics["parameters"] = sum(tensor.numel() for tensor in calibrated.weights.values())
                 if target:
@@ -77,7 +79,7 @@ def sweep(
                     }
                     coded = container.encode(result.model, each.config.package.coder)
                     build.metrics["model_bytes"] = len(coded)
-                _show(each, result.rows)
+                _show(each, rows)
         stages.append(build.stage)
     return stages
 
@@ -108,6 +110,8 @@ def _calibrate(context: StageContext, source: Stage, paths: Sequence[Path], apar
     model = models.load_model(source, context.runtime)
     stream = TokenStream.open(paths) if paths else None
     length = context.config.quantize.sequence or (_training_length(context, source) if paths else 0)
+    if stream is not None:
+        choose_paths(model, context.runtime, Shape(8, length, False, context.runtime.threads))
     if stream is not None and not apart:
         stream = stream.view(0, len(stream) - models.held_out(source))
     made = None if apart else _made_inside_clock(context, source, length)
