@@ -17,12 +17,12 @@ from pgolf import sandbox
 from pgolf.compress import proof
 from pgolf.compress.proof import Evaluation
 from pgolf.errors import CheckFailed, PgolfError
+from pgolf.saved.models import load_model
 from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.views import evaluation
 from stages.views.evaluation import VAL
-from stages.views.models import load_model
 
 
 def prove(context: StageContext, source: Stage, tokens: int = 0) -> Stage:

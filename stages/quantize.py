@@ -14,13 +14,13 @@ from pgolf.quant.calibrated_model import CalibratedModel
 from pgolf.quant.hessian import Calibration
 from pgolf.quant.tensor_report import TensorReport
 from pgolf.quantized import storage
+from pgolf.saved import models
 from pgolf.store import kinds, stage_directory
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.shards import TokenStream
 from pgolf.training import reserve
 from stages.context import StageContext
 from stages.package import PlannedScript
-from stages.views import models
 
 
 def quantize(context: StageContext, source: Stage, calibration: Path | None = None) -> Stage:
@@ -40,7 +40,7 @@ def sweep(
     The size of the script, the calibration and the factored Hessians are computed once. A target out of reach ends the
     sweep; the variants before it stay.
     """
-    context = models.inherit_model(context, source)
+    context = context.inherit_model(source)
     settings = context.config.quantize
     contexts = [
         context.replace(
@@ -202,6 +202,9 @@ def _show(context: StageContext, rows: Sequence[TensorReport]) -> None:
         )
         bits, relative, output = weights @ measures / weights.sum()
         lines.append((role, str(len(mine)), f"{weights.sum():,.0f}", f"{bits:.3f}", f"{relative:.4f}", f"{output:.4f}"))
-    context.reporter.table(
-        "quantized", ("role", "matrices", "weights", "bits", "relative error", "output error"), lines
-    )
+    total = sum(row.weights for row in rows)
+    bits = sum(row.bits * row.weights for row in rows) / max(total, 1)
+    method = context.config.quantize.method
+    context.reporter.result(f"quantized by {method}: {total:,} weights in {len(rows)} matrices at {bits:.2f} bits each")
+    columns = ("role", "matrices", "weights", "bits", "relative error", "output error")
+    context.reporter.table("quantized", columns, lines, detail=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pgolf.progress import Silent
+from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext, WouldRun
 
@@ -55,8 +56,13 @@ def run(
     before that is kept, and the next call goes on from there.
     """
 
+    from stages.views import evaluation
+
     def make(kind: str, function: Any, source: Stage | None, name: str | None, *after: Any) -> Stage:
-        return cast(Stage, function(_adopted(context, kind, source, name), source))
+        stage = cast(Stage, function(_adopted(context, kind, source, name), source))
+        if kind in kinds.SCORED and context.runtime.is_main:
+            context.reporter.result(evaluation.line(stage))
+        return stage
 
     return Chain(*_stages(make, context, _tokenizing(train, val, tokenizer, shards, text_field), score_float))
 

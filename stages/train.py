@@ -17,6 +17,7 @@ from pgolf import config as configs
 from pgolf.config import Config
 from pgolf.errors import PgolfError
 from pgolf.quant import hessian
+from pgolf.saved.tokens import open_split, tokenizer_of, with_bos
 from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.byte_counts import ByteTable
@@ -35,7 +36,6 @@ from pgolf.training.nonfinite_origin import explain
 from pgolf.training.prepare import naming_memory, prepare
 from stages.context import StageBuild, StageContext
 from stages.reports.loss_curve import draw
-from stages.views.tokens import open_split, tokenizer_of, with_bos
 
 SECTIONS = ("model", "train", "optim", "average")
 _LENGTH = ("train.iterations", "train.seconds")  # may be raised when a stopped run is continued
@@ -59,7 +59,7 @@ def train(context: StageContext, tokens: Stage, finish: bool = False) -> Stage:
         if build.existing is None:
             _train(context, build, loader, holdout, tokens, finish)
     if build.existing is None:
-        context.reporter.message(_summary(build.stage))
+        context.reporter.result(_summary(build.stage))
     return build.stage
 
 

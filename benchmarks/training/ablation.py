@@ -25,6 +25,7 @@ from pgolf import runtime as runtimes
 from pgolf.config import Config, ModelConfig
 from pgolf.errors import PgolfError
 from pgolf.progress import Silent
+from pgolf.saved.tokens import open_split
 from pgolf.store import stage_directory
 from pgolf.tokens.loader import Loader
 from pgolf.training.fit import Hooks, fit
@@ -32,7 +33,6 @@ from pgolf.training.holdout import Holdout
 from pgolf.training.prepare import prepare
 from pgolf.training.select_checkpoint import select_average
 from stages.train import byte_table
-from stages.views.tokens import open_split
 
 
 def parts(model: ModelConfig) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:

@@ -41,7 +41,7 @@ class Lines(Silent):
         with super().progress(title) as bar:
             yield bar
 
-    def message(self, text: str) -> None:
+    def message(self, text: str, detail: bool = False) -> None:
         if self._shows:
             print(text, flush=True)
 

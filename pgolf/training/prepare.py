@@ -41,7 +41,7 @@ def prepare(trainer: Trainer, config: Config, runtime: Runtime, reporter: Report
     shape = fast_paths.Shape(rows, seq_len, training=True, threads=runtime.threads)
     choice = fast_paths.choose_paths(model, runtime, shape, train.matmul)
     if choice.timings or choice.notes:
-        reporter.message(choice.line())
+        reporter.message(choice.line(), detail=True)
     facts = choice.describe()
     with trainer.undone():
         compiled = False
@@ -64,7 +64,7 @@ def _compile(
     """Use torch.compile where it saves more of what is left of the run than it costs. Returns whether, and why."""
     train, model = config.train, trainer.model
     if runtime.device.type == "cpu" and native.compiler() is None:
-        reporter.message("torch.compile is off: no C++ compiler found")
+        reporter.message("torch.compile is off: no C++ compiler found", detail=True)
         return False, {"used": False, "unavailable": "no C++ compiler found"}
     before = _step_seconds(trainer, fractions[-1])
     budget = min(train.seconds or math.inf, (train.iterations - trainer.iteration) * before)
@@ -78,7 +78,8 @@ def _compile(
         saved = budget * (1 - 1 / max(known.speedup, 1.0))
         reporter.message(
             f"torch.compile is off: {source} to save {saved:.0f} s of {budget:.0f} s of steps and to cost "
-            f"{known.seconds:.0f} s"
+            f"{known.seconds:.0f} s",
+            detail=True,
         )
         return False, facts
     paths.use_graph(model, runtime)
@@ -91,7 +92,7 @@ def _compile(
         if runtime.agree(speedup > 1.0):
             reporter.message(f"torch.compile is on: {cost:.0f} s to compile, steps {speedup:.2f} times as fast")
             return True, facts | {"used": True}
-        reporter.message(f"torch.compile is off: steps are {speedup:.2f} times as fast with it")
+        reporter.message(f"torch.compile is off: steps are {speedup:.2f} times as fast with it", detail=True)
     paths.without_graph(model)
     return False, facts
 

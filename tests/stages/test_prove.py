@@ -15,12 +15,12 @@ from pgolf.compress.predictors import Stream
 from pgolf.config import EvaluateConfig
 from pgolf.errors import CheckFailed, PgolfError
 from pgolf.progress import Silent
+from pgolf.saved.models import load_model
 from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage, open_stage
 from stages.eval_ttt import eval_ttt
 from stages.prove import prove
 from stages.run import Chain
-from stages.views.models import load_model
 
 needs_wall = pytest.mark.skipif(
     sandbox.available() == sandbox.NOTHING, reason=f"no sandbox works here: {sandbox.reasons()}"

@@ -31,7 +31,7 @@ class Told(Silent):
     def __init__(self) -> None:
         self.messages: list[str] = []
 
-    def message(self, text: str) -> None:
+    def message(self, text: str, detail: bool = False) -> None:
         self.messages.append(text)
 
 
