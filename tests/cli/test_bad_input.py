@@ -61,7 +61,7 @@ def test_documents(tmp_path, name, content, says):
         ("seed=-1", ["seed is -1", "between 0 and"]),
         ("seed=18446744073709551616", ["seed is out of range"]),
         ("train.iterations=1" + "0" * 5000, ["train.iterations"]),
-        ("train.iterations=many", ["train.iterations wants a whole number"]),
+        ("train.iterations=many", ["train.iterations must be a whole number"]),
     ],
 )
 def test_settings(texts, tmp_path, assignment, says):

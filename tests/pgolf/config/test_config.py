@@ -34,8 +34,8 @@ def test_a_preset_stands_on_its_base():
     [
         ("model.dimm=64", "did you mean model.dim?"),
         ("modell.dim=64", "did you mean model?"),
-        ("model.dim=wide", "model.dim wants a whole number, got 'wide'"),
-        ("model.dim=true", "model.dim wants a whole number"),
+        ("model.dim=wide", "model.dim must be a whole number, got 'wide'"),
+        ("model.dim=true", "model.dim must be a whole number"),
         ("model=3", "model is a section"),
         ("model.dim", "write it as section.key=value"),
         ("model.num_heads=7", "does not divide"),
