@@ -324,6 +324,6 @@ def _entry(item: Stage | Path | Input, destination: Path) -> Input:
     if isinstance(item, Stage):
         return item.as_input(destination)
     if not item.is_file():
-        raise PgolfError(f"no such file: {item}")
+        raise PgolfError(f"{item} does not exist")
     hashed = manifests.hash_file(item)
     return Input(kind="file", path=item.resolve().as_posix(), sha256=hashed.sha256, bytes=hashed.bytes)

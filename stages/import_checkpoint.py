@@ -28,7 +28,7 @@ def import_checkpoint(context: StageContext, file: Path, tokens: Stage | None = 
     Raises PgolfError for a file that is no such checkpoint, or does not fit.
     """
     if not file.is_file():
-        raise PgolfError(f"no such file: {file}")
+        raise PgolfError(f"{file} does not exist")
     weights, kind = challenge_checkpoint.read_state_dict(file)
     model = challenge_checkpoint.model_config(weights, context.config.model)
     with torch.device("meta"):

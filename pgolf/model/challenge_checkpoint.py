@@ -46,7 +46,7 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
             return _floats(load(data), path), "safetensors"
         # A type of number that torch has and safetensors does not name, or the reverse, is a KeyError.
         except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
-            raise PgolfError(f"{path} is no safetensors file of weights or is damaged ({error})") from error
+            raise PgolfError(f"{path} is not a safetensors file of weights, or it is damaged ({error})") from error
     if data[:2] in (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda"):
         data, kind = _inflate(data, path), "zlib"
     if zipfile.is_zipfile(io.BytesIO(data)) and _unpacked_bytes(data) > len(data):
@@ -57,7 +57,7 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
             found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its unpickler raises, a class per kind of damage
         reason = " ".join(str(error).split())[:160]
-        raise PgolfError(f"{path} is no checkpoint of tensors alone, or is damaged ({reason})") from error
+        raise PgolfError(f"{path} is not a checkpoint that holds only tensors, or it is damaged ({reason})") from error
     if isinstance(found, dict) and found.get("__quant_format__") == INT8_FORMAT:
         return _floats(_dequantize(found, path), path), INT8_FORMAT
     if isinstance(found, dict) and "__quant_format__" in found:
@@ -70,7 +70,7 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def model_config(weights: Mapping[str, Tensor], base: ModelConfig) -> ModelConfig:
-    """`base` with every size that the shapes of a state dict with the challenge's names tell.
+    """`base` with the sizes inferred from the tensor shapes of a state dict with the challenge's names.
 
     Raises PgolfError when a name is missing that they all have.
     """
@@ -120,7 +120,7 @@ def _floats(found: Any, path: Path) -> dict[str, Tensor]:
             if tensor.is_floating_point():
                 weights[plain] = tensor.detach().float().contiguous()
         except (RuntimeError, NotImplementedError) as error:  # sparse, nested, quantized, on no device
-            raise PgolfError(f"{path}: {plain} is no ordinary tensor ({str(error).splitlines()[0]})") from error
+            raise PgolfError(f"{path}: {plain} is not a dense tensor ({str(error).splitlines()[0]})") from error
     return weights
 
 
@@ -140,7 +140,7 @@ def _unpacked_bytes(data: bytes) -> int:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error):
-        return 0  # torch's own reader says what is wrong
+        return 0  # torch.load then reports the fault
 
 
 def _inflate(data: bytes, path: Path) -> bytes:

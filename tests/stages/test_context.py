@@ -264,6 +264,6 @@ def test_a_dry_run_writes_nothing(context):
 def test_a_foreign_folder_is_refused_before_the_work(context):
     (context.run / "train").mkdir(parents=True)
     (context.run / "train" / "mine.txt").write_text("precious")
-    with pytest.raises(PgolfError, match=r"train is not replaced: there is no manifest\.json in it"):
+    with pytest.raises(PgolfError, match=r"train is not replaced: it has no manifest\.json"):
         make(context, "train")
     assert (context.run / "train" / "mine.txt").read_text() == "precious"

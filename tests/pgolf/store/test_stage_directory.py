@@ -312,7 +312,7 @@ def test_readers_see_one_stage_whole_during_replacements(tmp_path, monkeypatch, 
             try:
                 stage.file("payload.bin")
             except PgolfError as error:
-                assert "was replaced by another pgolf process meanwhile; run the command again" in str(error)  # noqa: PT017
+                assert "was replaced by another pgolf process; repeat the command" in str(error)  # noqa: PT017
                 changes += 1
             reads += 1
     finally:

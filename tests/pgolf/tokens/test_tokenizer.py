@@ -90,7 +90,7 @@ def test_a_vocabulary_that_does_not_fit(config, message):
 def test_a_foreign_file(tmp_path):
     path = tmp_path / "x.model"
     path.write_bytes(b"not a model")
-    with pytest.raises(PgolfError, match=r"x\.model is no SentencePiece model"):
+    with pytest.raises(PgolfError, match=r"x\.model is not a SentencePiece model"):
         Tokenizer.open(path)
     with pytest.raises(PgolfError, match="cannot read the tokenizer"):
         Tokenizer.open(tmp_path / "missing.model")
