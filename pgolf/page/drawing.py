@@ -93,7 +93,7 @@ def _y_range(values: np.ndarray, zero: bool) -> tuple[float, float]:
 
 
 def bars(rows: Sequence[tuple[str, float, str]], low: float = 0.0) -> str:
-    """A bar per (name, value, text beside it), from `low` on."""
+    """A bar per (name, value, label), starting at `low`."""
     height = 30.0 * len(rows) + 4
     high = max(value for _, value, _ in rows)
     label = 122.0

@@ -56,7 +56,7 @@ COLORS = ("var(--a)", "var(--b)", "var(--c)", "var(--d)", "var(--e)", "var(--f)"
 
 @dataclass(frozen=True)
 class Markup:
-    """Text that is HTML already; everything else is escaped where it goes in."""
+    """Text that is already HTML; all other text is escaped on insertion."""
 
     text: str
 
@@ -87,7 +87,7 @@ def paragraph(value: Cell, soft: bool = False) -> Markup:
 
 
 def facts(items: Sequence[tuple[str, Cell]]) -> Markup:
-    """The few figures that come first: (what it is, the figure)."""
+    """The headline figures: (label, figure)."""
     cards = "".join(f'<div class="fact"><b>{text(value)}</b><span>{escape(name)}</span></div>' for name, value in items)
     return Markup(f'<div class="facts">{cards}</div>')
 
@@ -106,7 +106,7 @@ def verdict(value: str) -> Markup:
 
 
 def chain(items: Sequence[tuple[str, Cell]]) -> Markup:
-    """A list along a line: (name, what is said of it)."""
+    """A timeline: (name, description)."""
     entries = "".join(f"<li><b>{escape(name)}</b>{text(value)}</li>" for name, value in items)
     return Markup(f'<ol class="chain">{entries}</ol>')
 

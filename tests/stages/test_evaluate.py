@@ -148,7 +148,7 @@ def test_documents_are_whatever_tokenize_takes_and_compare_reads_them_in_the_sam
         assert stage.manifest.metrics["bytes_scored"] == sum(sizes)
         assert compare.documents_of(stage).bytes.tolist() == sizes
     (folder / "00.jsonl").write_text('{"body": "changed"}\n')
-    with pytest.raises(PgolfError, match=r"texts is not what .* was made from: it has changed"):
+    with pytest.raises(PgolfError, match=r"texts has changed since .* was made from it"):
         compare.documents_of(stage)
 
 
