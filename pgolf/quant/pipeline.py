@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from pgolf.config import Config
-from pgolf.model.fast_paths import Shape, choose_paths
+from pgolf.model.fast_paths import Shape, paths_by_rule
 from pgolf.model.gpt import GPT
 from pgolf.progress import Reporter
 from pgolf.quant import calibration_data, hessian, methods, precision, tensor_report
@@ -67,7 +67,7 @@ def calibrate(
     made: the statistics, and of how many tokens they are, where training collected them inside its clock.
     """
     method, settings = methods.of(config.quantize), config.quantize
-    choose_paths(model, runtime, Shape(8, length, False, runtime.threads))
+    paths_by_rule(model, runtime, Shape(8, length, False, runtime.threads))
     weights, roles = float_weights(model), set(model.matrix_roles().values())
     statistics, tokens = made or ({}, 0)
     if made is not None:
