@@ -19,9 +19,9 @@ from pgolf.errors import did_you_mean
 COMMANDS: dict[str, tuple[str, ...]] = {
     "Start here": ("run", "sample", "inspect", "config"),
     "Stages": ("tokenize", "train", "ema_finalize", "quantize", "eval", "eval_sliding", "eval_ttt", "package"),
-    "Look": ("budget", "report", "compare"),
+    "Look": ("runs", "budget", "report", "compare"),
     "Prove": ("audit", "prove", "verify", "screen_record"),
-    "Exchange": ("submission", "import_checkpoint", "compress"),
+    "Exchange": ("submission", "import_checkpoint", "compress", "clean"),
 }
 """Modules of commands by panel of `pgolf --help`."""
 

@@ -78,7 +78,7 @@ def presets() -> dict[str, str]:
     for name in preset_names():
         text = (importlib.resources.files("pgolf.config") / "presets" / f"{name}.toml").read_text("utf-8")
         lines = [line.lstrip("# ") for line in text.splitlines()[:3] if line.startswith("#")]
-        found[name] = re.split(r"(?<=\w{3})[.:] ", " ".join(lines) + " ")[0].strip(" .")
+        found[name] = " ".join(lines).partition(". ")[0].strip(" .")
     return found
 
 

@@ -196,7 +196,7 @@ def _type_name(hint: Any) -> str:
 
 def _meant(key: str, known: list[str], prefix: str) -> str:
     """`; did you mean train.iterations?` for a wrong key, also for one whose section was left out."""
-    hints = {} if prefix else {name: hint for name, hint in typing.get_type_hints(Config).items()}
+    hints = {} if prefix else typing.get_type_hints(Config)
     whole = [
         f"{section}.{field.name}"
         for section, hint in hints.items()

@@ -26,6 +26,14 @@ def find(artifacts: Path, name: str) -> Path:
     raise PgolfError(f"no run {name!r} in {artifacts}{did_you_mean(name, known) or shown}")
 
 
+def missing(run: Path) -> str:
+    """What to say of a run directory without a finished stage: where it was looked for and which runs are there."""
+    known = names(run.parent)
+    if run.name in known or not known:
+        return f"{run} holds no finished stage"
+    return f"there is no run {run.name!r} in {run.parent}{did_you_mean(run.name, known)}; its runs: {', '.join(known)}"
+
+
 def names(artifacts: Path) -> list[str]:
     """The runs in a folder: those of its folders that hold a finished stage, sorted."""
     folders = sorted(path for path in artifacts.iterdir() if path.is_dir()) if artifacts.is_dir() else []
