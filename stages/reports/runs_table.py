@@ -114,11 +114,11 @@ def compared(left: Path, right: Path) -> list[tuple[str, str, Any, Any]]:
             pair = [manifest.inputs.get(role) for manifest in (one, other)]
             shown = [item and f"{item.name or Path(item.path).name} {item.sha256[:8]}" for item in pair]
             if shown[0] != shown[1]:
-                found.append(("input", f"{prefix}{role}", *shown))
+                found.append(("input", f"{prefix}{role}", shown[0], shown[1]))
         for name in {**one.metrics, **other.metrics}:
             values = [manifest.metrics.get(name) for manifest in (one, other)]
             if values[0] != values[1]:
-                found.append(("number", f"{prefix}{name}", *values))
+                found.append(("number", f"{prefix}{name}", values[0], values[1]))
     return list(dict.fromkeys((what, name, _plain(a), _plain(b)) for what, name, a, b in found))
 
 
