@@ -21,7 +21,7 @@ from pgolf.model import attention_mask
 from pgolf.model.attention import attend
 from pgolf.model.attention_mask import View
 from pgolf.model.gpt import GPT
-from pgolf.model.kernels import attention, cache, linear, loss, native
+from pgolf.model.kernels import attention, cache, linear, loss, native, shapes  # noqa: F401 - shapes registers
 from pgolf.model.layers import Linear, bfloat16_linear
 from pgolf.model.loss import CHUNK_TOKENS, plain_outer, plain_product, plain_softmax
 from pgolf.model.paths import IN_C, LOADERS, TOLERANCE, plain_model, use_paths
