@@ -70,6 +70,7 @@ class _Corpus:
         if self.val:
             yield from self._all(self.val if wanted == "val" else self.train)
             return
+        parts: Iterator[tuple[bytes, bool]]
         if self.train:
             parts = ((item, data.in_val(item, self.val_fraction)) for item in self._all(self.train))
         else:
