@@ -88,6 +88,8 @@ def _show(reporter: "Reporter", chain: "Chain", readings: list["Reading"], texts
         ],
     )
     reporter.result(textwrap.fill(summary.verdict(readings), 78))
+    if chain.proof is not None:
+        reporter.result(textwrap.fill(summary.proof(chain.proof), 78))
     reporter.result("\nThe packaged model goes on where three unseen documents begin:")
     for text in texts:
         reporter.result(textwrap.shorten(text, 78, placeholder=" ..."))

@@ -57,6 +57,15 @@ def verdict(readings: Sequence[Reading]) -> str:
     )
 
 
+def proof(stage: Stage) -> str:
+    """The proof in one sentence."""
+    found = stage.manifest.metrics
+    return (
+        f"Proof: {found['bytes_scored']:,} bytes of that text became {found['code_bytes']:,} by this model's "
+        "predictions, and a fresh process that has only the model got them back."
+    )
+
+
 def samples(chain: Chain, runtime: Runtime, tokens: int = 60) -> list[str]:
     """Three beginnings of val documents, each continued by the packaged model, a line each."""
     model = front.of_stage(chain.packaged, runtime)
