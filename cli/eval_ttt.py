@@ -39,7 +39,7 @@ def add_to(app: typer.Typer) -> None:
         stage_context, source = common.prepare("eval-ttt", *assignments(context, reset, mixture), *extra)
         chosen = stage_context.config.ttt.method
         if context is not None and chosen != "in-place":
-            raise PgolfError(f"--context goes with --method in-place; {chosen} has contexts of its own: leave it out")
+            raise PgolfError(f"--context applies to --method in-place only; leave it out with {chosen}")
         scored = run(stage_context, source, evaluation.Documents.of(documents, text_field), tune)
         evaluation.report(stage_context.reporter, scored)
         common.finish(scored)

@@ -1,6 +1,6 @@
 """A checkpoint from another program as a stage directory, so that it can be quantized, scored and packaged.
 
-The result stands where `ema-finalize` would: float weights, final. Its manifest says which file they came from.
+The result is an `ema-finalize` stage: final float weights. Its manifest names the file they came from.
 """
 
 import dataclasses
@@ -22,10 +22,10 @@ def import_checkpoint(context: StageContext, file: Path, tokens: Stage | None = 
     """Write an `ema-finalize` stage with the weights of a state dict that has the challenge's names.
 
     tokens: the tokenize stage whose tokenizer the weights were trained with; quantizing by Hessians, scoring and
-        packaging need it. Sizes are read off the tensors; what shapes do not tell (loops, slopes, rotary dimensions,
-        `train.seq_len`) is taken from the configuration.
+        packaging need it. Sizes are read from the tensors; settings that shapes do not determine (loops, slopes, rotary
+        dimensions, `train.seq_len`) is taken from the configuration.
 
-    Raises PgolfError for a file that is no such checkpoint, or does not fit.
+    Raises PgolfError for a file that is not such a checkpoint, or does not fit.
     """
     if not file.is_file():
         raise PgolfError(f"{file} does not exist")

@@ -129,7 +129,7 @@ def _train(
 
 
 def _finish(context: StageContext, build: StageBuild, made: Fit, holdout: Holdout, tokens: Stage) -> None:
-    """Write the weights, the averages and the curve, and what the run scored."""
+    """Write the weights, the averages and the loss curve, and record the metrics."""
     config, trainer, writer = context.config, made.trainer, build.writer
     _, seq_len = config.train.sizes_at(1.0)
     averages = trainer.averages.finished()
@@ -196,7 +196,7 @@ def _check(config: Config, tokens: Stage) -> None:
 
 
 def _identity(config: Config, tokens: Stage) -> dict[str, Any]:
-    """What a checkpoint belongs to: everything that decides the weights."""
+    """Identity of a run for its checkpoints: all settings and inputs that determine the weights."""
     settings = json.loads(json.dumps(configs.settings_of(config, "train", SECTIONS)))  # as a checkpoint has them
     return {**settings, "seed": config.seed, "the tokens": tokens.manifest_sha256}
 
@@ -230,5 +230,5 @@ def _previous(context: StageContext, build: StageBuild, identity: Mapping[str, A
 
 
 def _longer(before: float, now: float) -> bool:
-    """Whether a run is lengthened; 0 seconds are no cap."""
+    """True if the new limits lengthen a run; 0 seconds: no cap."""
     return now == 0 or 0 < before < now

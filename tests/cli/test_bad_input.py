@@ -169,7 +169,7 @@ def test_the_wrong_kind_of_stage(made, command, stage, needs):
 
 def test_a_context_that_the_method_would_not_use(made):
     words = ["eval-ttt", "--artifacts", made, "--run", "tiny", "--method", "lora", "--context", "banded"]
-    refused(*words, says=["--context goes with --method in-place", "lora"], folder=made)
+    refused(*words, says=["--context applies to --method in-place only", "lora"], folder=made)
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,7 @@ def test_foreign_names_are_refused(chain, copy, kind):
 
 
 def test_missing_folder_is_bad_usage_and_missing_text_cannot_be_checked(chain, tmp_path):
-    with pytest.raises(PgolfError, match="no such folder"):
+    with pytest.raises(PgolfError, match="does not exist"):
         verify(tmp_path / "none", Options(), Silent())
     alone = Path(shutil.copytree(chain.packaged.path, tmp_path / "x" / "package"))
     checks = {check.what: check for check in verify(alone, Options(), Silent())}
