@@ -7,6 +7,7 @@ from typing import Any
 from pgolf.bundle import Bundle, BundleError, bundle, unpack
 from pgolf.config import Config, from_dict
 from pgolf.errors import PgolfError
+from pgolf.evaluate.ttt import methods
 
 ENTRY = "stages.script"
 PACKAGES = ("pgolf", "stages")
@@ -26,9 +27,6 @@ _OPTIONAL: Mapping[str, Callable[[Config], bool]] = {
     "pgolf.model.value_embedding": lambda config: bool(config.model.value_embed_layers),
     "pgolf.quant.gptq": lambda config: config.quantize.method not in ("trellis", "waterfill"),
     "pgolf.codec.baseline": lambda config: config.package.coder != "range",
-    "pgolf.evaluate.ttt.dynamic_evaluation": lambda config: config.ttt.method == "sgd",
-    "pgolf.evaluate.ttt.in_place": lambda config: config.ttt.method == "in-place",
-    "pgolf.evaluate.ttt.lora": lambda config: config.ttt.method in ("lora", "phased"),
 }
 _TITLE = "Made by pgolf package. python train_gpt.py --help; python train_gpt.py source DIR writes the code out."
 
@@ -41,6 +39,7 @@ def build(config: Mapping[str, Any], on_module: Callable[[int, int], None] = lam
     try:
         settings = from_dict(config)
         unused = [module for module, used in _OPTIONAL.items() if not used(settings)]
+        unused += methods.modules_without(settings.ttt)
         return bundle(ENTRY, PACKAGES, {SETTINGS: dumps(config)}, _TITLE, _CHECKS, unused, on_module)
     except BundleError as error:
         raise PgolfError(f"cannot make the script: {error}") from error
