@@ -15,7 +15,7 @@ def add_to(app: typer.Typer) -> None:
         common: Common,
         evaluator: Annotated[str, typer.Option(help="sliding or ttt.")] = "sliding",
         tokens: Annotated[int, typer.Option(help="Length of val to audit on; 0: several windows or chunks.")] = 0,
-        probes: Annotated[int, typer.Option(help="Changes of the text, one evaluation each.")] = 64,
+        probes: Annotated[int, typer.Option(help="Changes of the text, one evaluation each.")] = 128,
         seconds: Annotated[
             float,
             typer.Option(
@@ -26,6 +26,9 @@ def add_to(app: typer.Typer) -> None:
             float,
             typer.Option(parser=numbers.seconds, metavar="TIME", help="What training and evaluation may take."),
         ] = 600.0,
+        probe_seed: Annotated[
+            int | None, typer.Option(help="Repeat the draws of an earlier audit. Default: new ones.")
+        ] = None,
         mixture: Mixture = False,
     ) -> None:
         """Test whether a score counts: causal, normalized, scored before learned from, in one pass, exact bytes.
@@ -38,6 +41,6 @@ def add_to(app: typer.Typer) -> None:
         from stages.views import claims
 
         context, source = common.prepare("audit", *assignments(None, False, mixture))
-        options = AuditOptions(evaluator, tokens, probes, seconds, limit_seconds)
+        options = AuditOptions(evaluator, tokens, probes, seconds, limit_seconds, probe_seed)
         score = claims.scores_of(claims.scored_model(source), context.run).get(f"eval-{evaluator}")
         common.finish(run(context.adopt(score, context.own("audit"), source), source, options))

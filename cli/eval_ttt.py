@@ -52,6 +52,7 @@ def add_to(app: typer.Typer) -> None:
                 f"--context goes with --method {fitting}; {chosen.method} has contexts of its own: leave it out"
             )
         stage = run(stage_context, source, evaluation.Documents.of(documents, text_field), tune)
+        evaluation.report(stage_context.reporter, stage)
         if stage_context.runtime.is_main:
             common.finish(stage)
         stage_context.runtime.leave()

@@ -20,7 +20,7 @@ def add_to(app: typer.Typer) -> None:
         check: Annotated[bool, typer.Option("--check", help="Also verify the hash of every payload file.")] = False,
     ) -> None:
         """Show the stages of a run (or of one directory with --from): lineage, time, scores. Exit code 1 if changed."""
-        from cli.screen import Screen, say_error, say_json
+        from cli.screen import say_error, say_json
         from pgolf.data import files
         from pgolf.errors import CheckFailed, PgolfError
         from pgolf.store import lineage, runs, stage_directory
@@ -41,7 +41,7 @@ def add_to(app: typer.Typer) -> None:
                 json.loads(stage.manifest.to_json())
                 | {"path": str(stage.path), "lineage": {item.role: item.state for item in inputs}}
             )
-        Screen().table(str(common.source or common.run_dir), ("stage", "made from", "time", "result"), rows)
+        common.screen.table(str(common.source or common.run_dir), ("stage", "made from", "time", "result"), rows)
         if common.json:
             say_json({"stages": report, "problems": problems})
         if problems:

@@ -7,57 +7,86 @@ from typing import Annotated
 import typer
 
 from cli import numbers
-from cli.common import guarded
+from cli.common import Common, command
 
-_SHOWN = {True: "yes", False: "NO", None: "-"}
+_EXAMPLES = ("pgolf verify artifacts/default/package",)
 
 
 def add_to(app: typer.Typer) -> None:
-    @app.command("verify")
+    @command(app, "verify", ("device", "threads", "json", "verbose", "debug"), _EXAMPLES)
     def verify(
-        folder: Annotated[Path, typer.Argument(help="Package to verify. It is not trusted.")],
+        common: Common,
+        folder: Annotated[Path, typer.Argument(help="Package to verify, or a run that holds one. It is not trusted.")],
         val: Annotated[
             Path | None,
-            typer.Option(help="Text that the scores are of: shards or documents. None: the tokenize stage beside it."),
+            typer.Option(
+                help="Text that the scores are of: documents, or a folder of shards. "
+                "Default: the documents that the tokenize stage beside the package was made from."
+            ),
+        ] = None,
+        tokenizer: Annotated[
+            Path | None,
+            typer.Option(help="Tokenizer of the shards in --val. Default: the .model file beside them."),
         ] = None,
         run_code: Annotated[
-            bool, typer.Option("--run-code", help="Also run the package's own script, guarded.")
+            bool, typer.Option("--run-code", help="Also run the package's own script, in a sandbox.")
+        ] = False,
+        trust: Annotated[
+            bool, typer.Option("--trust", help="With --run-code: run the script even where no sandbox works.")
         ] = False,
         audit: Annotated[
-            bool, typer.Option("--audit", help="Audit the scores too, where the package holds no audit of them.")
+            bool, typer.Option("--audit", help="Audit every score, also those that the package claims no audit of.")
+        ] = False,
+        cap: Annotated[int, typer.Option(help="Bytes that model and code may have together.")] = 16_000_000,
+        count_tokenizer: Annotated[
+            bool, typer.Option("--count-tokenizer", help="Count the tokenizer against --cap as well.")
         ] = False,
         seconds: Annotated[
             float,
             typer.Option(parser=numbers.seconds, metavar="TIME", help="Time limit of each scoring."),
         ] = 3600.0,
-        tolerance: Annotated[float, typer.Option(help="Bits per byte that a score may differ by.")] = 1e-6,
+        tolerance: Annotated[
+            float | None,
+            typer.Option(help="Bits per byte that a score may differ by. Default: by the arithmetic of both sides."),
+        ] = None,
         text_field: Annotated[str, typer.Option(help="Field of a document's text in JSON lines.")] = "text",
-        device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-        threads: Annotated[int, typer.Option(help="CPU threads; 0: every core.")] = 0,
-        as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False,
-        debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
     ) -> None:
-        """Check a package's hashes, bytes, scores and audit; say true or false. Exit code 1 for false."""
+        """Check a package's hashes, size, code, bytes, scores and audit: PASS, FAIL or CANNOT CHECK.
 
-        def work() -> None:
-            from cli.screen import Screen, say_error, say_json
-            from pgolf.errors import CheckFailed
-            from stages.verify import verify as check
+        Exit code 0, 1 or 2. Checks that need no text are made first. The scores are computed by this pgolf from the
+        packed weights; --run-code additionally compares what the package's own script prints.
+        """
+        from cli.screen import say_error, say_json
+        from pgolf.errors import CheckFailed, PgolfError
+        from stages import verify as stage
 
-            screen = Screen()
-            checks = check(folder, val, screen, device, threads, run_code, seconds, text_field, tolerance, audit)
-            true = not any(one.failed for one in checks)
-            screen.table(
-                str(folder),
-                ("check", "", "what was found"),
-                [(one.what, _SHOWN[one.passed], one.detail) for one in checks],
-            )
-            if as_json:
-                found = [dataclasses.asdict(one) for one in checks]
-                say_json({"true": true, "checks": found})
-            if not true:
-                say_error(f"false: {checks[-1].what}: {checks[-1].detail}")
-                raise typer.Exit(CheckFailed.exit_code)
-            screen.message("true: the package is what it claims to be")
-
-        guarded(work, debug=debug, as_json=as_json)
+        screen = common.screen
+        options = stage.Options(
+            val=val,
+            tokenizer=tokenizer,
+            text_field=text_field,
+            cap_bytes=cap,
+            count_tokenizer=count_tokenizer,
+            tolerance=tolerance,
+            audit=audit,
+            run_code=run_code,
+            trust=trust,
+            device=common.device,
+            threads=common.threads,
+            seconds=seconds,
+        )
+        checks = stage.verify(folder, options, screen)
+        answer = stage.answer_of(checks)
+        rows = [(one.what, one.answer if one.answer != stage.FAIL else "FAIL", one.detail) for one in checks]
+        screen.table(stage.printable(str(folder)), ("check", "answer", "what was found"), rows)
+        if common.json:
+            found = [dataclasses.asdict(one) for one in checks]
+            say_json({"answer": answer, "checks": found})
+        deciding = next((one for one in checks if one.answer == answer), None)
+        if answer == stage.FAIL and deciding:
+            say_error(f"FAIL {deciding.what}: {deciding.detail}")
+            raise typer.Exit(CheckFailed.exit_code)
+        if answer == stage.CANNOT and deciding:
+            say_error(f"CANNOT CHECK {deciding.what}: {deciding.detail}")
+            raise typer.Exit(PgolfError.exit_code)
+        screen.result("PASS: this pgolf computed every claim again from the packed weights and the text")

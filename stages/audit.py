@@ -5,6 +5,7 @@ budget, clocks, calibration, the score on record) is tested beside it. The stage
 `report.md`, whether the audit passed or failed; after that, a failure is raised.
 """
 
+import base64
 import itertools
 import json
 import tempfile
@@ -17,6 +18,7 @@ import numpy as np
 
 from pgolf import audit as audits
 from pgolf import config as configs
+from pgolf import sandbox
 from pgolf.audit import AuditSettings, Finding, evaluators, record, watch
 from pgolf.audit import text as text_checks
 from pgolf.audit.subject import FLOOR_FP32, ISOLATES_NOTHING
@@ -24,14 +26,14 @@ from pgolf.config import Config
 from pgolf.errors import CheckFailed, PgolfError
 from pgolf.evaluate.bpb import Score
 from pgolf.evaluate.compare import by_document
+from pgolf.saved import tokens as token_stages
+from pgolf.saved.models import PACKED, QUANTIZED, WEIGHTS, load_model, training_length
 from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.shards import write_shards
 from stages.context import StageContext
 from stages.reports.audit_report import markdown, show
 from stages.views import claims, evaluation
-from stages.views import tokens as token_stages
-from stages.views.models import PACKED, QUANTIZED, WEIGHTS, load_model, training_length
 
 SECTIONS = ("evaluate", "ttt")
 SCRIPT, REPORT, READABLE = kinds.SCRIPT, kinds.AUDIT, kinds.AUDIT_TEXT
@@ -46,12 +48,14 @@ class AuditOptions:
     evaluator: str = evaluators.SLIDING
     tokens: int = 0
     """Length of the audited stream, from the beginning of val; 0: enough for several windows or chunks."""
-    probes: int = 64
+    probes: int = AuditSettings.probes
     """Changes of the text, one evaluation each."""
     seconds: float = 300.0
     """After so many seconds no further probe is made; at least 8 are; 0: no limit."""
     limit_seconds: float = record.CAP_SECONDS
     """What training and evaluation may take."""
+    seed: int | None = None
+    """Of places and replacements, to repeat an audit; None: drawn from the system's randomness."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def audit(context: StageContext, source: Stage, options: AuditOptions) -> Stage:
     stream = token_stages.open_split(tokenized, "val")
     bos = int(tokenized.manifest.details["bos_id"])
     count = min(options.tokens, len(stream)) or evaluators.audited_tokens(stream, bos, options.evaluator, config)
-    recorded = {"evaluator": options.evaluator, "tokens": count, "probes": options.probes}
+    recorded = {"evaluator": options.evaluator, "tokens": count, "probes": options.probes, "seed": options.seed}
     with context.build("audit", inputs={"model": source}, sections=SECTIONS, options=recorded) as build:
         if build.existing is None:
             tokens = np.asarray(stream[0:count])
@@ -113,15 +117,16 @@ def _run(case: _Case) -> dict[str, Any]:
     tokenizer = token_stages.tokenizer_of(case.tokenized)
     expected_runs = options.probes + 24
     with context.reporter.progress("audit", total=expected_runs) as bar:
-        black_box, subject = evaluators.black_box(
+        black_box, subjects = evaluators.black_box(
             options.evaluator,
             model,
             config,
             case.tokens,
             tokenizer,
             runtime,
-            AuditSettings(probes=options.probes, seconds=options.seconds, seed=context.config.seed),
+            AuditSettings(probes=options.probes, seconds=options.seconds, seed=options.seed),
             lambda runs: bar.update(min(runs, expected_runs), note=f"{runs} evaluations"),
+            token_stages.open_split(case.tokenized, "val"),
         )
     noise = next(item.numbers["noise_nats"] for item in black_box.findings if item.check == "repeatability")
     findings = [
@@ -130,15 +135,19 @@ def _run(case: _Case) -> dict[str, Any]:
         *_of_the_record(case, black_box.base.nll, noise),
         _isolation(case, black_box.base.nll, noise),
     ]
+    runs, spent = sum(one.runs for one in subjects), sum(one.seconds for one in subjects)
     score = Score.from_nll(black_box.base.nll, case.token_bytes[1 : len(case.tokens)])
-    crosses = subject.claims.documents == ISOLATES_NOTHING
+    crosses = subjects[0].claims.documents == ISOLATES_NOTHING
     in_order = bool((np.diff(black_box.base.order) >= 0).all())
     named = [_with_text(finding, tokenizer.pieces) for finding in findings]
     return {
         "source": case.source.label,
         "evaluator": options.evaluator,
         "settings": {section: configs.to_dict(config)[section] for section in SECTIONS},
-        "text": f"val, the first {len(case.tokens):,} tokens",
+        "text": f"val, the first {len(case.tokens):,} tokens"
+        + (f" and {len(subjects) - 1} stretches drawn from all of it" if len(subjects) > 1 else ""),
+        "seed": black_box.seed,
+        "power": black_box.power,
         "findings": [finding.to_dict() for finding in named],
         "disputes": record.disputes(options.evaluator, adapts, config.evaluate.mixture, crosses, in_order),
         "metrics": score.metrics()
@@ -146,9 +155,9 @@ def _run(case: _Case) -> dict[str, Any]:
             "checks_passed": sum(finding.outcome == audits.PASSED for finding in findings),
             "checks_failed": sum(finding.failed for finding in findings),
             "checks_not_run": sum(finding.outcome == audits.NOT_RUN for finding in findings),
-            "evaluations": subject.runs,
-            "seconds": round(subject.seconds, 3),
-            "tokens_per_second": round(subject.runs * score.tokens_scored / max(subject.seconds, 1e-9), 1),
+            "evaluations": runs,
+            "seconds": round(spent, 3),
+            "tokens_per_second": round(sum(one.runs * len(one.tokens) for one in subjects) / max(spent, 1e-9), 1),
         },
     }
 
@@ -274,57 +283,55 @@ def _calibration(case: _Case, quantized: Stage | None) -> Finding:
 
 
 def _isolation(case: _Case, nll: np.ndarray, noise: float) -> Finding:
-    """Score the same stream once more in a process of its own, watched, and compare."""
-    with tempfile.TemporaryDirectory(prefix="pgolf-audit-") as place, tempfile.TemporaryDirectory() as given:
-        folder, inputs = Path(place), Path(given)
+    """Score the same stream once more in a process of its own, in the sandbox, and compare."""
+    with tempfile.TemporaryDirectory(prefix="pgolf-audit-") as given:
+        inputs = Path(given)
+        inputs.chmod(0o755)  # the sandbox's user is another one
         if case.source.manifest.stage == "package" and SCRIPT in case.source.manifest.outputs:
-            return _script_alone(case, nll, folder, inputs)
-        return _child_alone(case, nll, noise, folder, inputs)
+            if sandbox.available() == sandbox.NOTHING:
+                return watch.not_watched(f"no sandbox for the package's script works here ({sandbox.reasons()})")
+            return _script_alone(case, nll, inputs)
+        return _child_alone(case, nll, noise, inputs)
 
 
-def _child_alone(case: _Case, nll: np.ndarray, noise: float, folder: Path, inputs: Path) -> Finding:
-    tokens, scores = inputs / "tokens.npy", folder / "scores.npy"
+def _child_alone(case: _Case, nll: np.ndarray, noise: float, inputs: Path) -> Finding:
+    tokens, job = inputs / "tokens.npy", inputs / "job.json"
     np.save(tokens, case.tokens.astype(np.int64))
-    job = inputs / "job.json"
-    values = configs.to_dict(case.config)
-    job.write_text(
-        json.dumps(
-            {
-                "stage": str(case.source.path.resolve()),
-                "evaluator": case.options.evaluator,
-                "config": values,
-                "device": case.context.runtime.device.type,
-                "threads": case.context.runtime.threads,
-                "tokens": str(tokens),
-                "scores": str(scores),
-            }
-        )
-    )
-    watched = watch.run("module", "stages.workers.audit_child", [str(job)], folder)
+    values = {
+        "stage": str(case.source.path.resolve()),
+        "evaluator": case.options.evaluator,
+        "config": configs.to_dict(case.config),
+        "device": case.context.runtime.device.type,
+        "threads": case.context.runtime.threads,
+        "tokens": str(tokens),
+    }
+    job.write_text(json.dumps(values))
     payload = [name for name in (WEIGHTS, QUANTIZED, PACKED) if name in case.source.manifest.outputs]
-    allowed = [job, tokens, *(case.source.path / name for name in ("manifest.json", *payload))]
+    allowed = [job, tokens, *(case.source.path.resolve() / name for name in ("manifest.json", *payload))]
+    gpu = values["device"] != "cpu"
+    watched = watch.run("module", "stages.workers.audit_child", [str(job)], allowed, gpu=gpu)
     finding = watch.isolation(watched, allowed)
     if finding.failed:
         return finding
-    again = np.load(scores)
+    again = np.frombuffer(base64.b64decode(watched.stdout.split()[-1]))
     return _same(finding, float(np.abs(again - nll).max()), max(noise, 10 * FLOOR_FP32), "nats per token")
 
 
-def _script_alone(case: _Case, nll: np.ndarray, folder: Path, inputs: Path) -> Finding:
+def _script_alone(case: _Case, nll: np.ndarray, inputs: Path) -> Finding:
     """The packaged script itself, with nothing but its package and shards of the audited text."""
-    for name in case.source.manifest.outputs:
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(case.source.file(name).read_bytes())
+    shards, files = inputs / "val", [case.source.file(name).resolve() for name in case.source.manifest.outputs]
+    shards.mkdir()
     count = len(case.tokens)
-    write_shards(inputs, kinds.VAL_SHARDS, iter([case.tokens]), count)
-    write_shards(inputs, kinds.VAL_BYTES, iter([case.token_bytes[:count].astype(np.uint16)]), count)
-    arguments = ["eval", "--val", str(inputs), "--device", case.context.runtime.device.type]
+    write_shards(shards, kinds.VAL_SHARDS, iter([case.tokens]), count)
+    write_shards(shards, kinds.VAL_BYTES, iter([case.token_bytes[:count].astype(np.uint16)]), count)
+    arguments = ["eval", "--val", str(shards), "--device", case.context.runtime.device.type]
     arguments += ["--threads", str(case.context.runtime.threads)]
     if case.options.evaluator == evaluators.TTT:
         arguments.append("--ttt")
-    watched = watch.run("path", str(folder / SCRIPT), arguments, folder)
-    finding = watch.isolation(watched, [inputs, *inputs.iterdir()])
+    script = str(case.source.file(SCRIPT).resolve())
+    allowed = [shards, *files]
+    watched = watch.run("path", script, arguments, allowed, gpu=case.context.runtime.device.type != "cpu")
+    finding = watch.isolation(watched, [*allowed, *shards.iterdir()])
     if finding.failed:
         return finding
     if case.config.evaluate.mixture or _reported(case) is None:

@@ -11,11 +11,11 @@ import torch
 from pgolf.errors import PgolfError
 from pgolf.model import challenge_checkpoint
 from pgolf.model.gpt import GPT
+from pgolf.saved.tokens import with_bos
 from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.train import save_weights
-from stages.views.tokens import with_bos
 
 
 def import_checkpoint(context: StageContext, file: Path, tokens: Stage | None = None) -> Stage:

@@ -15,6 +15,7 @@ from pgolf import data
 from pgolf.data import Source
 from pgolf.data.split import fingerprint
 from pgolf.errors import PgolfError
+from pgolf.saved.tokens import input_of, recorded_documents
 from pgolf.store.manifest import Input
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens import encode
@@ -24,7 +25,6 @@ from pgolf.tokens.tokenizer import Tokenizer
 from stages.context import StageBuild, StageContext
 from stages.register import register_folder, register_hub
 from stages.views.token_files import TOKENIZER, TRAIN, VAL, VAL_BYTES, tokenizer_facts
-from stages.views.tokens import input_of, recorded_documents
 
 
 @dataclass
@@ -275,8 +275,13 @@ def _tell(context: StageContext, build: StageBuild, used: Tokenizer) -> None:
         ]
         for split, found in ((split, build.details[split]) for split in ("train", "val"))
     ]
-    columns = ("tokenize", "documents", "bytes", "tokens", "bytes/token", "changed")
-    context.reporter.table(f"{build.details['corpus']}, {used.vocab_size} pieces", columns, rows)
+    columns = ("split", "documents", "bytes", "tokens", "bytes/token", "changed")
+    train, val = build.details["train"], build.details["val"]
+    context.reporter.result(
+        f"tokenized {build.details['corpus']}: {train['documents']:,} train documents ({train['tokens']:,} tokens), "
+        f"{val['documents']:,} val ({val['tokens']:,}), {used.vocab_size:,} pieces"
+    )
+    context.reporter.table("tokenized", columns, rows, detail=True)
     if not facts["lossless"]:
         context.reporter.message(
             f"lossy tokenizer: {facts['lossy_documents']:,} documents do not come back exactly, at least "

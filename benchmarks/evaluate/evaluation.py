@@ -26,6 +26,7 @@ from pgolf.evaluate.sliding import SlidingEvaluator, plan_windows
 from pgolf.evaluate.ttt.methods import TttEvaluator
 from pgolf.model.fast_paths import Shape, choose_paths
 from pgolf.model.gpt import GPT
+from pgolf.saved.models import evaluate_settings
 from pgolf.store import stage_directory
 from stages.views import evaluation
 
@@ -113,7 +114,7 @@ def bench_contexts(where: Path, count: int, threads: int, clock: Clock) -> None:
     runtime = runtimes.choose("cpu", threads)
     text = evaluation.load_text(source, evaluation.VAL)
     tokens, counts = text.tokens[:count], text.token_bytes[1:count]
-    base = evaluation.resolve(EvaluateConfig(), source)
+    base = evaluate_settings(EvaluateConfig(), source)
     model = evaluation.model_of(source, runtime, base)
     settings = {f"windowed, stride {stride}": replace(base, stride=stride) for stride in (16, 64, 128, base.seq_len)}
     settings["banded"] = replace(base, context="banded")

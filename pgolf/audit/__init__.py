@@ -2,6 +2,7 @@
 
 from pgolf.audit.finding import FAILED, NOT_RUN, PASSED, SHOWN, Finding, explain, first_failure
 from pgolf.audit.subject import Claims, Subject
+from pgolf.audit.substitution import power
 from pgolf.audit.suite import AuditSettings, BlackBox, audit
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "audit",
     "explain",
     "first_failure",
+    "power",
 ]

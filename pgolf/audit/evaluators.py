@@ -1,5 +1,6 @@
 """What the audit runs: an evaluator by its settings, and what may be claimed of it."""
 
+import secrets
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ from pgolf.tokens.shards import TokenStream
 
 SLIDING, TTT = "sliding", "ttt"
 EVALUATORS = (SLIDING, TTT)
+_STRETCHES = 3  # of the text, besides its beginning, that are probed
 _FEW = 5  # documents that the audited stream should hold the beginnings of
 _SPACE, _WORD, _DIGIT, _PUNCTUATION, _BYTE = range(5)
 
@@ -84,9 +86,23 @@ def black_box(
     runtime: Runtime,
     settings: AuditSettings,
     on_run: Callable[[int], None] | None = None,
-) -> tuple[BlackBox, Subject]:
-    """Audit the evaluator called `name` on the stream `tokens`; with the findings, what was audited."""
-    subject = Subject(
+    whole: TokenStream | np.ndarray | None = None,
+) -> tuple[BlackBox, list[Subject]]:
+    """Audit the evaluator called `name` on the stream `tokens`; with the findings, what was audited.
+
+    whole: the text that `tokens` is the beginning of; probes then also go to stretches drawn from all of it.
+    """
+    seed = secrets.randbits(63) if settings.seed is None else settings.seed
+    settings = replace(settings, seed=seed)
+    runs = 0
+
+    def count(_: int) -> None:
+        nonlocal runs
+        runs += 1
+        if on_run is not None:
+            on_run(runs)
+
+    one = Subject(
         evaluator(name, model, config, runtime),
         tokens.astype(np.int64),
         vocab_size=model.config.vocab_size,
@@ -95,9 +111,36 @@ def black_box(
         plain=plain(model, config, runtime) if name == TTT else None,
         floor=FLOOR_FP32 if runtime.device.type == "cpu" else FLOOR_BF16,
         classes=classes(tokenizer, model.config.vocab_size),
-        on_run=on_run,
+        make=lambda: evaluator(name, model, config, runtime),
+        on_run=count,
     )
-    return audit(subject, settings), subject
+    drawn = (
+        [] if whole is None else stretches(whole, len(tokens), one.bos_id, name, config, np.random.default_rng(seed))
+    )
+    elsewhere = [replace(one, tokens=part.astype(np.int64)) for part in drawn]
+    return audit(one, settings, elsewhere), [one, *elsewhere]
+
+
+def stretches(
+    whole: TokenStream | np.ndarray, count: int, bos_id: int, name: str, config: Config, generator: np.random.Generator
+) -> list[np.ndarray]:
+    """Stretches of the text drawn from all of it, each beginning with a document and about half as long as `count`.
+
+    Half, so that twice the probes take the same time; long enough for several strides, or to learn from a chunk. None
+    where the audited beginning is the whole text.
+    """
+    needed = (
+        config.evaluate.seq_len + 4 * config.evaluate.stride if name == SLIDING else 2 * config.ttt.chunk_tokens + 1
+    )
+    length = min(count, max(count // 2, needed))
+    if len(whole) < count + length:
+        return []
+    found = []
+    for place in generator.integers(len(whole) - length + 1, size=_STRETCHES):
+        begins = np.flatnonzero(np.asarray(whole[int(place) : int(place) + length]) == bos_id)
+        start = min(int(place) + int(begins[0]) if len(begins) else int(place), len(whole) - length)
+        found.append(np.asarray(whole[start : start + length]))
+    return found
 
 
 def audited_tokens(stream: TokenStream | np.ndarray, bos_id: int, name: str, config: Config) -> int:

@@ -20,10 +20,15 @@ class Probe:
     replacement: int
     everything_after: bool
     """Keep this token and replace all that is scored after it."""
+    boundary: bool = False
+    """A document's beginning is taken away or put in: schedules over documents may change with it."""
 
 
 def probes(subject: Subject, order: np.ndarray, count: int, generator: np.random.Generator) -> list[Probe]:
-    """`count` places to change, no two alike. order: (N-1,) steps of the unchanged run."""
+    """`count` places to change, no two alike, and besides them some document boundaries.
+
+    order: (N-1,) steps of the unchanged run.
+    """
     open_places = np.flatnonzero(subject.replaceable)
     near = np.intersect1d(seams(subject, order), open_places)
     last = open_places[order[open_places - 1] == order.max()]
@@ -31,10 +36,16 @@ def probes(subject: Subject, order: np.ndarray, count: int, generator: np.random
     for pool, share in ((last, count // 8), (near, count // 2 - count // 8), (open_places, count)):
         left = np.setdiff1d(pool, np.array(drawn, dtype=np.int64))
         drawn += generator.permutation(left)[: min(share, count - len(drawn))].tolist()
-    return [
+    found = [
         Probe(position, _replacement(subject, position, index, generator), everything_after=index % 2 == 1)
         for index, position in enumerate(drawn)
     ]
+    if subject.claims.adapts:
+        return found  # schedules over documents (phases, batches of them) may change with their number
+    begins = generator.permutation(np.flatnonzero(subject.tokens[1:] == subject.bos_id) + 1)[: max(2, count // 16)]
+    taken = [Probe(int(place), another(subject, subject.bos_id, generator), False, True) for place in begins]
+    put = [Probe(int(place), subject.bos_id, False, True) for place in generator.permutation(open_places)[: len(taken)]]
+    return [*found, *taken, *put]
 
 
 def seams(subject: Subject, order: np.ndarray) -> np.ndarray:

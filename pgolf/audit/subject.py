@@ -47,6 +47,8 @@ class Subject:
     floor: float = FLOOR_FP32
     classes: np.ndarray | None = None
     """(vocab_size,) kind of each piece, small non-negative integers; -1 for ids that stand for no text."""
+    make: Callable[[], Evaluator] | None = None
+    """Makes the evaluator anew: probes are then scored by one that has seen no other version of the text."""
     on_run: Callable[[int], None] | None = None
     """Called after every evaluation with the number of them so far."""
     runs: int = 0
@@ -58,9 +60,12 @@ class Subject:
         if int(self.tokens.max()) >= self.vocab_size:
             raise PgolfError(f"token {int(self.tokens.max())} is outside a vocabulary of {self.vocab_size}")
 
-    def run(self, tokens: np.ndarray, positions: Sequence[int] = (), plain: bool = False) -> Trace:
-        """Score a stream and check the form of what comes back. Raises CheckFailed when it has the wrong form."""
-        evaluator = self.plain if plain else self.evaluator
+    def run(self, tokens: np.ndarray, positions: Sequence[int] = (), plain: bool = False, same: bool = False) -> Trace:
+        """Score a stream and check the form of what comes back. `same`: with the evaluator of the runs before.
+
+        Raises CheckFailed when it has the wrong form.
+        """
+        evaluator = self.plain if plain else self.evaluator if same or self.make is None else self.make()
         assert evaluator is not None
         clock = time.monotonic()
         trace = evaluator.score(tokens, positions)

@@ -9,6 +9,7 @@ import numpy as np
 
 from pgolf.audit.finding import FAILED, NOT_RUN, PASSED, SHOWN, Finding
 from pgolf.evaluate.compare import Documents
+from pgolf.tokens.byte_counts import changed_bytes
 from pgolf.tokens.tokenizer import Tokenizer
 
 ODD_TEXTS = (
@@ -33,6 +34,11 @@ ODD_TEXTS = (
     "x" * 70_000,
 )
 """Texts at which tokenizers and byte counts of the field broke; the last is one long run."""
+ORDINARY_TEXT = (
+    b'The quick brown Fox, said NASA\'s Dr. W. Zyx ("at 3:45 am"), jumps over 1,267 lazy dogs & 89% of V-keys!'
+)
+"""Comes back from every tokenizer of the challenge; not from one whose normalizer does more than their NFKC."""
+LOSSY_SHARE = 1e-3  # of the text's bytes; the challenge's own normalizer changes fewer than 1e-4 (issue 1604 there)
 _OVERLAP_LIMIT = 0.05  # of val documents: chance duplicates of short texts stay below, a wrong split is far above
 _MEMORIZED = 0.1  # of the mean bits per byte: a document this cheap was known before
 
@@ -55,7 +61,7 @@ def byte_accounting(
     tokens: (N,) whole documents; token_bytes: (N,) what the score counts for each; originals: the same documents as
     they were read, in order, or None where they are not at hand: then a document is what its tokens decode to.
     """
-    wrong, lossy, difference, total, where = 0, 0, 0, 0, None
+    wrong, lossy, changed, difference, total, where = 0, 0, 0, 0, 0, None
     documents = list(stream_documents(tokens, tokenizer.bos_id))
     ends = [start for start, _ in documents[1:]] + [len(tokens)]
     for index, ((start, _), end) in enumerate(zip(documents, ends, strict=True)):
@@ -66,6 +72,7 @@ def byte_accounting(
         counted = int(token_bytes[start:end].sum())
         total += counted
         lossy += decoded != original
+        changed += changed_bytes(original, decoded)
         if counted != len(original):
             wrong += 1
             difference += counted - len(original)
@@ -76,25 +83,32 @@ def byte_accounting(
                 "bytes_of_the_text": len(original),
                 "text": original[:80].decode("utf-8", "replace"),
             }
-    changed = [text for text in ODD_TEXTS if tokenizer.decode(tokenizer.encode([text.encode()])[0]) != text.encode()]
+    odd = [text for text in ODD_TEXTS if tokenizer.decode(tokenizer.encode([text.encode()])[0]) != text.encode()]
     numbers: dict[str, Any] = {
         "documents": len(documents),
         "bytes": total,
         "documents_with_wrong_bytes": wrong,
         "bytes_too_many": difference,
         "documents_that_do_not_come_back": lossy,
+        "changed_bytes": changed,
         "compared_with": "documents" if originals is not None else "decoded tokens",
-        "odd_texts_that_do_not_come_back": [text[:20] for text in changed],
+        "odd_texts_that_do_not_come_back": [text[:20] for text in odd],
     }
     if wrong:
         text = f"{wrong} of {len(documents)} documents have a wrong number of bytes, {difference:+,} in all"
         return Finding("bytes", "A2", FAILED, text, numbers, where)
+    if changed > LOSSY_SHARE * total or tokenizer.decode(tokenizer.encode([ORDINARY_TEXT])[0]) != ORDINARY_TEXT:
+        text = f"the tokenizer is lossy: {lossy} of {len(documents)} documents, {changed:,} of {total:,} bytes, "
+        text += "do not come back from their tokens, nor does ordinary text" if not changed else "do not come back"
+        return Finding("bytes", "A3", FAILED, text, numbers, {"documents": lossy, "changed_bytes": changed})
     if not total:
         text = "the documents are not at hand and the tokenizer is lossy: their bytes cannot be checked"
         return Finding("bytes", "A2", NOT_RUN, text, numbers)
-    back = "all come back from their tokens" if not lossy else f"lossy: {lossy} do not come back from their tokens"
-    text = f"{total:,} bytes of {len(documents):,} documents are exact; {back}"
-    return Finding("bytes", "A2", PASSED, text, numbers)
+    text = f"{total:,} bytes of {len(documents):,} documents are exact"
+    if lossy:
+        text += f"; not comparable with other scores: {lossy} documents do not come back from their tokens"
+        return Finding("bytes", "A2", SHOWN, text, numbers)
+    return Finding("bytes", "A2", PASSED, f"{text}; all come back from their tokens", numbers)
 
 
 def overlap(val: np.ndarray, train: Iterator[np.ndarray], bos_id: int) -> Finding:

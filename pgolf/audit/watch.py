@@ -1,30 +1,27 @@
 """What a program touches while it runs: files, network, other programs (audit test A17).
 
-The program runs in a process of its own, in an empty folder that is also its home, without a network where the system
-can take it away (`unshare`, Linux). A hook installed before anything else (`sys.addaudithook`, PEP 578) writes down
-what Python code opens, connects to and starts; it forbids nothing, so that the list is complete. Native code can act
-unseen by it, which the report says.
+The program runs in the sandbox (`pgolf.sandbox`): an empty folder, no network, no files but Python's and its inputs. An
+audit hook installed before anything else (`sys.addaudithook`, PEP 578) records what its Python code opens, connects to
+and starts, so that the report can name an attempt. Native code acts unseen by the hook, not by the sandbox.
 """
 
 import json
 import os
-import subprocess
-import sys
-import sysconfig
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pgolf import sandbox
 from pgolf.audit.finding import FAILED, NOT_RUN, PASSED, Finding
 from pgolf.errors import PgolfError
-from pgolf.sandbox import can_unshare
+from pgolf.sandbox import Limits
 
+_MARK = "pgolf-watch-events "
 # Runs before any other import of the child. Events are kept as plain tuples in a set and written at the end.
 _HOOK = """
 import json, os, runpy, sys
-seen = set()
+seen = {("home", os.path.realpath(os.environ["HOME"]))}
 def hook(event, arguments):
     if event == "open":
         path, mode, flags = (tuple(arguments) + (None, None, None))[:3]
@@ -38,15 +35,15 @@ def hook(event, arguments):
         seen.add(("program", os.fsdecode(arguments[0]) if isinstance(arguments[0], (str, bytes)) else repr(arguments)))
     elif event == "ctypes.dlopen" and arguments[0]:
         seen.add(("library", os.path.realpath(str(arguments[0])) if os.sep in str(arguments[0]) else str(arguments[0])))
-log, kind, target = sys.argv[1:4]
-sys.argv = [target, *sys.argv[4:]]
-out = os.open(log, os.O_WRONLY | os.O_CREAT)
+mark, path, kind, target = sys.argv[1:5]
+sys.path[:] = json.loads(path)
+sys.argv = [target, *sys.argv[5:]]
 sys.addaudithook(hook)
 try:
     (runpy.run_path if kind == "path" else runpy.run_module)(target, run_name="__main__")
 finally:
-    os.write(out, json.dumps(sorted(seen)).encode())
-    os.close(out)
+    sys.stdout.flush()
+    os.write(1, ("\\n" + mark + json.dumps(sorted(seen)) + "\\n").encode())
 """
 
 
@@ -57,51 +54,37 @@ class Watched:
     status: int
     stdout: str
     stderr: str
-    network_off: bool
-    """Whether it had no network to reach in the first place."""
+    level: str
+    """The level of `pgolf.sandbox` that it ran at."""
+    home: str = ""
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     network: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
-    folder: Path = field(default_factory=Path)
 
 
-def run(kind: str, target: str, arguments: Sequence[str], folder: Path, seconds: float = 3600.0) -> Watched:
-    """Run a module (`kind` "module") or a script ("path") in `folder` and write down what it touches.
+def run(
+    kind: str, target: str, arguments: Sequence[str], inputs: Sequence[Path], seconds: float = 3600.0, gpu: bool = False
+) -> Watched:
+    """Run a module (`kind` "module") or a script ("path") in an empty folder and record what it touches.
 
-    Raises PgolfError when it does not end in time or leaves no record.
+    inputs: what it may read. Raises PgolfError when it does not end in time or leaves no record.
     """
-    with tempfile.TemporaryDirectory(prefix="pgolf-watch-") as place:
-        log = Path(place) / "events.json"
-        environment = {
-            "HOME": str(folder),
-            "TMPDIR": str(folder),
-            "PATH": os.environ.get("PATH", os.defpath),
-            "PYTHONPATH": str(Path(__file__).parents[3]) if kind == "module" else "",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-        prefix = ["unshare", "--map-root-user", "--net", "--"] if can_unshare() else []
-        try:
-            done = subprocess.run(
-                [*prefix, sys.executable, "-P", "-c", _HOOK, str(log), kind, target, *arguments],
-                cwd=folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=seconds,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise PgolfError(f"the watched evaluation did not end within {seconds:.0f} s") from error
-        if not log.is_file() or not log.stat().st_size:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise PgolfError(f"the watched evaluation left no record (exit status {done.returncode}): {last}")
-        events: list[tuple[str, str]] = [(what, name) for what, name in json.loads(log.read_text("utf-8"))]
+    command = ["-I", "-c", _HOOK, _MARK, sandbox.search_path(), kind, target, *arguments]
+    try:
+        outcome = sandbox.run(command, inputs, Limits(seconds=seconds), gpu=gpu)
+    except sandbox.Unavailable as error:
+        raise PgolfError(f"the sandbox for the watched evaluation could not be built: {error}") from error
+    if outcome.ended:
+        raise PgolfError(f"the watched evaluation was ended at its limit of {outcome.ended}")
+    stdout, mark, recorded = outcome.stdout.rpartition(_MARK)
+    if not mark:
+        raise PgolfError(f"the watched evaluation left no record (exit status {outcome.status}): {outcome.last_line}")
+    events: list[tuple[str, str]] = [(what, name) for what, name in json.loads(recorded)]
     found: dict[str, Any] = {
-        field_name: tuple(name for what, name in events if what == kind_name)
-        for field_name, kind_name in (
+        field: tuple(name for what, name in events if what == kind_name)
+        for field, kind_name in (
             ("reads", "read"),
             ("writes", "write"),
             ("network", "network"),
@@ -109,16 +92,16 @@ def run(kind: str, target: str, arguments: Sequence[str], folder: Path, seconds:
             ("libraries", "library"),
         )
     }
-    return Watched(done.returncode, done.stdout, done.stderr, bool(prefix), folder=folder, **found)
+    home = next((name for what, name in events if what == "home"), "")
+    return Watched(outcome.status, stdout.removesuffix("\n"), outcome.stderr, outcome.level, home, **found)
 
 
 def isolation(watched: Watched, inputs: Sequence[Path]) -> Finding:
     """A17: no network, and no file read but the inputs, Python with its packages, and the system's own facts."""
-    allowed = _roots([*inputs, watched.folder])
+    home = Path(watched.home)
+    allowed = _roots([*inputs, home])
     strange = [path for path in watched.reads if not _below(path, allowed)]
-    written = [
-        path for path in watched.writes if not _below(path, _roots([watched.folder, Path("/dev"), Path("/proc")]))
-    ]
+    written = [path for path in watched.writes if not _below(path, _roots([home, Path("/dev"), Path("/proc")]))]
     given = {os.path.realpath(path) for path in inputs}
     read = sorted(given & set(watched.reads))
     numbers = {
@@ -128,12 +111,8 @@ def isolation(watched: Watched, inputs: Sequence[Path]) -> Finding:
         "network": list(watched.network),
         "programs_started": list(watched.programs),
         "libraries_loaded_by_hand": [path for path in watched.libraries if not _below(path, _python_roots())],
-        "network_taken_away": watched.network_off,
+        "sandbox": watched.level,
     }
-    if watched.status != 0:
-        last = (watched.stderr.strip().splitlines() or ["no message"])[-1]
-        text = f"in an empty folder the evaluation ends with status {watched.status}: {last}"
-        return Finding("isolation", "A17", FAILED, text, numbers, {"status": watched.status})
     if watched.network:
         text = f"it reaches for the network: {watched.network[0]}"
         return Finding("isolation", "A17", FAILED, text, numbers, {"event": watched.network[0]})
@@ -143,6 +122,10 @@ def isolation(watched: Watched, inputs: Sequence[Path]) -> Finding:
     if written:
         text = f"it writes outside its own folder: {len(written)} files"
         return Finding("isolation", "A17", FAILED, text, numbers, {"file": written[0]})
+    if watched.status != 0:
+        last = (watched.stderr.strip().splitlines() or ["no message"])[-1]
+        text = f"in an empty folder the evaluation ends with status {watched.status}: {last}"
+        return Finding("isolation", "A17", FAILED, text, numbers, {"status": watched.status})
     text = f"alone in an empty folder: {len(read)} inputs read, no other file, no network"
     if watched.programs:
         text += f"; programs started: {', '.join(sorted({Path(name).name for name in watched.programs}))}"
@@ -154,14 +137,7 @@ def not_watched(reason: str) -> Finding:
 
 
 def _python_roots() -> tuple[str, ...]:
-    own = [sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), *_packages()]
-    return tuple(os.path.realpath(path) for path in own)
-
-
-def _packages() -> list[str]:
-    root = Path(__file__).parents[3]
-    own = [root / name for name in ("pgolf", "stages", "cli")]
-    return [str(path) for path in [*own, *root.glob("*.egg-info"), *root.glob("*.dist-info")]]
+    return tuple(os.path.realpath(path) for path in sandbox.python_files())
 
 
 def _roots(more: Sequence[Path]) -> tuple[str, ...]:

@@ -5,12 +5,19 @@ Every forward has the same shape and the same known tokens in both, hence the sa
 of torch. No path chosen by timing is used here: it could differ from run to run.
 """
 
+import copy
 from typing import Protocol
 
 import numpy as np
 import torch
 
 from pgolf.config.evaluate import EvaluateConfig
+from pgolf.config.ttt import TttConfig
+from pgolf.errors import PgolfError
+from pgolf.evaluate.sliding import expected_tokens, scored_hidden, targets_of
+from pgolf.evaluate.ttt.fast_output import FastOutput
+from pgolf.evaluate.ttt.optimizer import Learner
+from pgolf.evaluate.windows import Window
 from pgolf.model.gpt import GPT
 from pgolf.model.key_value_cache import KeyValueCache
 
@@ -102,9 +109,61 @@ class Stream:
             self._start += self._settings.stride
             self._cache.start()
         window = torch.from_numpy(self._tokens[self._start : self._known][None]).to(self._device)
-        return probabilities(self._model.logits(self._model.hidden(window, 1, self._cache)[:, 0]))
+        return self._distribution(self._model.logits(self._model.hidden(window, 1, self._cache)[:, 0]))
+
+    def _distribution(self, logits: torch.Tensor) -> np.ndarray:
+        return probabilities(logits)
 
     def reveal(self, tokens: np.ndarray) -> None:
         self._tokens[self._known] = tokens[0]
         self._known += 1
         self.rows = int(self._known < len(self._tokens))
+
+
+class LearningStream(Stream):
+    """A stream whose model learns from every window once all its targets are known: `ttt.method = "sgd"`.
+
+    The same steps as `evaluate.ttt.dynamic_evaluation`, without its time cap: whether there is time left is no function
+    of the text, so a decoder could not repeat it. Raises PgolfError for settings that it cannot follow token by token.
+    """
+
+    def __init__(self, model: GPT, settings: EvaluateConfig, ttt: TttConfig, first: int, count: int) -> None:
+        if ttt.method != "sgd" or ttt.chunk_tokens > settings.stride or settings.reset_at_documents:
+            raise PgolfError(
+                f"test-time training by {ttt.method} in chunks of {ttt.chunk_tokens} tokens cannot be followed token "
+                "by token; only sgd in chunks of evaluate.stride tokens or fewer, contexts not reset, can"
+            )
+        super().__init__(copy.deepcopy(model).eval(), settings, first, count)
+        self._ttt, self._learner = ttt, Learner(self._model, ttt)
+        fast = bool(ttt.output_lr or ttt.output_stream_lr)
+        self._output = FastOutput(model.config.vocab_size, model.config.bos_id, ttt) if fast else None
+        self._slopes: list[np.ndarray] = []
+        self._scored = 0  # targets of the window now that have come
+
+    def _distribution(self, logits: torch.Tensor) -> np.ndarray:
+        if self._output is None:
+            return probabilities(logits)
+        row = logits[0].float().cpu().numpy()
+        return self._output.predict(int(self._tokens[self._known - 1]), row)[None]
+
+    def reveal(self, tokens: np.ndarray) -> None:
+        super().reveal(tokens)
+        self._scored += 1
+        if self._output is not None:
+            self._slopes.append(self._output.learn(int(tokens[0])))
+        if self.rows and self._known - self._start > self._settings.seq_len:
+            self._learn()
+
+    def _learn(self) -> None:
+        window = Window(self._start, self._known - 1, self._scored)
+        if self._ttt.epochs and self._ttt.lr:
+            logits = self._model.logits(scored_hidden(self._model, self._tokens, [window], self._device))
+            if self._output is None:
+                expected = expected_tokens(self._tokens, targets_of([window]), self._device)
+                loss = torch.nn.functional.cross_entropy(logits, expected)
+            else:
+                slopes = torch.from_numpy(np.stack(self._slopes).astype(np.float32)).to(self._device)
+                loss = (logits * slopes).sum() / len(slopes)
+            self._learner.step(loss, window.stop / (len(self._tokens) - 1))
+            self._cache.start()
+        self._slopes, self._scored = [], 0

@@ -33,7 +33,7 @@ def encode(predictor: Predictor, texts: Sequence[np.ndarray], on_step: OnStep) -
         running = [text for text in running if len(text) > step]
         predictor.reveal(tokens)
         if predictor.rows != len(running):
-            raise PgolfError("a text holds its end token in the middle; encode each document alone")
+            raise PgolfError("a document holds BOS in its middle; encode each document alone")
         on_step(len(tokens))
     return coder.get_compressed().astype("<u4").tobytes()
 
@@ -43,9 +43,7 @@ def decode(predictor: Predictor, code: bytes, first: int, rows: int, on_step: On
 
     first: token that every text begins with. Raises PgolfError for code of a wrong length.
     """
-    if len(code) % 4:
-        raise PgolfError("a block's code is no whole number of 32-bit words: the file is damaged")
-    coder = constriction.stream.queue.RangeDecoder(np.frombuffer(code, dtype="<u4").astype(np.uint32))
+    coder = _decoder(code)
     texts = [[first] for _ in range(rows)]
     running = list(texts)
     while predictor.rows:
@@ -58,3 +56,20 @@ def decode(predictor: Predictor, code: bytes, first: int, rows: int, on_step: On
             running = [text for text in running if text[-1] != first]
         on_step(len(tokens))
     return [np.array(text, dtype=np.uint16) for text in texts]
+
+
+def decode_one(predictor: Predictor, code: bytes, first: int, on_step: OnStep) -> np.ndarray:
+    """The one text of a predictor that knows its length: ids uint16, `first` included."""
+    coder, tokens = _decoder(code), [first]
+    while predictor.rows:
+        token = np.asarray(coder.decode(_FAMILY, predictor.predict()), dtype=np.int64)
+        tokens.append(int(token[0]))
+        predictor.reveal(token)
+        on_step(1)
+    return np.array(tokens, dtype=np.uint16)
+
+
+def _decoder(code: bytes) -> constriction.stream.queue.RangeDecoder:
+    if len(code) % 4:
+        raise PgolfError("a block's code is no whole number of 32-bit words: the file is damaged")
+    return constriction.stream.queue.RangeDecoder(np.frombuffer(code, dtype="<u4").astype(np.uint32))

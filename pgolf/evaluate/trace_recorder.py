@@ -19,10 +19,10 @@ class Recorder:
         count: int,
         positions: Sequence[int],
         on_progress: OnProgress | None,
-        runtime: Runtime | None = None,
+        processes: int = 1,
     ) -> None:
-        """count: targets of the stream; runtime: of the processes that share them, None for one alone."""
-        self._positions, self._runtime = positions, runtime
+        """count: targets of the stream; processes: how many share them."""
+        self._positions, self._processes = positions, processes
         self.nll, self.order = np.zeros(count), np.zeros(count, dtype=np.int64)
         self.wanted = set(positions)
         self.log_probs: dict[int, np.ndarray] = {}
@@ -35,8 +35,7 @@ class Recorder:
         np.add.at(self._times, targets, 1)
         self._done, self._total = self._done + targets.size, self._total + float(nll.sum())
         if self._on_progress is not None:
-            share = 1 if self._runtime is None else self._runtime.world_size
-            self._on_progress(min(self._done * share, len(self.nll)), self._total / self._done)
+            self._on_progress(min(self._done * self._processes, len(self.nll)), self._total / self._done)
 
     def keep(self, targets: np.ndarray, logits: Tensor) -> None:
         """Whole distributions where they are wanted; logits (n, vocab_size) of the targets."""
@@ -47,12 +46,12 @@ class Recorder:
                 vector = torch.log_softmax(logits[row].detach().double(), dim=-1)
                 self.log_probs[target + 1] = vector.cpu().numpy()
 
-    def trace(self, vocab_size: int, **facts: object) -> Trace:
-        """All scores, of every process. Raises CheckFailed unless every target was scored exactly once."""
-        if self._runtime is not None and self._runtime.world_size > 1:
-            self.nll, self.order, self._times = (
-                ranks.total(values, self._runtime) for values in (self.nll, self.order, self._times)
-            )
-            self.log_probs = ranks.merged(self.log_probs, self._positions, vocab_size, self._runtime)
+    def gather_ranks(self, runtime: Runtime, vocab_size: int) -> None:
+        """Take in what the other processes have scored."""
+        self.nll, self.order, self._times = (ranks.total(v, runtime) for v in (self.nll, self.order, self._times))
+        self.log_probs = ranks.merged(self.log_probs, self._positions, vocab_size, runtime)
+
+    def trace(self, **facts: object) -> Trace:
+        """Raises CheckFailed unless every target was scored exactly once."""
         windows.check_coverage(self._times)
         return Trace(self.nll, self.order, self.log_probs, facts)

@@ -1,18 +1,15 @@
 """Choose how each part of the model is computed on this machine, by measuring.
 
-On a CPU the candidates are kernels in C for attention, softmax and matrix products, and bfloat16 products in training.
-`choose_paths` checks each against plain torch, times both in turn at the run's own shapes, and uses the faster one; the
-times are kept in the cache folder, so a second start measures nothing. torch.compile takes seconds to minutes, so
-`compile_pays` compares what it is expected to save in the run's budget with what it costs. One block is compiled at a
-time: all blocks are alike, so one compilation serves every layer and every number of loop passes.
+`choose_paths` checks each fast path of `paths` against plain torch, times both in turn at the run's own shapes, and
+uses the faster one; the times are kept in the cache folder, so a second start measures nothing. torch.compile takes
+seconds to minutes, so `Compilation.pays` compares what it is expected to save in the run's budget with what it costs.
 """
 
 import dataclasses
 import functools
-import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,30 +18,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgolf.model import attention_mask
-from pgolf.model.attention import Attention, attend
+from pgolf.model.attention import attend
 from pgolf.model.attention_mask import View
 from pgolf.model.gpt import GPT
 from pgolf.model.kernels import attention, cache, linear, loss, native
 from pgolf.model.layers import Linear, bfloat16_linear
-from pgolf.model.loss import (
-    CHUNK_TOKENS,
-    PLAIN,
-    Arithmetic,
-    bfloat16_outer,
-    bfloat16_product,
-    plain_outer,
-    plain_product,
-    plain_softmax,
-)  # fmt: skip
+from pgolf.model.loss import CHUNK_TOKENS, plain_outer, plain_product, plain_softmax
+from pgolf.model.paths import IN_C, LOADERS, TOLERANCE, plain_model, use_paths
 from pgolf.runtime import Runtime
 
-TOLERANCE = 1e-4  # of a kernel against plain torch, relative to the largest value; rounding stays below 1e-5
 BFLOAT16_TOLERANCE = 0.05  # 8 bits of mantissa
 RACE_SECONDS = 0.35  # for each of at most five races, so that all of them take less than 2 s
 RACE_ROUNDS = 9
 RACE_TOKENS = 4096  # at most in a race: beyond, the ratio of two times no longer changes
-IN_C = ("attention in C", "softmax in C", "layer products in C", "head products in C")
-GRAPHS = 64  # compiled variants that may exist: shapes of a sequence schedule times kinds of layer
 COMPILE_SECONDS, COMPILE_SPEEDUP = 45.0, 1.25
 """What torch.compile cost and gained `mini` on two cores, until this machine has measured its own."""
 
@@ -118,53 +104,6 @@ def choose_paths(model: GPT, runtime: Runtime, shape: Shape, matmul: str = "floa
     return choice
 
 
-def use_paths(model: GPT, names: Iterable[str]) -> None:
-    """Switch exactly these paths on."""
-    plain_model(model)
-    chosen = set(names)
-    model.native = "attention in C" in chosen
-    bfloat16 = "bfloat16 products" in chosen
-    layers = "bfloat16" if bfloat16 else "C" if "layer products in C" in chosen else "torch"
-    for module in model.modules():
-        if isinstance(module, Attention):
-            module.native = model.native
-        elif isinstance(module, Linear):
-            module.products = layers
-    softmax = loss.softmax if "softmax in C" in chosen else plain_softmax
-    if bfloat16:
-        model.arithmetic = Arithmetic(softmax, bfloat16_product, bfloat16_outer)
-    elif "head products in C" in chosen:
-        model.arithmetic = Arithmetic(softmax, linear.product, linear.outer)
-    else:
-        model.arithmetic = PLAIN._replace(softmax=softmax)
-
-
-def plain_model(model: GPT) -> None:
-    """Every part in plain torch."""
-    model.native, model.compiled, model.compiled_lanes, model.arithmetic = False, [], None, PLAIN
-    for module in model.modules():
-        if isinstance(module, Attention):
-            module.native = False
-        elif isinstance(module, Linear):
-            module.products = "torch"
-
-
-def use_graph(model: GPT, runtime: Runtime) -> None:
-    """Send blocks (on a GPU also the softmax) through torch.compile in training; it compiles at the first step."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
-    model.compiled = [torch.compile(block, dynamic=False) for block in model.blocks]
-    model.compiled_lanes = None if model.lanes is None else torch.compile(model.lanes.step, dynamic=False)
-    if runtime.device.type == "cuda":
-        model.arithmetic = PLAIN._replace(softmax=torch.compile(plain_softmax, dynamic=False))
-
-
-def without_graph(model: GPT) -> None:
-    """Undo `use_graph`."""
-    model.compiled, model.compiled_lanes = [], None
-    if model.arithmetic.softmax not in (plain_softmax, loss.softmax):
-        model.arithmetic = PLAIN
-
-
 @dataclass(frozen=True)
 class Compilation:
     """Cost and gain of torch.compile for one model and shape, measured earlier on this machine or expected."""
@@ -201,7 +140,7 @@ def _measured(model: GPT, runtime: Runtime, shape: Shape, matmul: str) -> Choice
         try:
             if isinstance(kept.get(name), list) and len(kept[name]) == 2:
                 timings[name] = Timing(*map(float, kept[name]))
-                _LOADERS[name](model, runtime)
+                LOADERS[name](model, runtime.cache)
             else:
                 timings[name] = race(timings)
         except native.Unavailable as reason:
@@ -212,21 +151,11 @@ def _measured(model: GPT, runtime: Runtime, shape: Shape, matmul: str) -> Choice
     return Choice(timings, tuple(notes))
 
 
-_LOADERS: dict[str, Callable[[GPT, Runtime], object]] = {
-    "attention in C": lambda model, runtime: attention.load(model.config.dim // model.config.num_heads, runtime.cache),
-    "softmax in C": lambda model, runtime: loss.load(runtime.cache),
-    "layer products in C": lambda model, runtime: linear.load(runtime.cache),
-    "head products in C": lambda model, runtime: linear.load(runtime.cache),
-    "bfloat16 products": lambda model, runtime: None,
-}
-"""How each fast path is loaded. Raises native.Unavailable."""
-
-
 def _races(model: GPT, shape: Shape, matmul: str, runtime: Runtime) -> dict[str, Callable[[dict[str, Timing]], Timing]]:
     """By path, what times it against plain torch, given the times of the paths before it."""
 
     def race(name: str, before: dict[str, Timing]) -> Timing:
-        _LOADERS[name](model, runtime)
+        LOADERS[name](model, runtime.cache)
         plain, fast = PAIRS[name](model, shape)
         return _race(name, plain, fast, TOLERANCE, shape.training)
 
@@ -352,8 +281,8 @@ def _rows(shape: Shape) -> int:
 
 def _key(kind: str, model: GPT, runtime: Runtime, shape: Shape, matmul: str = "") -> str:
     sources = attention.SOURCE, linear.SOURCE, loss.SOURCE
-    facts = kind, native.machine(), sources, dataclasses.astuple(model.config), shape, runtime.device.type, matmul
-    return hashlib.sha256(repr(facts).encode()).hexdigest()
+    facts = kind, sources, dataclasses.astuple(model.config), shape, runtime.device.type, matmul
+    return cache.key(repr(facts), native.compiler())
 
 
 def _recall(key: str, runtime: Runtime) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from pgolf.config import Config, from_dict
 from pgolf.errors import PgolfError
 from pgolf.evaluate.ttt import methods
 
-ENTRY = "stages.script"
-PACKAGES = ("pgolf", "stages")
+ENTRY = "pgolf.program.main"
+PACKAGES = ("pgolf",)
 SETTINGS = "settings.json"
 """Name of the settings among the script's files."""
 # Checks of settings: those in the script passed them when the run was made. They are 3% of its bytes.
@@ -18,6 +18,7 @@ _CHECKS = ("__post_init__",)
 # Modules that only some settings use. One that is missing here costs a few hundred bytes.
 _OPTIONAL: Mapping[str, Callable[[Config], bool]] = {
     "pgolf.model.bigram": lambda config: config.model.bigram_rows > 0,
+    "pgolf.model.kernels.cache": lambda config: False,  # the program keeps no compiled kernels
     "pgolf.model.canon": lambda config: config.model.canon_taps > 0,
     "pgolf.model.copy_heads": lambda config: bool(config.model.copy_orders),
     "pgolf.model.head_gate": lambda config: config.model.head_gate != "none",
@@ -25,8 +26,13 @@ _OPTIONAL: Mapping[str, Callable[[Config], bool]] = {
     "pgolf.model.skips": lambda config: config.model.skips,
     "pgolf.model.smear": lambda config: config.model.smear_gate,
     "pgolf.model.value_embedding": lambda config: bool(config.model.value_embed_layers),
+    "pgolf.training.reserve": lambda config: config.train.reserve_seconds > 0,
+    "pgolf.quant.rtn": lambda config: config.quantize.method in ("rtn", "sdclip"),
+    "pgolf.quant.progressive_rounding": lambda config: config.quantize.distill_steps > 0,
     "pgolf.quant.gptq": lambda config: config.quantize.method not in ("trellis", "waterfill"),
     "pgolf.codec.baseline": lambda config: config.package.coder != "range",
+    "pgolf.evaluate.ttt.time_cap": lambda config: False,  # the program has no clock: its score is any machine's
+    "pgolf.evaluate.ttt.fast_output": lambda config: bool(config.ttt.output_lr or config.ttt.output_stream_lr),
 }
 _TITLE = "Made by pgolf package. python train_gpt.py --help; python train_gpt.py source DIR writes the code out."
 

@@ -18,7 +18,7 @@ TRAIN_SHARDS, VAL_SHARDS, VAL_BYTES = "fineweb_train", "fineweb_val", "fineweb_v
 """Beginnings of the names of shards: `<beginning>_000000.bin`."""
 METRICS_LOG, LOSS_CURVE, AVERAGE, HESSIANS = "metrics.jsonl", "loss.png", "average-", "hessians.safetensors"
 SCORES, CLAIMS, REQUIREMENTS = "scores.safetensors", "claims.json", "requirements.txt"
-AUDIT, AUDIT_TEXT, PAGE = "report.json", "report.md", "report.html"
+AUDIT, AUDIT_TEXT, PAGE, PROOF = "report.json", "report.md", "report.html", "proof.pgt"
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Kind:
     also: tuple[str, ...] = ()
     """Kinds that it takes when they are named with `--from`, but does not choose by itself."""
     holds: str = ""
-    """`tokens`, `float` or `integers` (a model), `score`, `audit` or `page`."""
+    """`tokens`, `float` or `integers` (a model), `score`, `audit`, `proof` or `page`."""
     files: tuple[str, ...] = ()
     """Names of its files, or how they begin."""
     metrics: type = records.NoRecord
@@ -104,6 +104,7 @@ KINDS = {
             records.AuditMetrics,
             records.AuditDetails,
         ),
+        Kind("prove", ("eval-ttt", "eval-sliding"), (), "proof", (PROOF,), records.ProveMetrics, records.ProveDetails),
         Kind("report", (), (), "page", (PAGE,), records.NoRecord, records.NoRecord),
     )
 }

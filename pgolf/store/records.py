@@ -139,6 +139,22 @@ class ScoreDetails(TypedDict, total=False):
     trials: list[dict[str, Any]]
 
 
+class ProveMetrics(TypedDict, total=False):
+    bits_per_byte: float
+    claimed_bits_per_byte: float
+    tokens_scored: int
+    bytes_scored: int
+    code_bytes: int
+    file_bytes: int
+
+
+class ProveDetails(TypedDict, total=False):
+    text: str
+    whole: bool
+    came_back: bool
+    wall: str
+
+
 class AuditMetrics(TypedDict, total=False):
     bits_per_byte: float
     nats_per_token: float

@@ -10,7 +10,7 @@ from pgolf.store.stage_directory import Stage
 
 _UNSEEN = (
     "A black box shows what an evaluation does on the text it was given, not what it might do elsewhere. Files and "
-    "connections are those that Python code opens; native code can act unseen."
+    "connections are those that Python code opens; what native code tries is stopped by the sandbox (docs/SECURITY.md)."
 )
 
 
@@ -19,6 +19,7 @@ def show(reporter: Reporter, stage: Stage, report: Mapping[str, Any]) -> None:
     rows = [(f"{row['check']}: {row['summary']}", row["rule"], row["outcome"]) for row in report["findings"]]
     title = f"{stage.label} of {report['source']}, {report['evaluator']}, {report['text']}"
     reporter.table(title, ("check and its evidence", "test", "verdict"), rows)
+    reporter.message(f"{report['power']}; seed {report['seed']}")
     for row in report["disputes"]:
         reporter.message(f"not decided here, {row['question']}: {row['here']}")
 
@@ -34,6 +35,9 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"{verdict} {metrics['checks_passed']} passed, {metrics['checks_failed']} failed, "
         f"{metrics['checks_not_run']} did not apply; {metrics['evaluations']} evaluations of {report['text']} "
         f"in {metrics['seconds']:.0f} s.",
+        "",
+        f"Places and replacements were drawn with seed {report['seed']} (`--probe-seed` repeats them). "
+        f"{report['power']}.",
         "",
         "| check | test | verdict | evidence |",
         "|---|---|---|---|",

@@ -48,7 +48,7 @@ def html_report(context: StageContext) -> Stage:
     with context.build("report", inputs={stage.label: stage for stage in stages}, sections=()) as build:
         if build.existing is None:
             build.writer.path(FILE).write_text(render(context.run.name, stages), "utf-8")
-    context.reporter.message(f"{build.stage.path / FILE}")
+    context.reporter.result(f"{build.stage.path / FILE}")
     return build.stage
 
 

@@ -1,8 +1,9 @@
 """One evaluation in a process of its own, for the audit to watch: `python -m stages.audit_child JOB.json`.
 
-The job names the stage, the settings and files of tokens in and scores out; nothing comes from anywhere else.
+The job names the stage, the settings and the file of tokens; the scores go to stdout, float64 in base64.
 """
 
+import base64
 import json
 import sys
 from pathlib import Path
@@ -15,15 +16,15 @@ def main(job_file: str) -> None:
     from pgolf import config as configs
     from pgolf import runtime as runtimes
     from pgolf.audit import evaluators
+    from pgolf.saved.models import load_model
     from pgolf.store.stage_directory import open_stage
-    from stages.views.models import load_model
 
     runtime = runtimes.choose(job["device"], job["threads"])
     config = configs.from_dict(job["config"])
     model = load_model(open_stage(Path(job["stage"])), runtime)
     evaluator = evaluators.evaluator(job["evaluator"], model, config, runtime)
     trace = evaluator.score(np.load(job["tokens"]))
-    np.save(job["scores"], trace.nll)
+    print(base64.b64encode(trace.nll.tobytes()).decode())
 
 
 if __name__ == "__main__":

@@ -209,3 +209,164 @@ class ScoresOnly:
     def score(self, tokens, positions=()):
         found = self.inner.score(tokens)
         return Trace(found.nll, found.order)
+
+
+def ahead(tokens, rows, where, weight=1.0):
+    """Bayes' rule with the token after the target, at the targets `where` (N-1,) bool."""
+    rows = rows.copy()
+    use = np.flatnonzero(where[:-1])
+    rows[use] += weight * prior()[:, tokens[use + 2]].T
+    return rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
+
+
+@dataclass
+class PeeksSometimes(Fixed):
+    """Looks ahead where a hash of its context says so; `rows` as legal ones otherwise."""
+
+    share: int = 30
+    weight: float = 1.0
+
+    def where(self, tokens):
+        before = np.concatenate([[0], tokens[:-2]])
+        return (tokens[:-1] * 7 + before * 13 + np.arange(len(tokens) - 1) * 5) % self.share == 0
+
+    def score(self, tokens, positions=()):
+        rows = ahead(tokens, prior()[tokens[:-1]], self.where(tokens), self.weight)
+        return trace(tokens, rows, np.zeros(len(tokens) - 1, np.int64), positions)
+
+
+@dataclass
+class KnowsTheSeed(PeeksSometimes):
+    """Looks ahead everywhere but at the places that a seed known before makes the audit look at."""
+
+    share: int = 1
+    avoided: tuple = ()
+
+    def where(self, tokens):
+        found = np.ones(len(tokens) - 1, bool)
+        for place in self.avoided:
+            found[max(0, place - 12) : place + 2] = False
+        return found
+
+
+class PeeksElsewhere(PeeksSometimes):
+    """Honest on the stretch that an audit of the text's beginning takes, which it knows by its length."""
+
+    def where(self, tokens):
+        return np.full(len(tokens) - 1, len(tokens) < 700)
+
+
+class PeeksAtDocumentEnds(Fixed):
+    """Knows whether the next token begins a document: worth a little, and only a probe of BOS shows it."""
+
+    def score(self, tokens, positions=()):
+        rows = prior()[tokens[:-1]].copy()
+        rows[:, BOS] = np.where(tokens[1:] == BOS, 3.0, -9.0)
+        rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
+        return trace(tokens, rows, np.zeros(len(tokens) - 1, np.int64), positions)
+
+
+class CountsToTheDocumentEnd(Fixed):
+    """Uses the length of each document before it has been read."""
+
+    def score(self, tokens, positions=()):
+        begins = np.append(np.flatnonzero(tokens == BOS), len(tokens))
+        left = begins[np.searchsorted(begins, np.arange(1, len(tokens)))] - np.arange(1, len(tokens))
+        rows = prior()[tokens[:-1]].copy()
+        rows[:, BOS] -= 0.05 * left
+        rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
+        return trace(tokens, rows, np.zeros(len(tokens) - 1, np.int64), positions)
+
+
+@dataclass
+class HidesInJitter(PeeksSometimes):
+    """Adds noise to every score and looks ahead by no more than the noise allows."""
+
+    share: int = 1
+    weight: float = 1e-4
+    jitter: float = 1e-4
+    generator: object = field(default_factory=lambda: np.random.default_rng())
+
+    def score(self, tokens, positions=()):
+        found = super().score(tokens)
+        noise = self.generator.uniform(-self.jitter, self.jitter, len(found.nll))
+        return Trace(found.nll + noise, found.order)
+
+
+@dataclass
+class RemembersTheText(PeeksAhead):
+    """Looks ahead in the text it sees first; where a later one begins alike, it gives the scores it gave then."""
+
+    seen: list = field(default_factory=list)
+
+    def score(self, tokens, positions=()):
+        found = super().score(tokens, positions)
+        for old, scores in self.seen[:1]:
+            if len(old) == len(tokens):
+                same = int(np.argmax(old != tokens)) if (old != tokens).any() else len(tokens)
+                found.nll[: max(0, same - 1)] = scores[: max(0, same - 1)]
+                return Trace(found.nll, found.order)
+        self.seen.append((tokens.copy(), found.nll.copy()))
+        return Trace(found.nll, found.order)
+
+
+class HonestWhereShown(Fixed):
+    """Scores what it shows; elsewhere the better of two models."""
+
+    def score(self, tokens, positions=()):
+        found = super().score(tokens, positions)
+        better = np.minimum(found.nll, np.log(VOCAB))
+        shown = np.isin(np.arange(1, len(tokens)), list(positions))
+        return Trace(np.where(shown, found.nll, better), found.order, found.log_probs)
+
+
+class LooksFarAhead(Fixed):
+    """Uses a token fifty places on."""
+
+    def score(self, tokens, positions=()):
+        rows = prior()[tokens[:-1]].copy()
+        rows[:-50] += 0.5 * prior()[:, tokens[51:]].T
+        rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
+        return trace(tokens, rows, np.zeros(len(tokens) - 1, np.int64), positions)
+
+
+class BestOfTwoPerDocument(Fixed):
+    """Chooses between two models for each document after having scored all of it."""
+
+    def score(self, tokens, positions=()):
+        plain = super().score(tokens, positions)
+        other = Adaptive().score(tokens, positions)
+        owner = np.maximum(np.cumsum(tokens == BOS) - 1, 0)[:-1]
+        gain = np.bincount(owner, plain.nll - other.nll) > 0
+        rows = np.where(gain[owner], other.nll, plain.nll)
+        shown = {p: (other if gain[owner[p - 1]] else plain).log_probs[p] for p in positions}
+        return Trace(rows, np.zeros(len(tokens) - 1, np.int64), shown)
+
+
+class CountsTheWholeText(Fixed):
+    """A prior from the counts of the whole text, its end included."""
+
+    def score(self, tokens, positions=()):
+        rows = prior()[tokens[:-1]] + np.log(np.bincount(tokens, minlength=VOCAB) + 1.0)
+        rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
+        return trace(tokens, rows, np.zeros(len(tokens) - 1, np.int64), positions)
+
+
+class TemperatureByTheTarget(Fixed):
+    """Sharper where that suits the token that came: the shown distribution is proper, and chosen by the answer."""
+
+    def score(self, tokens, positions=()):
+        both = [weight * prior()[tokens[:-1]] for weight in (0.5, 2.0)]
+        both = [rows - np.log(np.exp(rows).sum(axis=1, keepdims=True)) for rows in both]
+        targets = np.arange(len(tokens) - 1)
+        better = both[0][targets, tokens[1:]] > both[1][targets, tokens[1:]]
+        rows = np.where(better[:, None], *both)
+        return trace(tokens, rows, np.zeros(len(tokens) - 1, np.int64), positions)
+
+
+class SumsAboveOne(Fixed):
+    """Every probability a little larger than it may be."""
+
+    def score(self, tokens, positions=()):
+        rows = prior()[tokens[:-1]] + 0.01
+        return trace(tokens, rows, np.zeros(len(tokens) - 1, np.int64), positions)

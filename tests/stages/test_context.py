@@ -97,7 +97,7 @@ class Heard(Silent):
     def __init__(self):
         self.lines = []
 
-    def message(self, text):
+    def message(self, text, detail=False):
         self.lines.append(text)
 
 

@@ -15,12 +15,12 @@ from pgolf.model.gpt import GPT
 from pgolf.progress import Silent
 from pgolf.quant.divergence import Divergence
 from pgolf.runtime import Runtime
+from pgolf.saved.models import load_model, load_quantized, load_weights
 from pgolf.store import stage_directory
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.shards import write_shards
 from stages.context import StageContext
 from stages.quantize import quantize
-from stages.views.models import load_model, load_quantized, load_weights
 
 SETTINGS = [
     "model.vocab_size=64",

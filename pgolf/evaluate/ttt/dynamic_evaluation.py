@@ -7,7 +7,6 @@ from the scored targets alone, and not from the context again, is what keeps sho
 measured at 64 targets in 256).
 """
 
-import functools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -17,7 +16,8 @@ from torch import Tensor
 from pgolf.config.ttt import TttConfig
 from pgolf.evaluate import windows
 from pgolf.evaluate.evaluator import Trace
-from pgolf.evaluate.sliding import expected_tokens, score_windows, scored_hidden, side_by_side, targets_of
+from pgolf.evaluate.sliding import expected_tokens, scored_hidden, targets_of
+from pgolf.evaluate.ttt import time_cap
 from pgolf.evaluate.ttt.fast_output import FastOutput
 from pgolf.evaluate.ttt.optimizer import Learner
 from pgolf.evaluate.ttt.task import LEARNING, Method, Passes, Task
@@ -33,15 +33,15 @@ def run(task: Task) -> Trace:
         FastOutput(task.model.config.vocab_size, task.bos_id, ttt) if ttt.output_lr or ttt.output_stream_lr else None
     )
     last = len(task.tokens) - 1
-    learns_weights = _learns_weights(ttt)
     left = float(sum(map(_length, chunks)))
     learned = 0
     for index, chunk in enumerate(chunks):
         if not clock.may_learn(left):
-            _score_rest(task, [window for rest in chunks[index:] for window in rest], index)
+            rest = [window for later in chunks[index:] for window in later]
+            time_cap.score_alone(task, rest, max(index, int(targets_of(rest[:1])[0])))
             break
         left -= _length(chunk)
-        learns = learns_weights and chunk[-1].stop < last
+        learns = bool(ttt.epochs and ttt.lr) and chunk[-1].stop < last
         step = None if output is not None else index
         if len(chunk) == 1:
             with torch.set_grad_enabled(learns):
@@ -55,10 +55,9 @@ def run(task: Task) -> Trace:
             first = chunk[0].stop - chunk[0].scored
             if learns:
                 _train(task, learner, task.tokens[first : chunk[-1].stop + 1], chunk[-1].stop / last)
-        clock.took(_passes_of(chunk, ttt, learns_weights))
+        clock.took(_passes_of(chunk, ttt))
         learned += learns
     return task.recorder.trace(
-        task.model.config.vocab_size,
         chunks=len(chunks),
         chunks_learned=learned,
         steps=learner.steps,
@@ -68,8 +67,8 @@ def run(task: Task) -> Trace:
 
 def passes(task: Task) -> Passes:
     """Windows forward, and back where weights learn; longer chunks are trained on again, `epochs` times."""
-    chunks, learns = _chunked(task), _learns_weights(task.ttt)
-    return Passes(sum(map(_length, chunks)), sum(_passes_of(chunk, task.ttt, learns) for chunk in chunks))
+    chunks = _chunked(task)
+    return Passes(sum(map(_length, chunks)), sum(_passes_of(chunk, task.ttt) for chunk in chunks))
 
 
 METHOD = Method(run, passes, rates=("lr", "decay", "output_lr", "output_stream_lr"))
@@ -81,31 +80,16 @@ def _chunked(task: Task) -> list[list[Window]]:
     return list(_chunks(windows.plan(task.tokens, settings.seq_len, settings.stride, bos), task.ttt.chunk_tokens))
 
 
-def _learns_weights(ttt: TttConfig) -> bool:
-    return bool(ttt.epochs and ttt.lr)
-
-
 def _length(chunk: Sequence[Window]) -> int:
     return sum(window.length for window in chunk)
 
 
-def _passes_of(chunk: Sequence[Window], ttt: TttConfig, learns: bool) -> float:
-    if not learns:
-        return _length(chunk)
-    if len(chunk) == 1:
-        return LEARNING * _length(chunk)
-    return _length(chunk) + LEARNING * ttt.epochs * sum(window.scored for window in chunk)
-
-
-def _score_rest(task: Task, plan: list[Window], step: int) -> None:
-    """Score the windows that there is no time to learn from, as sliding evaluation does: no fast weights either."""
-    first = int(targets_of(plan[:1])[0])
-    batches = [plan[at : at + task.settings.batch_windows] for at in range(0, len(plan), task.settings.batch_windows)]
-    score = functools.partial(score_windows, task.model, task.tokens, wanted=task.recorder.wanted, device=task.device)
-    for batch, (nll, log_probs) in zip(batches, side_by_side(score, batches, task.runtime), strict=True):
-        task.recorder.add(targets_of(batch), nll, max(step, first))
-        task.recorder.log_probs |= log_probs
-        task.clock.took(_length(batch))
+def _passes_of(chunk: Sequence[Window], ttt: TttConfig) -> float:
+    length = _length(chunk)
+    again: float = sum(window.scored for window in chunk)
+    if len(chunk) == 1:  # the scoring forward is the learning one
+        again = length * (1 - 1 / LEARNING) / max(1, ttt.epochs)
+    return length + LEARNING * ttt.epochs * again * bool(ttt.lr)
 
 
 def _score(task: Task, batch: Sequence[Window], output: FastOutput | None, step: int | None) -> Tensor:

@@ -61,6 +61,8 @@ class FastOutput:
         self._document = _table(vocab_size, settings.output_lr)
         self._stream = _table(vocab_size, settings.output_stream_lr)
         self._recent = np.zeros(4, np.int64)  # how many of the last tokens count, then those, the latest first
+        self._work = np.empty((3, vocab_size))
+        self._contexts = np.empty((2, 4), np.int64), np.zeros((2, 4), np.int64)  # slots and kinds of the last `predict`
 
     def score(
         self, previous: np.ndarray, targets: np.ndarray, logits: np.ndarray, wanted: set[int]
@@ -82,6 +84,22 @@ class FastOutput:
             self._recent, nll, slopes, places, kept,
         )  # fmt: skip
         return nll, slopes, {row: kept[at] for row, at in rows.items()}
+
+    def predict(self, previous: int, logits: np.ndarray) -> np.ndarray:
+        """(vocab_size,) float64 probabilities after the token `previous`; logits: (vocab_size,) float32.
+
+        For one token at a time, when it is not known yet: `learn` must follow with the token that came.
+        """
+        self._document, self._stream = _grown(self._document, 1), _grown(self._stream, 1)
+        _predict(
+            previous, logits, self._bos_id, self._document, self._stream, self._recent, self._work, *self._contexts
+        )
+        return self._work[1].copy()
+
+    def learn(self, target: int) -> np.ndarray:
+        """Learn the token that came; (vocab_size,) gradient of its loss by the logits."""
+        _adapt(target, self._document, self._stream, self._work, *self._contexts)
+        return self._work[1].copy()
 
 
 def _table(vocab_size: int, rates: Sequence[float], slots: int = 1024, room: int = 4096) -> _Table:
@@ -246,38 +264,55 @@ def _learn(table: Array, shortest: int, slope: Array, target: int, slots: Array,
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _predict(
+    previous: int, logits: Array, bos_id: int, document: Array, stream: Array, recent: Array, work: Array,
+    slots: Array, kinds: Array,
+) -> tuple[float, float]:  # fmt: skip
+    """The distribution after a token into work[1] and its logits into work[0]; the highest logit and log of the sum."""
+    if previous == bos_id:
+        document.keys[:], document.heads[:], document.met[:], document.used[:] = 0, -1, 0, 0
+        document.dense[:] = 0.0
+        recent[0] = 0
+    recent[3], recent[2], recent[1] = recent[2], recent[1], previous
+    recent[0] = min(recent[0] + 1, 3)
+    z, p = work[0], work[1]
+    for i in range(len(z)):
+        z[i] = logits[i]
+    _look_up(document, 0, recent, z, slots[0], kinds[0])
+    _look_up(stream, 1, recent, z, slots[1], kinds[1])
+    high = _highest(z)
+    _exp(z, high, p, work[2])
+    total = _sum(p)
+    share = 1.0 / total
+    for i in range(len(p)):
+        p[i] *= share
+    return high, math.log(total)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _adapt(target: int, document: Array, stream: Array, work: Array, slots: Array, kinds: Array) -> None:
+    """Learn the token that came after `_predict`; work[1] becomes the gradient by the logits."""
+    p = work[1]
+    p[target] -= 1.0
+    _learn(document, 0, p, target, slots[0], kinds[0])
+    _learn(stream, 1, p, target, slots[1], kinds[1])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _score(
     previous: Array, targets: Array, logits: Array, bos_id: int, document: Array, stream: Array, recent: Array,
     nll: Array, slopes: Array, places: Array, kept: Array,
 ) -> None:  # fmt: skip
     """The loop of `FastOutput.score`."""
     size = logits.shape[1]
-    z, p, scratch = np.empty(size), np.empty(size), np.empty(size)
+    work = np.empty((3, size))
     slots, kinds = np.empty((2, 4), np.int64), np.zeros((2, 4), np.int64)
     for row in range(len(targets)):
-        if previous[row] == bos_id:
-            document.keys[:], document.heads[:], document.met[:], document.used[:] = 0, -1, 0, 0
-            document.dense[:] = 0.0
-            recent[0] = 0
-        recent[3], recent[2], recent[1] = recent[2], recent[1], previous[row]
-        recent[0] = min(recent[0] + 1, 3)
-        target = targets[row]
-        for i in range(size):
-            z[i] = logits[row, i]
-        _look_up(document, 0, recent, z, slots[0], kinds[0])
-        _look_up(stream, 1, recent, z, slots[1], kinds[1])
-        high = _highest(z)
-        _exp(z, high, p, scratch)
-        total = _sum(p)
-        nll[row] = math.log(total) + high - z[target]
+        high, log_total = _predict(previous[row], logits[row], bos_id, document, stream, recent, work, slots, kinds)
+        nll[row] = log_total + high - work[0, targets[row]]
         if places[row] >= 0:
             for i in range(size):
-                kept[places[row], i] = z[i] - high - math.log(total)
-        share = 1.0 / total
+                kept[places[row], i] = work[0, i] - high - log_total
+        _adapt(targets[row], document, stream, work, slots, kinds)
         for i in range(size):
-            p[i] *= share
-        p[target] -= 1.0
-        for i in range(size):
-            slopes[row, i] = p[i]
-        _learn(document, 0, p, target, slots[0], kinds[0])
-        _learn(stream, 1, p, target, slots[1], kinds[1])
+            slopes[row, i] = work[1, i]

@@ -52,7 +52,7 @@ def run(task: Task) -> Trace:
             left -= sum(window.length for window in batch)
             fast.run(targets_of(batch), *_trunk(task, batch), learns)
             task.clock.took(sum(window.length for window in batch))
-    return task.recorder.trace(model.config.vocab_size, steps=fast.steps, out_of_time=task.clock.stopped)
+    return task.recorder.trace(steps=fast.steps, out_of_time=task.clock.stopped)
 
 
 def passes(task: Task) -> Passes:

@@ -16,19 +16,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgolf.config.ttt import TttConfig
 from pgolf.evaluate import windows
 from pgolf.evaluate.evaluator import Trace
-from pgolf.evaluate.sliding import expected_tokens, score_windows, targets_of
+from pgolf.evaluate.sliding import expected_tokens
+from pgolf.evaluate.ttt import time_cap
 from pgolf.evaluate.ttt.optimizer import Learner
-from pgolf.evaluate.ttt.task import LEARNING, Enough, Method, Passes, Task
+from pgolf.evaluate.ttt.task import LEARNING, Method, Passes, Task
 from pgolf.evaluate.windows import Window
 from pgolf.model.gpt import GPT
 from pgolf.model.layers import Linear
@@ -36,7 +38,6 @@ from pgolf.model.layers import Linear
 BETA2 = 0.99  # record 2026-04-27
 EPSILON = 1e-10  # record 2026-04-27
 
-Item = TypeVar("Item")
 Document = tuple[int, int]
 """First and end of its inputs; its targets are first + 1 .. end."""
 
@@ -63,14 +64,14 @@ def run(task: Task, phases: int = 1) -> Trace:
             if clock.may_learn(left + _alone(task, group)):
                 _adapt(task, group, left)
             else:
-                _score_alone(task, group.documents, rest)
-        if learner is not None and phase + 1 < phases and end and not task.probing:
+                time_cap.score_alone(task, list(_windows(task, group.documents)), rest)
+        if learner is not None and phase + 1 < phases and end and not clock.probing:
             _learn_globally(task, learner, end, (phase + 1) / phases, left)
-    if task.probing:
-        raise Enough  # before anything that all processes do together
+    if clock.probing:
+        raise time_cap.Enough  # before anything that all processes do together
     stopped = not task.runtime.agree(not clock.stopped)
+    task.recorder.gather_ranks(task.runtime, task.model.config.vocab_size)
     return task.recorder.trace(
-        task.model.config.vocab_size,
         documents=len(windows.segments(task.tokens, task.bos_id)),
         steps=rest,
         global_steps=0 if learner is None else learner.steps,
@@ -109,15 +110,12 @@ def _plan(task: Task, phases: int) -> list[tuple[int, list[Group]]]:
         ordered = sorted(documents[first:end], key=lambda document: document[0] - document[1])
         groups: list[Group] = []
         for chunk, alike in itertools.groupby(ordered, lambda document: _chunk(task, document)):
-            for members in _batches(list(alike), task.ttt.lora_documents):
-                groups.append(Group(members, chunk, step))
+            members = list(alike)
+            for at in range(0, len(members), task.ttt.lora_documents):
+                groups.append(Group(members[at : at + task.ttt.lora_documents], chunk, step))
                 step += math.ceil(_longest(groups[-1]) / chunk)
         plan.append((documents[end - 1][1] if end else 0, groups))
     return plan
-
-
-def _batches(items: list[Item], size: int) -> list[list[Item]]:
-    return [items[at : at + size] for at in range(0, len(items), size)]
 
 
 def _steps(plan: Sequence[tuple[int, Sequence[Group]]]) -> int:
@@ -261,17 +259,11 @@ def _record(task: Task, logits: Tensor, spans: Sequence[Document], step: int) ->
     return (losses * share).sum()
 
 
-def _score_alone(task: Task, documents: Sequence[Document], step: int) -> None:
-    """Score documents with sliding windows and the weights as they are."""
-    settings, recorder = task.settings, task.recorder
+def _windows(task: Task, documents: Sequence[Document]) -> Iterator[Window]:
+    """The windows of a sliding evaluation of documents."""
     for first, end in documents:
-        plan = windows.plan(task.tokens[first : end + 1], settings.seq_len, settings.stride)
-        moved = [Window(window.start + first, window.stop + first, window.scored) for window in plan]
-        for batch in _batches(moved, settings.batch_windows):
-            nll, log_probs = score_windows(task.model, task.tokens, batch, recorder.wanted, task.device)
-            recorder.add(targets_of(batch), nll, step)
-            recorder.log_probs |= log_probs
-            task.clock.took(sum(window.length for window in batch))
+        for window in windows.plan(task.tokens[first : end + 1], task.settings.seq_len, task.settings.stride):
+            yield Window(window.start + first, window.stop + first, window.scored)
 
 
 def _learn_globally(task: Task, learner: Learner, end: int, done: float, left: float) -> None:
@@ -288,8 +280,13 @@ def _learn_globally(task: Task, learner: Learner, end: int, done: float, left: f
             if not task.runtime.agree(task.clock.may_learn(left)):
                 return
             batch = rows[at : at + size]
-            loss = None
+            loss = torch.zeros((), requires_grad=True, device=task.device)
             if own := batch[rank::processes]:
                 ids = torch.from_numpy(np.stack(own)).to(task.device)
                 loss = task.model.token_losses(ids[:, :-1], ids[:, 1:]).mean() * (len(own) / len(batch))
-            learner.step(loss, done, shared=processes > 1)
+            learner.backward(loss)
+            if processes > 1:
+                for parameter in learner.parameters:
+                    parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                    dist.all_reduce(parameter.grad)
+            learner.follow(done)

@@ -4,7 +4,6 @@
 and the audit use. The model handed in is left as it was.
 """
 
-import contextlib
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,12 +13,11 @@ import numpy as np
 from pgolf.config.evaluate import EvaluateConfig
 from pgolf.config.ttt import TttConfig
 from pgolf.errors import PgolfError
-from pgolf.evaluate import ranks
 from pgolf.evaluate.evaluator import OnProgress, Trace
 from pgolf.evaluate.sliding import check_stream
 from pgolf.evaluate.trace_recorder import Recorder
-from pgolf.evaluate.ttt import dynamic_evaluation, in_place, lora
-from pgolf.evaluate.ttt.task import RESERVE, Clock, Enough, Estimate, Method, Probe, Task
+from pgolf.evaluate.ttt import dynamic_evaluation, in_place, lora, time_cap
+from pgolf.evaluate.ttt.task import Clock, Method, Task
 from pgolf.model.gpt import GPT
 from pgolf.runtime import Runtime
 
@@ -53,7 +51,7 @@ class TttEvaluator:
     ttt: TttConfig
     runtime: Runtime
     on_progress: OnProgress | None = None
-    on_estimate: Callable[[Estimate], None] | None = None
+    on_estimate: Callable[[time_cap.Estimate], None] | None = None
     """Called before it starts, with what it will take."""
 
     def score(self, tokens: np.ndarray, positions: Sequence[int] = ()) -> Trace:
@@ -72,31 +70,10 @@ class TttEvaluator:
             )
         clock = Clock()
         if self.ttt.seconds or self.on_estimate is not None:
-            begun = Clock()
-            estimate, pace = self.estimate(tokens)
-            if self.on_estimate is not None:
-                self.on_estimate(estimate)
-            cap = self.ttt.seconds
-            if cap and estimate.scoring + RESERVE > cap:
-                raise PgolfError(
-                    f"ttt.seconds is {cap:g}, but scoring this text without any learning takes about "
-                    f"{estimate.scoring:,.0f} s here; allow more (--seconds), use more processes (--nproc) or a larger "
-                    "evaluate.stride"
-                )
-            clock = Clock(cap, pace, begun.started)
-        recorder = Recorder(len(tokens) - 1, positions, self.on_progress, self.runtime)
+            probed = Recorder(len(tokens) - 1, (), None)
+            clock = time_cap.clock(method, lambda clock: self._task(tokens, probed, clock), self.on_estimate)
+        recorder = Recorder(len(tokens) - 1, positions, self.on_progress, self.runtime.world_size)
         return method.run(self._task(tokens, recorder, clock))
-
-    def estimate(self, tokens: np.ndarray) -> tuple[Estimate, float]:
-        """What the evaluation will take, and the seconds of a token pass of scoring alone; takes seconds itself."""
-        paces = []
-        for learns in (False, True):
-            probe = Probe(learns)
-            with contextlib.suppress(Enough):
-                of(self.ttt).run(self._task(tokens, Recorder(len(tokens) - 1, (), None), probe))
-            paces.append(ranks.largest(probe.pace, self.runtime))
-        passes = of(self.ttt).passes(self._task(tokens, Recorder(1, (), None), Clock()))
-        return Estimate(passes.scoring * paces[0], passes.learning * paces[1]), paces[0]
 
     def _task(self, tokens: np.ndarray, recorder: Recorder, clock: Clock) -> Task:
         model = copy.deepcopy(self.model).eval()

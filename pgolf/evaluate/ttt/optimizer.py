@@ -7,7 +7,6 @@ trained weights): a direction that was right sixty-four tokens ago is another do
 import math
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from pgolf.config.ttt import TttConfig
@@ -35,21 +34,20 @@ class Learner:
         )
         self.steps = 0
 
-    def step(self, loss: Tensor | None, done: float, shared: bool = False) -> None:
-        """One step down the gradient of a loss; done: share of the stream that is scored, for the schedule.
+    def step(self, loss: Tensor, done: float) -> None:
+        """One step down the gradient of a loss; done: share of the stream that is scored, for the schedule."""
+        self.backward(loss)
+        self.follow(done)
 
-        shared: the loss is the sum of those of all processes, which step together; None: this one has nothing to add.
-        """
+    def backward(self, loss: Tensor) -> None:
+        self._optimizer.zero_grad()
+        loss.backward()
+
+    def follow(self, done: float) -> None:
+        """Step along the gradients that the weights hold."""
         factor = 1.0 if self._settings.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * done))
         for group in self._optimizer.param_groups:
             group["lr"] = self._settings.lr * factor
-        self._optimizer.zero_grad()
-        if loss is not None:
-            loss.backward()
-        if shared:
-            for parameter in self.parameters:
-                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                dist.all_reduce(parameter.grad)
         if self._settings.optimizer == "sgd":
             torch.nn.utils.clip_grad_norm_(self.parameters, SGD_CLIP)
         self._optimizer.step()

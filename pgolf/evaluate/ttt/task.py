@@ -4,7 +4,6 @@ Time is measured in token passes: one token through the model's forward is one p
 counts its passes before it starts; the seconds of a pass are measured on its own first steps.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -20,11 +19,6 @@ from pgolf.model.gpt import GPT
 from pgolf.runtime import Runtime
 
 LEARNING = 3.0  # passes of a forward and backward
-MARGIN = 1.15  # scoring slower than measured by this much still fits
-RESERVE = 1.0  # seconds for writing the result
-PROBE_SECONDS, PROBE_STEPS = 0.5, 6
-"""A probe goes on for so long and so many steps, the first not counted: it compiles and fills caches."""
-PROBE_MOST = 5.0  # seconds after which any further step ends it
 
 
 class Passes(NamedTuple):
@@ -55,70 +49,19 @@ class Method:
 
 
 class Clock:
-    """Decides when learning must stop so that what is left can still be scored in time."""
+    """Decides how long to learn; this one has no cap. `pgolf.evaluate.ttt.time_cap` has those that have."""
 
-    def __init__(self, cap: float = 0.0, seconds_per_pass: float = 0.0, started: float | None = None) -> None:
-        """cap: seconds of the whole evaluation, 0: none; seconds_per_pass: of scoring without learning."""
-        self._cap, self._pace = cap, seconds_per_pass
-        self.started = time.monotonic() if started is None else started
-        self.stopped = False
+    stopped = False
+    """Whether learning has ended before the text."""
+    probing = False
+    """Whether only the first steps are wanted, to measure them."""
 
     def may_learn(self, left: float) -> bool:
         """Whether there is time to learn once more with `left` token passes of scoring to do; once no, always no."""
-        if self._cap and not self.stopped:
-            elapsed = time.monotonic() - self.started
-            self.stopped = elapsed + MARGIN * left * self._pace >= self._cap - RESERVE
-        return not self.stopped
+        return True
 
     def took(self, passes: float) -> None:
         """Note a finished step."""
-
-
-class Enough(Exception):
-    """A probe has seen enough."""
-
-
-class Probe(Clock):
-    """Measures the seconds of a token pass on the first steps, with learning or without."""
-
-    def __init__(self, learns: bool) -> None:
-        super().__init__()
-        self.stopped = not learns
-        self.first, self.rest, self._steps = (0.0, 0.0), (0.0, 0.0), 0
-
-    def took(self, passes: float) -> None:
-        elapsed = time.monotonic() - self.started - self.first[0]
-        if not self._steps:
-            self.first = elapsed, passes
-        else:
-            self.rest = elapsed, self.rest[1] + passes
-        self._steps += 1
-        if (self._steps > PROBE_STEPS and elapsed > PROBE_SECONDS) or elapsed > PROBE_MOST:
-            raise Enough
-
-    @property
-    def pace(self) -> float:
-        """Seconds per token pass."""
-        seconds, passes = self.rest if self.rest[1] else self.first
-        return seconds / max(passes, 1.0)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Seconds that an evaluation will take, measured on its first steps."""
-
-    scoring: float
-    """Without learning."""
-    learning: float
-    """With all of it."""
-
-    def line(self, seconds: float) -> str:
-        """For the screen; seconds: the cap, 0 for none."""
-        text = f"about {self.learning:,.0f} s with all its learning, {self.scoring:,.0f} s for scoring alone"
-        if not seconds or self.learning <= seconds:
-            return text
-        gained = (seconds - MARGIN * self.scoring) / max(self.learning - self.scoring, 1e-9)
-        return f"{text}; the cap of {seconds:,.0f} s leaves time to learn from about {max(0.0, min(1.0, gained)):.0%}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +82,3 @@ class Task:
     @property
     def device(self) -> torch.device:
         return self.runtime.device
-
-    @property
-    def probing(self) -> bool:
-        return isinstance(self.clock, Probe)

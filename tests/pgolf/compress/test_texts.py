@@ -12,14 +12,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pgolf.compress import text_file
-from pgolf.compress.predictors import Documents, Stream
+from pgolf.compress.predictors import Documents, LearningStream, Stream
 from pgolf.compress.range_coding import encode
 from pgolf.compress.texts import CompressSettings, compress, decompress, pieces
 from pgolf.config.evaluate import EvaluateConfig
 from pgolf.config.model import ModelConfig
 from pgolf.config.tokenizer import TokenizerConfig
+from pgolf.config.ttt import TttConfig
 from pgolf.errors import PgolfError
 from pgolf.evaluate.sliding import SlidingEvaluator
+from pgolf.evaluate.ttt.methods import TttEvaluator
 from pgolf.model.gpt import GPT
 from pgolf.progress import Silent
 from pgolf.runtime import choose
@@ -80,6 +82,26 @@ def test_the_code_costs_what_the_evaluation_says(model: GPT, tokenizer: Tokenize
         bits = SlidingEvaluator(model, setting, runtime).score(stream).nll.sum() / np.log(2)
         code = encode(Stream(model, setting, int(stream[0]), len(stream)), [stream], lambda tokens: None)
         assert bits - 1 <= 8 * len(code) <= bits * 1.002 + 64
+
+
+@pytest.mark.parametrize("output", [True, False])
+def test_learning_token_by_token_is_the_evaluation(model: GPT, tokenizer: Tokenizer, output: bool) -> None:
+    rates = {} if output else {"output_lr": (), "output_stream_lr": ()}
+    ttt, evaluate = TttConfig(chunk_tokens=4, lr=1e-2, **rates), EvaluateConfig(seq_len=12, stride=4)
+    ids = [tokenizer.encode([TEXT[:n]])[0].astype(np.int64) for n in (150, 90, 60)]
+    stream = np.concatenate(ids)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    nats = TttEvaluator(model, evaluate, ttt, choose("cpu", 1, compile=False)).score(stream).nll
+    predictor = LearningStream(model, evaluate, ttt, int(stream[0]), len(stream))
+    found = []
+    for token in stream[1:]:
+        found.append(-np.log(predictor.predict()[0, token]))
+        predictor.reveal(np.array([token]))
+    np.testing.assert_allclose(found, nats, rtol=1e-3, atol=1e-4)
+    assert abs(np.sum(found) / nats.sum() - 1) < 1e-5
+    plain = SlidingEvaluator(model, evaluate, choose("cpu", 1, compile=False)).score(stream).nll
+    assert np.abs(plain - nats).max() > 0.01  # it did learn
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_every_changed_bit_is_refused(model: GPT, tokenizer: Tokenizer) -> None:

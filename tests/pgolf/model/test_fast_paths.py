@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pgolf.config.model import ModelConfig
-from pgolf.model import fast_paths
+from pgolf.model import fast_paths, paths
 from pgolf.model.fast_paths import Compilation, Shape, choose_paths, plain_model
 from pgolf.model.gpt import GPT
 from pgolf.model.kernels import cache, loss, native
@@ -69,7 +69,7 @@ def test_a_second_start_compiles_and_measures_nothing(
     monkeypatch.setattr(fast_paths, "_race", lambda *given: pytest.fail("a path was measured again"))
     again = choose_paths(GPT(CONFIG), runtime, SHAPE)
     assert again == first
-    assert set(first.describe()) == set(fast_paths.IN_C)
+    assert set(first.describe()) == set(paths.IN_C)
     for name, timing in first.timings.items():
         assert f"{name} {'on' if timing.used else 'off'}" in first.line()
 

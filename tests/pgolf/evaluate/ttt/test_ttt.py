@@ -12,9 +12,10 @@ from pgolf.config.model import ModelConfig
 from pgolf.config.ttt import TttConfig
 from pgolf.errors import PgolfError
 from pgolf.evaluate.sliding import SlidingEvaluator
-from pgolf.evaluate.ttt import lora, methods, task
+from pgolf.evaluate.ttt import lora, methods, time_cap
 from pgolf.evaluate.ttt.methods import TttEvaluator
-from pgolf.evaluate.ttt.task import Clock, Probe
+from pgolf.evaluate.ttt.task import Clock
+from pgolf.evaluate.ttt.time_cap import Capped, Probe
 from pgolf.model.gpt import GPT
 from pgolf.runtime import Runtime
 
@@ -156,8 +157,8 @@ def test_what_cannot_fit_the_cap_is_refused_with_the_estimate(model: GPT) -> Non
 
 def test_the_clock_keeps_the_time_that_scoring_needs(monkeypatch: Any) -> None:
     now = [0.0]
-    monkeypatch.setattr(task.time, "monotonic", lambda: now[0])
-    clock = Clock(cap=600.0, seconds_per_pass=1e-3)
+    monkeypatch.setattr(time_cap.time, "monotonic", lambda: now[0])
+    clock = Capped(cap=600.0, seconds_per_pass=1e-3, started=0.0)
     assert clock.may_learn(500_000)  # 575 of the 599 seconds
     now[0] = 25.0
     assert not clock.may_learn(500_000)

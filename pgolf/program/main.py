@@ -1,20 +1,19 @@
-"""The program inside a packaged script: score the model beside it, train it again, or write the code out.
+"""The command line of the packaged script: score the model beside it, train a new one, or write the code out.
 
-It is all that `train_gpt.py` runs, so what it imports is what the script weighs. Settings are the run's own; what can
-be chosen is where the files are and how long to train.
+Every module that it can reach adds to the bytes of `train_gpt.py`. The settings are the run's; options choose files,
+the device and the length of training.
 """
 
 import argparse
 import ast
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pgolf.config import Config, from_dict
+from pgolf.config import Config
 from pgolf.errors import PgolfError
 
 SETTINGS = "settings.json"
@@ -40,7 +39,7 @@ def main(sources: Mapping[str, str]) -> None:
         command.add_argument("--threads", type=int, default=0)
     commands.add_parser("source", help="write the code out").add_argument("folder", type=Path)
     given = parser.parse_args()
-    config = from_dict(json.loads(sources[SETTINGS])["config"])
+    config = Config.recorded(json.loads(sources[SETTINGS])["config"])
     try:
         if given.command == "source":
             write_out(sources, given.folder)
@@ -56,17 +55,15 @@ def _train(given: Any, config: Config) -> None:
     if given.out.exists():
         raise PgolfError(f"{given.out} exists; name another file with --out")
     from pgolf import runtime as runtimes  # torch takes seconds to import: errors in the arguments come before
-    from stages.again import train_again
+    from pgolf.program.retrain import retrain
 
     if given.iterations is not None:
         train = dataclasses.replace(config.train, iterations=given.iterations, seconds=0.0)
         config = dataclasses.replace(config, train=train)
-    train_again(given.data, given.out, config, runtimes.choose(given.device, given.threads))
+    retrain(given.data, given.out, config, runtimes.choose(given.device, given.threads))
 
 
 def _score(given: Any, config: Config) -> None:
-    if given.ttt and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise PgolfError("--ttt learns in one process; run it without torchrun")
     folder = Path(sys.argv[0]).resolve().parent
     model_file = given.model or folder / "model.pgz"
     for path in (given.val, model_file):

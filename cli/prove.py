@@ -1,0 +1,27 @@
+"""`pgolf prove`: turn a score into a file that only a model of that score can be behind."""
+
+from typing import Annotated
+
+import typer
+
+from cli.common import Common, command
+
+
+def add_to(app: typer.Typer) -> None:
+    @command(app, "prove")
+    def prove(
+        common: Common,
+        score: Annotated[str, typer.Option(help="sliding or ttt, where the run has both scores.")] = "",
+        tokens: Annotated[int, typer.Option(min=0, help="Only so many tokens from the beginning. 0: all.")] = 0,
+    ) -> None:
+        """Code the scored text into as many bits as the score says, and get it back without the text."""
+        from pgolf.errors import PgolfError
+        from pgolf.store import kinds
+        from stages.prove import prove as run
+
+        wanted = tuple(kind for kind in kinds.KINDS["prove"].after if score in ("", kind.removeprefix("eval-")))
+        if not wanted:
+            raise PgolfError(f"--score {score!r}: choose sliding or ttt")
+        stages = common.context()
+        source = stages.input(common.source, *wanted)
+        common.finish(run(stages.adopt(source), source, tokens))
