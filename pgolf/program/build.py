@@ -23,6 +23,7 @@ _OPTIONAL: Mapping[str, Callable[[Config], bool]] = {
     "pgolf.model.copy_heads": lambda config: bool(config.model.copy_orders),
     "pgolf.model.head_gate": lambda config: config.model.head_gate != "none",
     "pgolf.model.lanes": lambda config: config.model.parallel_lanes > 1,
+    "pgolf.model.multi_token_prediction": lambda config: bool(config.model.future_weights),
     "pgolf.model.skips": lambda config: config.model.skips,
     "pgolf.model.smear": lambda config: config.model.smear_gate,
     "pgolf.model.value_embedding": lambda config: bool(config.model.value_embed_layers),
