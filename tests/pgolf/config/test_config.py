@@ -23,7 +23,7 @@ def test_presets_survive_json(preset):
     assert configs.from_dict(json.loads(json.dumps(configs.to_dict(composed)))) == composed
 
 
-def test_a_preset_stands_on_its_base():
+def test_a_preset_overrides_its_base():
     plain, caseops = configs.load("record"), configs.load("record-caseops")
     assert (plain.tokenizer.caseops, caseops.tokenizer.caseops) == (False, True)
     assert dataclasses.replace(caseops, tokenizer=plain.tokenizer) == plain

@@ -205,7 +205,7 @@ def test_other_fields_of_a_line_do_not_matter(tmp_path):
         st.sampled_from([b"a", b"\xb2", "é".encode(), b"\\udcb2", b"\\ud83d\\ude00", b"\\\\udcb2", b"\xf3\xb0\x82\xb2"])
     )
 )
-def test_an_escape_gives_the_same_bytes_beside_anything(tmp_path_factory, parts):
+def test_an_escape_gives_the_same_bytes_in_any_context(tmp_path_factory, parts):
     meaning = {b"\\udcb2": b"\xed\xb2\xb2", b"\\ud83d\\ude00": "😀".encode(), b"\\\\udcb2": b"\\udcb2"}
     path = tmp_path_factory.mktemp("corpus") / "a.jsonl"
     path.write_bytes(b'{"text": "' + b"".join(parts) + b'"}')
@@ -261,7 +261,7 @@ def test_linked_folders_are_read_once_and_circles_end(tmp_path):
     assert [file.removeprefix(f"{data}/") for file in found.files] == ["again/b.txt", "part/a.txt"]
 
 
-def test_a_folder_leaves_out_what_is_hidden_and_what_pgolf_made(tmp_path):
+def test_hidden_files_and_stage_directories_in_a_folder_are_left_out(tmp_path):
     stage = tmp_path / "artifacts" / "default" / "train"
     stage.mkdir(parents=True)
     facts = {"pgolf": {}, "command": [], "config": {}, "inputs": {}, "outputs": {}, "metrics": {}, "environment": {}}
@@ -289,7 +289,7 @@ def test_a_parquet_file_without_the_column(tmp_path):
         read(tmp_path / "b.parquet")
 
 
-def test_what_is_no_document_file(tmp_path):
+def test_other_files_than_documents_are_refused(tmp_path):
     (tmp_path / "a.pdf").write_bytes(b"x")
     with pytest.raises(PgolfError, match="is not a document file"):
         corpus.source(tmp_path / "a.pdf")

@@ -40,7 +40,7 @@ def make_stage(folder, stage="tokenize", payload=b"tokens", inputs=None, resumab
     )
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_a_written_stage_is_read_back(tmp_path):
     stage = make_stage(tmp_path / "tokenize")
     again = stage_directory.open_stage(tmp_path / "tokenize", ("tokenize",))
     assert again == stage

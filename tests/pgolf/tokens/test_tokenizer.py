@@ -68,7 +68,7 @@ def test_lossy_models_are_named():
     assert texts.lossy().dummy_prefix == b" "
 
 
-def test_a_dummy_prefix_is_no_text():
+def test_a_dummy_prefix_is_not_text():
     tokenizer = texts.lossy()
     (tokens,) = tokenizer.encode([b"the that was"])
     assert tokenizer.decode(tokens) == b"the that was"
