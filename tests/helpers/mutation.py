@@ -33,9 +33,9 @@ from safetensors.torch import save_file
 
 from pgolf import config as configs
 from pgolf import data as documents
+from pgolf import interop
 from pgolf.codec import container
 from pgolf.errors import PgolfError
-from pgolf.model import challenge_checkpoint
 from pgolf.model.gpt import GPT
 from pgolf.quantized import storage
 from pgolf.store import manifest as manifests
@@ -121,9 +121,8 @@ def _torch_file() -> bytes:
 
 
 def _imported(path: Path) -> Any:
-    weights, kind = challenge_checkpoint.read_state_dict(path)
-    challenge_checkpoint.model_config(weights, configs.Config().model)
-    return kind, _key(weights)
+    found = interop.read(path)
+    return found.kind, _key(found.weights)
 
 
 def _save_checkpoint(folder: Path) -> Path:
