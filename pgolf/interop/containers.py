@@ -62,7 +62,7 @@ def _unshuffled(data: bytes, path: Path) -> bytes:
     for width in (1, 2):
         stride = int.from_bytes(data[4 : 4 + width], "little")
         mixed = np.frombuffer(data, np.uint8, offset=min(len(data), 4 + width))
-        if not 0 < stride <= max(1, len(mixed)):
+        if not stride:
             continue
         plain = np.empty_like(mixed)
         start = 0
