@@ -1,5 +1,6 @@
 """What all commands share: the common options, and turning errors into one line and an exit code."""
 
+import dataclasses
 import functools
 import inspect
 import json
@@ -9,7 +10,7 @@ import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import platformdirs
 import typer
-from typer.core import TyperCommand, TyperOption
 
 from cli import interrupts
-
-_UsageError: Any = typer.BadParameter.__base__  # click's class, wherever this version of typer has it
+from cli.help import Command
 
 if TYPE_CHECKING:
+    from cli.screen import Screen
     from pgolf.store.stage_directory import Stage
     from stages.context import StageContext
 
@@ -32,26 +32,25 @@ if TYPE_CHECKING:
 class Common:
     """The options that every stage command takes."""
 
-    artifacts: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("artifacts")
+    artifacts: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all runs.")] = Path("artifacts")
     run: Annotated[str, typer.Option(help="Name of the run: a folder in --artifacts.")] = "default"
     source: Annotated[
         Path | None,
         typer.Option(
             "--from",
+            metavar="STAGE",
             help="Input stage directory; default: the newest of the same --name, else of the plain stages.",
         ),
     ] = None
-    name: Annotated[str | None, typer.Option(help="Variant: the output becomes <stage>@NAME.")] = None
+    name: Annotated[str | None, typer.Option(metavar="VARIANT", help="Variant: the output is <stage>@VARIANT.")] = None
     force: Annotated[bool, typer.Option("--force", help="Redo the stage even if it is up to date.")] = False
-    preset: Annotated[str | None, typer.Option(help="Configuration to start from: demo, mini, seed, record, ...")] = (
-        None
-    )
-    config: Annotated[Path | None, typer.Option(help="TOML file with settings, over the preset.")] = None
+    preset: Annotated[str | None, typer.Option(help="Settings to start from; pgolf presets lists them.")] = None
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="TOML file of settings, over the preset.")] = None
     set: Annotated[
         list[str],
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting, over everything else."),
     ] = ()  # type: ignore[assignment]
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto"
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")] = "auto"
     threads: Annotated[int, typer.Option(help="CPU threads; 0: every core.")] = 0
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False
     verbose: Annotated[bool, typer.Option("--verbose", help="Show every table.")] = False
@@ -61,6 +60,12 @@ class Common:
     def run_dir(self) -> Path:
         return self.artifacts / self.run
 
+    @property
+    def screen(self) -> "Screen":
+        from cli.screen import Screen
+
+        return Screen(self.json, self.verbose)
+
     def context(self, *extra: str) -> "StageContext":
         """Everything a stage needs, from these options: preset, file, `--set`, then `extra` assignments that a
         command's own options stand for.
@@ -68,7 +73,6 @@ class Common:
         Without preset and file the stage's own earlier settings are the base, or its input's: see `prepare` and
         `StageContext.adopt`.
         """
-        from cli.screen import Screen
         from pgolf import config as configs
         from pgolf import runtime
         from pgolf.errors import PgolfError
@@ -89,7 +93,7 @@ class Common:
             run=self.run_dir,
             config=config,
             runtime=chosen,
-            reporter=Screen() if chosen.is_main else Silent(),
+            reporter=self.screen if chosen.is_main else Silent(),
             command=tuple(sys.argv),
             name=self.name,
             force=self.force,
@@ -133,54 +137,25 @@ def _cache_folder() -> Path | None:
     return found if found.is_absolute() else None
 
 
-class _Command(TyperCommand):
-    """Lets an option whose metavar ends in `...` take several values: `--val A B` is `--val A --val B`.
+ALL = tuple(field.name for field in dataclasses.fields(Common))
+LOOK = ("artifacts", "run", "json", "verbose", "debug")
+"""The common options of a command that makes nothing."""
 
-    click would read B as another argument: a val document would silently become a train document.
+
+def command(
+    app: typer.Typer, name: str, uses: Sequence[str] = ALL, examples: Sequence[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function `f(common, ...)` as a command whose options are its own and the common ones.
+
+    uses: names of the common options that it takes. examples: command lines for its help; tests run them.
     """
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        several = {
-            flag
-            for parameter in self.params
-            if isinstance(parameter, TyperOption) and parameter.multiple and str(parameter.metavar).endswith("...")
-            for flag in parameter.opts
-        }
-        spread: list[str] = []
-        option = ""
-        for index, word in enumerate(args):
-            if word == "--":
-                spread += args[index:]
-                break
-            if word.startswith("--"):
-                option = word if word in several else ""
-            elif option and spread[-1] != option:
-                spread.append(option)
-            spread.append(word)
-        try:
-            return list(super().parse_args(ctx, spread))
-        except _UsageError as error:
-            from cli.screen import plain
-
-            error.message = plain(error.message)
-            # typer says it on stderr; a program that reads stdout must learn it too
-            if "--json" in args:
-                from cli.screen import say_json
-
-                say_json({"error": error.format_message(), "exit_code": error.exit_code})
-            raise
-
-
-def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a function `f(common, ...)` as a command whose options are its own and the common ones."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
         shared = [
-            inspect.Parameter(
-                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.annotation
-            )
+            field.replace(kind=inspect.Parameter.KEYWORD_ONLY)
             for field in inspect.signature(Common).parameters.values()
+            if field.name in uses
         ]
 
         @functools.wraps(function)
@@ -196,7 +171,8 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Call
         keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
         wrapper.__signature__ = inspect.Signature([*keyword, *shared])  # type: ignore[attr-defined]
         wrapper.__annotations__ = {item.name: item.annotation for item in [*keyword, *shared]}
-        app.command(name, cls=_Command)(wrapper)
+        made = type("Command", (Command,), {"common": frozenset(uses), "examples": tuple(examples)})
+        app.command(name, cls=made)(wrapper)
         return function
 
     return register

@@ -1,36 +1,31 @@
 """`pgolf compare`: whether one side's scores beat another's, and how sure that is."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli.common import guarded
+from cli.common import Common, command
 
 _SIDE = "stage directories or runs, comma-separated, * allowed"
 
+_EXAMPLES = ("pgolf compare default default --stage eval-sliding",)
+
 
 def add_to(app: typer.Typer) -> None:
-    @app.command("compare")
+    @command(app, "compare", ("artifacts", "json", "verbose", "debug"), _EXAMPLES)
     def compare(
+        common: Common,
         a: Annotated[str, typer.Argument(metavar="A", help=f"What is to be beaten: {_SIDE}.")],
         b: Annotated[str, typer.Argument(metavar="B", help=f"What should be better: {_SIDE}.")],
         stage: Annotated[
             str | None, typer.Option(help="Which evaluation of a run, for example eval-sliding@int5.")
         ] = None,
-        artifacts: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("artifacts"),
-        as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False,
-        debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
     ) -> None:
         """Test whether B beats A: several seeds each (Welch's t-test), or one pair document by document (bootstrap)."""
+        from cli.screen import say_json
+        from stages.reports import compare as comparing
 
-        def work() -> None:
-            from cli.screen import Screen, say_json
-            from stages.reports import compare as comparing
-
-            found = [comparing.find(side, artifacts, stage) for side in (a, b)]
-            result = comparing.compare(Screen(), *found)
-            if as_json:
-                say_json(result.to_dict())
-
-        guarded(work, debug=debug, as_json=as_json)
+        found = [comparing.find(side, common.artifacts, stage) for side in (a, b)]
+        result = comparing.compare(common.screen, *found)
+        if common.json:
+            say_json(result.to_dict())

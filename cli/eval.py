@@ -30,6 +30,8 @@ def add_to(app: typer.Typer) -> None:
         stages, source = common.prepare("eval-sliding", *assignments(context, reset, mixture), *extra)
         text = evaluation.Documents.of(documents, text_field)
         stage = eval_sliding(stages, source, text)
+        evaluation.report(stages.reporter, stage)
         if ttt:
             stage = eval_ttt(stages.adopt(stages.own("eval-ttt"), source), source, text)
+            evaluation.report(stages.reporter, stage)
         common.finish(stage)

@@ -54,5 +54,6 @@ def add_to(app: typer.Typer) -> None:
             evaluation.Documents.of(documents, text_field),
         )
         if stages.runtime.is_main:
+            evaluation.report(stages.reporter, scored)
             common.finish(scored)
         stages.runtime.leave()

@@ -40,4 +40,6 @@ def add_to(app: typer.Typer) -> None:
         chosen = stage_context.config.ttt.method
         if context is not None and chosen != "in-place":
             raise PgolfError(f"--context goes with --method in-place; {chosen} has contexts of its own: leave it out")
-        common.finish(run(stage_context, source, evaluation.Documents.of(documents, text_field), tune))
+        scored = run(stage_context, source, evaluation.Documents.of(documents, text_field), tune)
+        evaluation.report(stage_context.reporter, scored)
+        common.finish(scored)

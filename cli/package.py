@@ -42,11 +42,11 @@ def show(reporter: "Reporter", stage: "Stage", verbose: bool) -> None:
         _tables(reporter, ledger)
     counted = " + ".join(f"{row['file']} {row['bytes']:,}" for row in ledger["files"] if row["counted"])
     apart = "".join(f"; {row['file']} {row['bytes']:,} not counted" for row in ledger["files"] if not row["counted"])
-    reporter.message(f"packaged {ledger['counted_bytes']:,} bytes: {counted}{apart}")
-    reporter.message(f"{stage.path}")
+    reporter.result(f"packaged {ledger['counted_bytes']:,} bytes: {counted}{apart}")
+    reporter.result(f"{stage.path}")
     left = ledger["cap_bytes"] - ledger["counted_bytes"]
-    reporter.message(f"{'under' if left >= 0 else 'over'} the cap of {ledger['cap_bytes']:,} by {abs(left):,} bytes")
-    reporter.message(f"next: pgolf verify {stage.path}")
+    reporter.result(f"{'under' if left >= 0 else 'over'} the cap of {ledger['cap_bytes']:,} by {abs(left):,} bytes")
+    reporter.result(f"next: pgolf verify {stage.path}")
 
 
 def _tables(reporter: "Reporter", ledger: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 from cli.common import Common, command
 
 if TYPE_CHECKING:
+    from pgolf.progress import Reporter
     from stages.reports.summary import Reading
     from stages.run import Chain
 
@@ -40,7 +42,7 @@ def add_to(app: typer.Typer) -> None:
             bool, typer.Option("--dry-run", help="Only show for each stage whether it would run, and why.")
         ] = False,
     ) -> None:
-        """The whole chain: tokenize, train, average, quantize, score, package. What is up to date is skipped."""
+        """From text to a scored, packaged model: every stage in order. What is up to date is skipped."""
         from cli.screen import say_json
         from stages import run as chains
         from stages.reports import summary
@@ -58,24 +60,26 @@ def add_to(app: typer.Typer) -> None:
         if not context.runtime.is_main:
             return
         readings = summary.readings(chain)
-        _show(chain, readings)
+        texts = summary.samples(chain, context.runtime)
+        _show(context.reporter, chain, readings, texts)
         if common.json:
             stages = {stage.label: json.loads(stage.manifest.to_json()) for stage in chain.stages}
             paths = {stage.label: str(stage.path) for stage in chain.stages}
             scores = {reading.key: reading.bits_per_byte for reading in readings}
-            say_json({"paths": paths, "bits_per_byte": scores, "stages": stages})
+            say_json({"paths": paths, "bits_per_byte": scores, "samples": texts, "stages": stages})
 
 
-def _show(chain: "Chain", readings: list["Reading"]) -> None:
-    from cli.screen import Screen
+def _show(reporter: "Reporter", chain: "Chain", readings: list["Reading"], texts: list[str]) -> None:
+    from stages.reports import summary
+    from stages.views import repeat
 
     text_bytes = int(chain.sliding_score.manifest.metrics["bytes_scored"])
-    screen = Screen()
-    screen.message(
-        f"\nHow well is text predicted that was never seen in training ({text_bytes:,} bytes of it)? Bits per byte "
-        "(BPB) is how many bits\neach byte of it costs when it is stored by such a prediction: less is better."
+    intro = (
+        f"How well is text predicted that was never seen in training ({text_bytes:,} bytes of it)? Bits per byte (BPB) "
+        "is how many bits each byte of it costs when it is stored by such a prediction: less is better."
     )
-    screen.table(
+    reporter.result("\n" + textwrap.fill(intro, 78))
+    reporter.table(
         "",
         ("the unseen text, stored by", "bits per byte", "bytes"),
         [
@@ -83,14 +87,16 @@ def _show(chain: "Chain", readings: list["Reading"]) -> None:
             for reading in readings
         ],
     )
+    reporter.result(textwrap.fill(summary.verdict(readings), 78))
+    if chain.proof is not None:
+        reporter.result(textwrap.fill(summary.proof(chain.proof), 78))
+    reporter.result("\nThe packaged model goes on where three unseen documents begin:")
+    for text in texts:
+        reporter.result(textwrap.shorten(text, 78, placeholder=" ..."))
     ledger = chain.packaged.manifest.details["ledger"]
-    screen.table(
-        "",
-        ("the package", "bytes"),
-        [
-            (row["file"] if row["counted"] else f"{row['file']} (not counted)", f"{row['bytes']:,}")
-            for row in ledger["files"]
-        ]
-        + [("what counts", f"{ledger['counted_bytes']:,}"), ("allowed", f"{ledger['cap_bytes']:,}")],
-    )
-    screen.message(f"The package is in {chain.packaged.path}; pgolf inspect shows every stage of the run.")
+    parts = " + ".join(f"{row['file']} {row['bytes']:,}" for row in ledger["files"] if row["counted"])
+    reporter.result(f"\nThe package counts {ledger['counted_bytes']:,} of {ledger['cap_bytes']:,} bytes: {parts}")
+    for what, value in repeat.lines(chain.packaged):
+        reporter.result(f"{what}: {value}")
+    reporter.result(f"It is in {chain.packaged.path}")
+    reporter.result(f"next: pgolf sample, inspect, audit or report, with --run {chain.packaged.path.parent.name}")

@@ -1,4 +1,4 @@
-"""Progress bars, messages and tables on stderr, through rich; JSON on stdout.
+"""Results (tables, lines, JSON) on stdout; progress bars, messages and errors on stderr. Drawn by rich.
 
 Every text is shown as it is: names of files, runs and models may hold brackets, colons or control characters, which
 rich or the terminal would act on. Markup is off throughout, and what a terminal obeys is shown as an escape (`plain`).
@@ -22,8 +22,11 @@ from pgolf.errors import PgolfError
 from pgolf.progress import Progress as StageProgress
 
 console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-if console.width < 20:  # COLUMNS=0 makes rich print nothing
-    console.width = 80
+results = Console(highlight=False, markup=False, emoji=False)
+for _console in (console, results):
+    if _console.width < 20:  # COLUMNS=0 makes rich print nothing
+        _console.width = 80
+_NUMBER = re.compile(r"[-+(]*[\d.,]+\D{0,4}|-?")  # a column of such cells is aligned to the right
 _SHORT = 16  # characters of a cell, a number as a rule, that is never broken over two lines
 # Control characters but for the line end, marks that reverse the direction of text, and halves of surrogate pairs.
 _OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -104,6 +107,10 @@ class _Lines:
 class Screen:
     """The Reporter that draws on a terminal, and prints lines where there is none."""
 
+    def __init__(self, as_json: bool = False, verbose: bool = False) -> None:
+        """as_json: stdout belongs to the JSON object, so results go to stderr. verbose: show tables of details."""
+        self._as_json, self._verbose = as_json, verbose
+
     @contextmanager
     def progress(self, title: str, total: float | None = None, unit: str = "") -> Iterator[StageProgress]:
         state = _Task(title, total, unit)
@@ -121,29 +128,63 @@ class Screen:
             task = progress.add_task(plain(title), total=total, note="", done=state.done(), left="")
             yield _Bar(progress, task, state)
 
-    def message(self, text: str) -> None:
-        console.print(plain(text), soft_wrap=True)
+    def message(self, text: str, detail: bool = False) -> None:
+        if self._verbose or not detail:
+            console.print(plain(text), soft_wrap=True)
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        table = Table(title=plain(title) or None, title_justify="left", title_style="bold")
-        shown = [[plain(cell) for cell in row] for row in rows]
-        needed = 1
-        for index, column in enumerate(columns):
-            longest = max((len(row[index]) for row in shown), default=0)
-            # Long texts are folded, short cells never: half a number is worse than a line that is too long.
-            short = longest <= _SHORT and (index > 0 or len(columns) == 1)
-            table.add_column(
-                column,
-                justify="left" if index == 0 else "right",
-                overflow="fold",
-                no_wrap=short,
-            )
-            needed += 3 + (max(longest, len(column)) if short else min(max(longest, len(column)), _SHORT))
-        for row in shown:
-            table.add_row(*row)
-        if needed > console.width:
-            table.width = needed  # the terminal breaks the lines, or scrolls
-        console.print(table, crop=False)
+    def result(self, text: str) -> None:
+        if self._as_json:
+            self.message(text)
+        else:
+            _write(plain(text) + "\n")
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], detail: bool = False) -> None:
+        if detail and not self._verbose:
+            return
+        if self._as_json:
+            console.print(_table(title, columns, rows, console.width), crop=False)
+            return
+        with results.capture() as drawn:
+            results.print(_table(title, columns, rows, results.width), crop=False)
+        _write(drawn.get())
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Table:
+    table = Table(title=plain(title) or None, title_justify="left", title_style="bold")
+    shown = [[plain(cell) for cell in row] for row in rows]
+    needed = 1
+    for index, column in enumerate(columns):
+        cells = [row[index] for row in shown]
+        longest = max(map(len, cells), default=0)
+        # Long texts are folded, short cells never: half a number is worse than a line that is too long.
+        short = longest <= _SHORT and (index > 0 or len(columns) == 1)
+        number = index > 0 and all(_NUMBER.fullmatch(cell) for cell in cells)
+        table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=short)
+        needed += 3 + (max(longest, len(column)) if short else min(max(longest, len(column)), _SHORT))
+    for row in shown:
+        table.add_row(*row)
+    if needed > width:
+        table.width = needed  # the terminal breaks the lines, or scrolls
+    return table
+
+
+def _write(text: str) -> None:
+    """Put a result on stdout; characters that its encoding lacks become escapes.
+
+    Raises PgolfError when it cannot be written, and BrokenPipeError when the reader has gone (`| head`).
+    """
+    if sys.stdout is None:
+        raise PgolfError("stdout is closed; send it somewhere, such as > results.txt")
+    try:
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except OSError as error:
+        with suppress(OSError, ValueError):  # or Python tries once more to write what is left, at the very end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise PgolfError(f"cannot write to stdout: {error.strerror or error}") from error
 
 
 def say_error(text: str) -> None:
@@ -152,17 +193,5 @@ def say_error(text: str) -> None:
 
 
 def say_json(value: Any) -> None:
-    """One JSON object on stdout, in ASCII, whatever stdout's encoding is. Raises PgolfError when it cannot be written.
-
-    A reader that has gone (`| head`) raises BrokenPipeError.
-    """
-    if sys.stdout is None:
-        raise PgolfError("--json: stdout is closed")
-    try:
-        print(json.dumps(value), flush=True)
-    except OSError as error:
-        with suppress(OSError, ValueError):  # or Python tries once more to write what is left, at the very end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            raise
-        raise PgolfError(f"cannot write to stdout: {error.strerror or error}") from error
+    """One JSON object on stdout, in ASCII; raises what `_write` raises."""
+    _write(json.dumps(value) + "\n")

@@ -6,12 +6,15 @@ from typing import Annotated
 
 import typer
 
-from cli.common import guarded
+from cli.common import Common, command
+
+_EXAMPLES = ("pgolf submission default --name 'Small and fast' --author Me --github-id me",)
 
 
 def add_to(app: typer.Typer) -> None:
-    @app.command("submission")
+    @command(app, "submission", ("artifacts", "json", "debug"), _EXAMPLES)
     def submission(
+        common: Common,
         runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Packaged runs, one per seed.")],
         name: Annotated[str, typer.Option(help="Title of the submission.")],
         author: Annotated[str, typer.Option(help="Who submits.")],
@@ -22,27 +25,20 @@ def add_to(app: typer.Typer) -> None:
             str | None, typer.Option(help="The record to beat, for the significance statement: runs, comma-separated.")
         ] = None,
         out: Annotated[Path, typer.Option(help="Where the folder is written.")] = Path("records"),
-        artifacts: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("artifacts"),
-        as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False,
-        debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
     ) -> None:
         """Write README.md, submission.json, logs and script from the manifests of packaged runs."""
+        from cli.screen import say_json
+        from stages.reports import compare as comparing
+        from stages.reports import submission as stage
 
-        def work() -> None:
-            from cli.screen import Screen, say_json
-            from stages.reports import compare as comparing
-            from stages.reports import submission as stage
-
-            seeds = [stage.read_seed(artifacts / run) for run in runs]
-            comparison = None
-            if against is not None:
-                reference = comparing.find(against, artifacts, None)
-                comparison = comparing.compare(Screen(), reference, [seed.best for seed in seeds])
-            who = stage.Author(author, github_id, name, blurb)
-            folder = stage.submission(out, seeds, who, track, comparison)
-            Screen().message(f"written: {folder}")
-            if as_json:
-                entry = json.loads((folder / "submission.json").read_text("utf-8"))
-                say_json({"path": str(folder), "submission": entry})
-
-        guarded(work, debug=debug, as_json=as_json)
+        seeds = [stage.read_seed(common.artifacts / run) for run in runs]
+        comparison = None
+        if against is not None:
+            reference = comparing.find(against, common.artifacts, None)
+            comparison = comparing.compare(common.screen, reference, [seed.best for seed in seeds])
+        who = stage.Author(author, github_id, name, blurb)
+        folder = stage.submission(out, seeds, who, track, comparison)
+        common.screen.result(f"written: {folder}")
+        if common.json:
+            entry = json.loads((folder / "submission.json").read_text("utf-8"))
+            say_json({"path": str(folder), "submission": entry})

@@ -7,12 +7,15 @@ from typing import Annotated
 import typer
 
 from cli import numbers
-from cli.common import guarded
+from cli.common import Common, command
+
+_EXAMPLES = ("pgolf verify artifacts/default/package",)
 
 
 def add_to(app: typer.Typer) -> None:
-    @app.command("verify")
+    @command(app, "verify", ("device", "threads", "json", "verbose", "debug"), _EXAMPLES)
     def verify(
+        common: Common,
         folder: Annotated[Path, typer.Argument(help="Package to verify, or a run that holds one. It is not trusted.")],
         val: Annotated[
             Path | None,
@@ -47,51 +50,43 @@ def add_to(app: typer.Typer) -> None:
             typer.Option(help="Bits per byte that a score may differ by. Default: by the arithmetic of both sides."),
         ] = None,
         text_field: Annotated[str, typer.Option(help="Field of a document's text in JSON lines.")] = "text",
-        device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-        threads: Annotated[int, typer.Option(help="CPU threads; 0: every core.")] = 0,
-        as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False,
-        debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
     ) -> None:
         """Check a package's hashes, size, code, bytes, scores and audit: PASS, FAIL or CANNOT CHECK.
 
         Exit code 0, 1 or 2. Checks that need no text are made first. The scores are computed by this pgolf from the
         packed weights; --run-code additionally compares what the package's own script prints.
         """
+        from cli.screen import say_error, say_json
+        from pgolf.errors import CheckFailed, PgolfError
+        from stages import verify as stage
 
-        def work() -> None:
-            from cli.screen import Screen, say_error, say_json
-            from pgolf.errors import CheckFailed, PgolfError
-            from stages import verify as stage
-
-            screen = Screen()
-            options = stage.Options(
-                val=val,
-                tokenizer=tokenizer,
-                text_field=text_field,
-                cap_bytes=cap,
-                count_tokenizer=count_tokenizer,
-                tolerance=tolerance,
-                audit=audit,
-                run_code=run_code,
-                trust=trust,
-                device=device,
-                threads=threads,
-                seconds=seconds,
-            )
-            checks = stage.verify(folder, options, screen)
-            answer = stage.answer_of(checks)
-            rows = [(one.what, one.answer if one.answer != stage.FAIL else "FAIL", one.detail) for one in checks]
-            screen.table(stage.printable(str(folder)), ("check", "answer", "what was found"), rows)
-            if as_json:
-                found = [dataclasses.asdict(one) for one in checks]
-                say_json({"answer": answer, "checks": found})
-            deciding = next((one for one in checks if one.answer == answer), None)
-            if answer == stage.FAIL and deciding:
-                say_error(f"FAIL {deciding.what}: {deciding.detail}")
-                raise typer.Exit(CheckFailed.exit_code)
-            if answer == stage.CANNOT and deciding:
-                say_error(f"CANNOT CHECK {deciding.what}: {deciding.detail}")
-                raise typer.Exit(PgolfError.exit_code)
-            screen.message("PASS: this pgolf computed every claim again from the packed weights and the text")
-
-        guarded(work, debug=debug, as_json=as_json)
+        screen = common.screen
+        options = stage.Options(
+            val=val,
+            tokenizer=tokenizer,
+            text_field=text_field,
+            cap_bytes=cap,
+            count_tokenizer=count_tokenizer,
+            tolerance=tolerance,
+            audit=audit,
+            run_code=run_code,
+            trust=trust,
+            device=common.device,
+            threads=common.threads,
+            seconds=seconds,
+        )
+        checks = stage.verify(folder, options, screen)
+        answer = stage.answer_of(checks)
+        rows = [(one.what, one.answer if one.answer != stage.FAIL else "FAIL", one.detail) for one in checks]
+        screen.table(stage.printable(str(folder)), ("check", "answer", "what was found"), rows)
+        if common.json:
+            found = [dataclasses.asdict(one) for one in checks]
+            say_json({"answer": answer, "checks": found})
+        deciding = next((one for one in checks if one.answer == answer), None)
+        if answer == stage.FAIL and deciding:
+            say_error(f"FAIL {deciding.what}: {deciding.detail}")
+            raise typer.Exit(CheckFailed.exit_code)
+        if answer == stage.CANNOT and deciding:
+            say_error(f"CANNOT CHECK {deciding.what}: {deciding.detail}")
+            raise typer.Exit(PgolfError.exit_code)
+        screen.result("PASS: this pgolf computed every claim again from the packed weights and the text")

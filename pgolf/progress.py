@@ -17,11 +17,14 @@ class Reporter(Protocol):
         """A context manager that yields a Progress; shown from the start, removed at the end. unit: of `total`, shown
         behind the numbers; `s` means that the work ends by the clock."""
 
-    def message(self, text: str) -> None:
-        """One line that stays on the screen."""
+    def message(self, text: str, detail: bool = False) -> None:
+        """One line about the work, which stays on the screen. detail: for those who ask for everything."""
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table that stays on the screen. The first column is aligned left, the others right."""
+    def result(self, text: str) -> None:
+        """One line of what the work came to."""
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], detail: bool = False) -> None:
+        """A table of results. detail: for those who ask for every table."""
 
 
 class _NoProgress:
@@ -36,8 +39,11 @@ class Silent:
     def progress(self, title: str, total: float | None = None, unit: str = "") -> Iterator[Progress]:
         yield _NoProgress()
 
-    def message(self, text: str) -> None:
+    def message(self, text: str, detail: bool = False) -> None:
         pass
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    def result(self, text: str) -> None:
+        pass
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], detail: bool = False) -> None:
         pass

@@ -26,14 +26,14 @@ from pgolf.config import Config
 from pgolf.errors import CheckFailed, PgolfError
 from pgolf.evaluate.bpb import Score
 from pgolf.evaluate.compare import by_document
+from pgolf.saved import tokens as token_stages
+from pgolf.saved.models import PACKED, QUANTIZED, WEIGHTS, load_model, training_length
 from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.shards import write_shards
 from stages.context import StageContext
 from stages.reports.audit_report import markdown, show
 from stages.views import claims, evaluation
-from stages.views import tokens as token_stages
-from stages.views.models import PACKED, QUANTIZED, WEIGHTS, load_model, training_length
 
 SECTIONS = ("evaluate", "ttt")
 SCRIPT, REPORT, READABLE = kinds.SCRIPT, kinds.AUDIT, kinds.AUDIT_TEXT

@@ -8,11 +8,11 @@ from pgolf.compress import text_file, texts
 from pgolf.compress.texts import Compressed, CompressSettings
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
+from pgolf.saved import tokens as token_stages
+from pgolf.saved.models import load_model, training_length
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.tokenizer import Tokenizer
 from stages.context import StageContext
-from stages.views import tokens as token_stages
-from stages.views.models import load_model, training_length
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from pgolf.store import lineage, stage_directory
 from pgolf.store import manifest as manifests
 from pgolf.store.manifest import Input, Manifest
 from pgolf.store.stage_directory import Stage, StageWriter
+from stages.views.repeat import package_versions
 
 ASK_SECONDS = 60.0
 """A finished stage that took longer is not replaced without `--force` or a yes."""
@@ -135,8 +136,18 @@ class StageContext:
         if self.assignments is None:
             return self
         values = next((stage.manifest.config for stage in made if stage is not None), None)
-        base = None if values is None else configs.recorded({k: v for k, v in values.items() if k != "options"})
+        base = None if values is None else configs.recorded(values)
         return self.replace(config=configs.load(assignments=self.assignments, base=base))
+
+    def inherit_model(self, stage: Stage) -> "StageContext":
+        """The context with the configuration of model and optimizer taken from `stage` and its `train` stage, where
+        that is in reach: what is made from a model describes that model, whatever preset the command was given."""
+        try:
+            optim = configs.recorded(stage.ancestor("train").manifest.config).optim
+        except PgolfError:
+            optim = self.config.optim
+        model = configs.recorded(stage.manifest.config).model
+        return self.replace(config=dataclasses.replace(self.config, model=model, optim=optim))
 
     @contextmanager
     def build(
@@ -195,7 +206,7 @@ class StageContext:
                             inputs=entries,
                             outputs=writer.outputs(),
                             metrics=build.metrics,
-                            environment=self.runtime.describe(),
+                            environment=self.runtime.describe() | {"packages": package_versions()},
                             seed=self.config.seed,
                             started=started.isoformat(timespec="seconds"),
                             seconds=round(build.earlier_seconds + time.monotonic() - clock, 3),

@@ -14,15 +14,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pgolf.errors import PgolfError
-from pgolf.model.fast_paths import Shape, choose_paths
+from pgolf.model.fast_paths import Shape, paths_by_rule
 from pgolf.model.gpt import GPT
+from pgolf.saved.tokens import holdout_of
 from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage
 from pgolf.training.select_checkpoint import Weights, blend, select
 from stages.context import StageBuild, StageContext
 from stages.train import byte_table, save_weights
-from stages.views.models import inherit_model
-from stages.views.tokens import holdout_of
 
 _PREFIX, _SUFFIX = kinds.AVERAGE, ".safetensors"
 
@@ -32,7 +31,7 @@ def ema_finalize(context: StageContext, trained: Stage) -> Stage:
     no held-out slice to choose by."""
     if trained.manifest.stage != "train":
         raise PgolfError(f"{trained.path} holds a {trained.manifest.stage} stage; ema-finalize needs train")
-    context = inherit_model(context, trained)
+    context = context.inherit_model(trained)
     with context.build("ema-finalize", inputs={"train": trained}, sections=("average",)) as build:
         if build.existing is None and context.runtime.is_main:
             _choose(context, build, trained)
@@ -58,13 +57,13 @@ def _choose(context: StageContext, build: StageBuild, trained: Stage) -> None:
         with torch.random.fork_rng(devices=[]):
             model = GPT(config.model)
         model.compute_dtype = runtime.dtype
-        choose_paths(model.to(runtime.device), runtime, Shape(8, details["seq_len"], False, runtime.threads))
+        paths_by_rule(model.to(runtime.device), runtime, Shape(8, details["seq_len"], False, runtime.threads))
         shares = config.average.interpolate
         choice = select(model, holdout, details["seq_len"], runtime, last, averages, shares, context.reporter)
         losses, best, weights = choice.losses, choice.name, choice.weights
     save_weights(build.writer.path(kinds.WEIGHTS), weights)
     build.metrics |= {
-        **holdout.score(losses[best], byte_table(trained.ancestor("tokenize"))),
+        **holdout.holdout_metrics(losses[best], byte_table(trained.ancestor("tokenize"))),
         "parameters": sum(value.numel() for value in weights.values()),
         "seconds": round(time.monotonic() - started, 3),
     }
@@ -76,10 +75,16 @@ def _choose(context: StageContext, build: StageBuild, trained: Stage) -> None:
         "seq_len": details["seq_len"],
     }
     ordered = sorted(losses, key=lambda name: losses[name])
+    gain = losses["last"] - losses[best]
+    context.reporter.result(
+        f"averaged: of {len(losses)} weights {best} predict held-out train text best"
+        + (f", by {gain:.4f} nats per token before the last" if gain else "")
+    )
     context.reporter.table(
         "weights tried on held-out train tokens",
         ("weights", "nats per token", "against last"),
         [(name, f"{losses[name]:.4f}", f"{losses[name] - losses['last']:+.4f}") for name in ordered],
+        detail=True,
     )
 
 

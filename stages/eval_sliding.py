@@ -3,6 +3,7 @@
 import time
 
 from pgolf.evaluate.sliding import SlidingEvaluator
+from pgolf.saved.models import evaluate_settings
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.views import evaluation
@@ -19,7 +20,7 @@ def eval_sliding(context: StageContext, source: Stage, documents: Documents = VA
     inputs = documents.inputs(source)
     with context.build("eval-sliding", inputs, SECTIONS, documents.options) as build:
         if build.existing is None:
-            settings = evaluation.resolve(context.config.evaluate, source)
+            settings = evaluate_settings(context.config.evaluate, source)
             text = evaluation.load_text(source, documents)
             model = evaluation.model_of(source, context.runtime, settings)
             clock = time.monotonic()
@@ -28,5 +29,4 @@ def eval_sliding(context: StageContext, source: Stage, documents: Documents = VA
                 trace = evaluator.score(text.tokens)
             evaluation.write_scores(build, context, model, text, trace, time.monotonic() - clock)
             build.details |= {"seq_len": settings.seq_len, "stride": settings.stride, "context": settings.context}
-            evaluation.report(context, f"{build.label} of {source.label}", build.metrics, text.lossless)
     return build.stage

@@ -9,10 +9,11 @@ from pgolf.errors import PgolfError
 from pgolf.evaluate.ttt.methods import TttEvaluator
 from pgolf.evaluate.ttt.tune import trials_at_most, tune
 from pgolf.model.gpt import GPT
+from pgolf.saved import tokens as token_stages
+from pgolf.saved.models import evaluate_settings
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.views import evaluation
-from stages.views import tokens as token_stages
 from stages.views.evaluation import VAL, Documents
 
 SECTIONS = ("evaluate", "ttt")
@@ -30,7 +31,7 @@ def eval_ttt(context: StageContext, source: Stage, documents: Documents = VAL, t
     inputs = documents.inputs(source)
     with context.build("eval-ttt", inputs, SECTIONS, {"tune": tuned, **documents.options}) as build:
         if build.existing is None:
-            settings = evaluation.resolve(context.config.evaluate, source)
+            settings = evaluate_settings(context.config.evaluate, source)
             text = evaluation.load_text(source, documents)
             model = evaluation.model_of(source, context.runtime, settings, learns=True)
             ttt = context.config.ttt
@@ -45,7 +46,6 @@ def eval_ttt(context: StageContext, source: Stage, documents: Documents = VAL, t
             build.details |= {"seq_len": settings.seq_len, "stride": settings.stride, "method": ttt.method}
             if tuned:
                 build.details |= {"ttt": dataclasses.asdict(ttt), "tuned_on": "held-out train tokens", "trials": trials}
-            evaluation.report(context, f"{build.label} of {source.label}", build.metrics, text.lossless)
     return build.stage
 
 
@@ -61,5 +61,5 @@ def _tune(
         best, tried = tune(model, held_out, settings, ttt, context.runtime, lambda done: bar.update(done))
     trials = [{"changes": trial.changes, "nats_per_token": trial.nats_per_token} for trial in tried]
     rows = [(str(trial["changes"] or "as given"), f"{trial['nats_per_token']:.4f}") for trial in trials]
-    context.reporter.table("tuned on held-out train text", ("settings", "nats per token"), rows)
+    context.reporter.table("tuned on held-out train text", ("settings", "nats per token"), rows, detail=True)
     return best, trials

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from pgolf import interop
 from pgolf.errors import PgolfError
+from pgolf.saved.tokens import with_bos
 from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.train import save_weights
-from stages.views.tokens import with_bos
 
 
 def import_checkpoint(

@@ -18,13 +18,13 @@ from pgolf.errors import CheckFailed
 from pgolf.program import build as program
 from pgolf.program.ledger import MODEL, README, SCRIPT, TOKENIZER, File, Ledger
 from pgolf.progress import Reporter
+from pgolf.saved.models import evaluate_settings, load_quantized
 from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.reports import package_text
 from stages.reports.budget import remedy
-from stages.views import claims, evaluation
-from stages.views.models import load_quantized
+from stages.views import claims
 
 REQUIREMENTS = kinds.REQUIREMENTS
 _LATER_SETTINGS = 64  # bytes left free for settings of a score that is not made yet
@@ -96,7 +96,7 @@ class PlannedScript:
         if config.package.count_tokenizer:
             found[TOKENIZER] = self._source.ancestor("tokenize").file(TOKENIZER).stat().st_size
         if config.package.count_code:
-            evaluate = evaluation.resolve(config.evaluate, self._source)
+            evaluate = evaluate_settings(config.evaluate, self._source)
             planned = claims.planned_config(self._source, dataclasses.replace(config, evaluate=evaluate))
             settings = len(program.dumps(planned))
             if not self._code_bytes:

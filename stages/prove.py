@@ -1,12 +1,14 @@
 """Prove a score: code the scored tokens with the evaluated model, and let a fresh process get them back.
 
-That process sees pgolf and the stage that holds the model, nothing else: no text, no run, no network. What comes back
-must be the tokens, and the code must have the claimed length.
+That process sees pgolf and the stage that holds the model, nothing else: no text, no run, no network. Where the system
+has no means to build such a wall, the process is only fresh, and `details.wall` says so. What comes back must be the
+tokens, and the code must have the claimed length.
 """
 
 import dataclasses
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,12 @@ from pgolf import sandbox
 from pgolf.compress import proof
 from pgolf.compress.proof import Evaluation
 from pgolf.errors import CheckFailed, PgolfError
+from pgolf.saved.models import load_model
 from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.views import evaluation
 from stages.views.evaluation import VAL
-from stages.views.models import load_model
 
 
 def prove(context: StageContext, source: Stage, tokens: int = 0) -> Stage:
@@ -47,7 +49,8 @@ def prove(context: StageContext, source: Stage, tokens: int = 0) -> Stage:
             data, code_bytes = proof.encode(model, claimed, part, context.reporter)
             build.writer.path(kinds.PROOF).write_bytes(data)
             with context.reporter.progress("decode in a fresh process"):
-                came_back = _decoded_elsewhere(build.writer.path(kinds.PROOF), model_stage) == proof.digest(part)
+                digest, wall = _decoded_elsewhere(build.writer.path(kinds.PROOF), model_stage)
+            came_back = digest == proof.digest(part)
             coded = proof.bits_per_byte(code_bytes, text_bytes)
             stated = float(nats[: count - 1].sum()) / math.log(2) / text_bytes
             build.metrics |= {
@@ -58,8 +61,13 @@ def prove(context: StageContext, source: Stage, tokens: int = 0) -> Stage:
                 "code_bytes": code_bytes,
                 "file_bytes": len(data),
             }
-            build.details |= {"text": text.source, "whole": count == len(text.tokens), "came_back": came_back}
-            _report(context, source, build.metrics, came_back)
+            build.details |= {
+                "text": text.source,
+                "whole": count == len(text.tokens),
+                "came_back": came_back,
+                "wall": wall,
+            }
+            _report(context, source, build.metrics, came_back, wall)
             if not came_back:
                 raise CheckFailed("other tokens came back: this model does not predict the text as the score says")
             if not proof.agrees(coded, stated, code_bytes):
@@ -85,8 +93,8 @@ def _evaluation(source: Stage) -> Evaluation:
     return Evaluation(settings, ttt)
 
 
-def _decoded_elsewhere(file: Any, model: Stage) -> str:
-    """SHA-256 of the tokens that a process gets which sees the file and the model's stage alone."""
+def _decoded_elsewhere(file: Path, model: Stage) -> tuple[str, str]:
+    """SHA-256 of the tokens that a fresh process gets from the file and the model's stage, and the wall around it."""
     job = json.dumps({"file": str(file.resolve()), "model": str(model.path.resolve())})
     arguments = sandbox.module("stages.workers.proof_worker", job)
     try:
@@ -98,20 +106,16 @@ def _decoded_elsewhere(file: Any, model: Stage) -> str:
     answer = json.loads(outcome.stdout)
     if "error" in answer:
         raise PgolfError(str(answer["error"]))
-    return str(answer["tokens_sha256"])
+    return str(answer["tokens_sha256"]), outcome.level
 
 
-def _report(context: StageContext, source: Stage, metrics: dict[str, Any], came_back: bool) -> None:
+def _report(context: StageContext, source: Stage, metrics: dict[str, Any], came_back: bool, wall: str) -> None:
+    where = "a fresh process" if wall == sandbox.NOTHING else "a fresh process without the text"
     rows = [
         ("text", f"{metrics['bytes_scored']:,} bytes"),
         ("code", f"{metrics['code_bytes']:,} bytes, {metrics['bits_per_byte']:.5f} bits per byte"),
         ("the score says", f"{metrics['claimed_bits_per_byte']:.5f} bits per byte"),
         ("the file, with header and checks", f"{metrics['file_bytes']:,} bytes"),
-        ("a fresh process without the text", "got the text back" if came_back else "got another text"),
+        (where, "got the text back" if came_back else "got another text"),
     ]
     context.reporter.table(f"proof of {source.label}", ("measure", "value"), rows)
-
-
-def sentence(metrics: dict[str, Any]) -> str:
-    """The proof in one line, for a report."""
-    return f"{metrics['bytes_scored']:,} bytes of text became {metrics['code_bytes']:,}, and came back"

@@ -8,18 +8,19 @@ import numpy as np
 
 from pgolf.codec import container
 from pgolf.errors import PgolfError
+from pgolf.model.fast_paths import Shape, paths_by_rule
 from pgolf.quant import hessian, methods, pipeline
 from pgolf.quant.calibrated_model import CalibratedModel
 from pgolf.quant.hessian import Calibration
 from pgolf.quant.tensor_report import TensorReport
 from pgolf.quantized import storage
+from pgolf.saved import models
 from pgolf.store import kinds, stage_directory
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.shards import TokenStream
 from pgolf.training import reserve
 from stages.context import StageContext
 from stages.package import PlannedScript
-from stages.views import models
 
 
 def quantize(context: StageContext, source: Stage, calibration: Path | None = None) -> Stage:
@@ -39,7 +40,7 @@ def sweep(
     The size of the script, the calibration and the factored Hessians are computed once. A target out of reach ends the
     sweep; the variants before it stay.
     """
-    context = models.inherit_model(context, source)
+    context = context.inherit_model(source)
     settings = context.config.quantize
     contexts = [
         context.replace(
@@ -63,10 +64,11 @@ def sweep(
                 calibrated = calibrated or _calibrate(each, source, paths, apart=calibration is not None)
                 target = each.config.quantize.target_bytes - sum(files.values())
                 result = pipeline.finish(calibrated, target)
+                rows = result.tensor_reports()
                 storage.save(build.writer.path(models.QUANTIZED), result.model)
                 build.details |= {
-                    "tensors": [dataclasses.asdict(row) for row in result.rows],
-                    "calibration_tokens": result.calibration_tokens,
+                    "tensors": [dataclasses.asdict(row) for row in rows],
+                    "calibration_tokens": calibrated.calibration_tokens,
                 }
                 build.metrics["parameters"] = sum(tensor.numel() for tensor in calibrated.weights.values())
                 if target:
@@ -77,7 +79,7 @@ def sweep(
                     }
                     coded = container.encode(result.model, each.config.package.coder)
                     build.metrics["model_bytes"] = len(coded)
-                _show(each, result.rows)
+                _show(each, rows)
         stages.append(build.stage)
     return stages
 
@@ -108,6 +110,8 @@ def _calibrate(context: StageContext, source: Stage, paths: Sequence[Path], apar
     model = models.load_model(source, context.runtime)
     stream = TokenStream.open(paths) if paths else None
     length = context.config.quantize.sequence or (_training_length(context, source) if paths else 0)
+    if stream is not None:
+        paths_by_rule(model, context.runtime, Shape(8, length, False, context.runtime.threads))
     if stream is not None and not apart:
         stream = stream.view(0, len(stream) - models.held_out(source))
     made = None if apart else _made_inside_clock(context, source, length)
@@ -198,6 +202,9 @@ def _show(context: StageContext, rows: Sequence[TensorReport]) -> None:
         )
         bits, relative, output = weights @ measures / weights.sum()
         lines.append((role, str(len(mine)), f"{weights.sum():,.0f}", f"{bits:.3f}", f"{relative:.4f}", f"{output:.4f}"))
-    context.reporter.table(
-        "quantized", ("role", "matrices", "weights", "bits", "relative error", "output error"), lines
-    )
+    total = sum(row.weights for row in rows)
+    bits = sum(row.bits * row.weights for row in rows) / max(total, 1)
+    method = context.config.quantize.method
+    context.reporter.result(f"quantized by {method}: {total:,} weights in {len(rows)} matrices at {bits:.2f} bits each")
+    columns = ("role", "matrices", "weights", "bits", "relative error", "output error")
+    context.reporter.table("quantized", columns, lines, detail=True)

@@ -15,6 +15,7 @@ from pgolf import data
 from pgolf.data import Source
 from pgolf.data.split import fingerprint
 from pgolf.errors import PgolfError
+from pgolf.saved.tokens import input_of, recorded_documents
 from pgolf.store.manifest import Input
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens import encode
@@ -24,7 +25,6 @@ from pgolf.tokens.tokenizer import Tokenizer
 from stages.context import StageBuild, StageContext
 from stages.register import register_folder, register_hub
 from stages.views.token_files import TOKENIZER, TRAIN, VAL, VAL_BYTES, tokenizer_facts
-from stages.views.tokens import input_of, recorded_documents
 
 
 @dataclass
@@ -58,7 +58,8 @@ class _Corpus:
     val: tuple[Source, ...]
     text_field: str
     val_fraction: float
-    cache: list[bytes] = field(default_factory=list)
+    cache: list[tuple[bytes, bool]] = field(default_factory=list)
+    """The embedded corpus, each document with whether it is val."""
 
     @property
     def name(self) -> str:
@@ -69,18 +70,27 @@ class _Corpus:
         if self.val:
             yield from self._all(self.val if wanted == "val" else self.train)
             return
-        for document in self._all(self.train):
-            if data.in_val(document, self.val_fraction) == (wanted == "val"):
-                yield document
+        parts: Iterator[tuple[bytes, bool]]
+        if self.train:
+            parts = ((item, data.in_val(item, self.val_fraction)) for item in self._all(self.train))
+        else:
+            parts = iter(self._embedded())
+        yield from (document for document, is_val in parts if is_val == (wanted == "val"))
 
     def _all(self, sources: tuple[Source, ...]) -> Iterator[bytes]:
-        if sources:
-            for item in sources:
-                yield from data.documents(item, self.text_field)
-            return
+        for item in sources:
+            yield from data.documents(item, self.text_field)
+
+    def _embedded(self) -> list[tuple[bytes, bool]]:
+        """Its val documents share no passage with any other document: it repeats itself a lot."""
         if not self.cache:  # parsing the standard library takes seconds, and it is read several times
-            self.cache.extend(data.embedded_documents())
-        yield from self.cache
+            documents = list(data.embedded_documents())
+            unlike = data.unlike_others(documents)
+            size = sum(len(document) for document, alone in zip(documents, unlike, strict=True) if alone)
+            fraction = self.val_fraction * sum(map(len, documents)) / max(size, 1)
+            parts = zip(documents, unlike, strict=True)
+            self.cache.extend((document, alone and data.in_val(document, fraction)) for document, alone in parts)
+        return self.cache
 
 
 def tokenize(
@@ -275,8 +285,13 @@ def _tell(context: StageContext, build: StageBuild, used: Tokenizer) -> None:
         ]
         for split, found in ((split, build.details[split]) for split in ("train", "val"))
     ]
-    columns = ("tokenize", "documents", "bytes", "tokens", "bytes/token", "changed")
-    context.reporter.table(f"{build.details['corpus']}, {used.vocab_size} pieces", columns, rows)
+    columns = ("split", "documents", "bytes", "tokens", "bytes/token", "changed")
+    train, val = build.details["train"], build.details["val"]
+    context.reporter.result(
+        f"tokenized {build.details['corpus']}: {train['documents']:,} train documents ({train['tokens']:,} tokens), "
+        f"{val['documents']:,} val ({val['tokens']:,}), {used.vocab_size:,} pieces"
+    )
+    context.reporter.table("tokenized", columns, rows, detail=True)
     if not facts["lossless"]:
         context.reporter.message(
             f"lossy tokenizer: {facts['lossy_documents']:,} documents do not come back exactly, at least "

@@ -6,7 +6,7 @@ training clock. Under torchrun every rank trains; rank 0 alone writes and report
 
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pgolf import config as configs
 from pgolf.config import Config
 from pgolf.errors import PgolfError
 from pgolf.quant import hessian
+from pgolf.saved.tokens import open_split, tokenizer_of, with_bos
 from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.byte_counts import ByteTable
@@ -24,14 +25,17 @@ from pgolf.tokens.loader import Loader
 from pgolf.training import checkpoint as checkpoints
 from pgolf.training import reserve
 from pgolf.training.checkpoint import Checkpoint
+from pgolf.training.display import Display
 from pgolf.training.fit import At, Fit, Hooks, fit
 from pgolf.training.holdout import Holdout
 from pgolf.training.interrupt import Interrupt
 from pgolf.training.matmul_throughput import matrix_rate
 from pgolf.training.metrics_log import MetricsLog
+from pgolf.training.nonfinite import StepResult
+from pgolf.training.nonfinite_origin import explain
+from pgolf.training.prepare import naming_memory, prepare
 from stages.context import StageBuild, StageContext
 from stages.reports.loss_curve import draw
-from stages.views.tokens import open_split, tokenizer_of, with_bos
 
 SECTIONS = ("model", "train", "optim", "average")
 _LENGTH = ("train.iterations", "train.seconds")  # may be raised when a stopped run is continued
@@ -55,7 +59,7 @@ def train(context: StageContext, tokens: Stage, finish: bool = False) -> Stage:
         if build.existing is None:
             _train(context, build, loader, holdout, tokens, finish)
     if build.existing is None:
-        context.reporter.message(_summary(build.stage))
+        context.reporter.result(_summary(build.stage))
     return build.stage
 
 
@@ -91,15 +95,24 @@ def _train(
     at = At(values["elapsed"], values["tokens"], 0.0)
     constant = {"identity": identity, "restarts": values["restarts"]}
     log = MetricsLog(writer.path(kinds.METRICS_LOG), config.train, runtime.is_main, values["iteration"], at)
+    display = Display(config.train, len(holdout.training), context.reporter, at)
+
+    def known(results: Sequence[StepResult], at: At) -> None:
+        log.add(results, at)
+        display.add(results, at)
+
     with checkpoints.Writer(writer.folder / ".scratch", constant) as checkpoint, log:
         hooks = Hooks(
-            resume=None if previous is None else (previous.tensors, previous.values),
-            save=checkpoint.save,
-            stop=Interrupt(runtime),
-            known=log.add,
+            prepare=prepare,
+            resume=None if previous is None else previous.restore,
+            save=checkpoint.take,
+            stop=display.around(Interrupt(runtime)),
+            known=known,
+            explain=explain,
             finish=finish,
         )
-        made = fit(config, loader, holdout, runtime, context.reporter, hooks)
+        with naming_memory(config, runtime):
+            made = fit(config, loader, holdout, runtime, context.reporter, hooks)
     if made.interrupted:
         how = "without --force " if context.force and not writer.destination.exists() else ""
         context.reporter.message(
@@ -126,11 +139,11 @@ def _finish(context: StageContext, build: StageBuild, made: Fit, holdout: Holdou
     draw(writer.path(kinds.METRICS_LOG), writer.path(kinds.LOSS_CURVE))
     if config.train.tensorboard:
         writer.add(writer.payload / "tensorboard")
-    build.metrics |= made.metrics()
+    build.metrics |= made.run_metrics()
     if made.seconds:
         rate = build.details["matrix_flops_per_second"]
         build.metrics["flops_utilization"] = round(trainer.flops / made.seconds / rate, 4)
-    build.metrics |= holdout.score(holdout.loss(trainer.model, seq_len, context.runtime), byte_table(tokens))
+    build.metrics |= holdout.holdout_metrics(holdout.loss(trainer.model, seq_len, context.runtime), byte_table(tokens))
     build.details |= {
         "path": made.path,
         "fast_paths": made.fast_paths,

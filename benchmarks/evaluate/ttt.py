@@ -18,10 +18,11 @@ from pgolf.evaluate.bpb import Score
 from pgolf.evaluate.mixture import MixtureEvaluator
 from pgolf.evaluate.sliding import SlidingEvaluator
 from pgolf.evaluate.ttt.methods import TttEvaluator
+from pgolf.saved import tokens as token_stages
+from pgolf.saved.models import evaluate_settings
 from pgolf.store import stage_directory
 from pgolf.tokens.byte_counts import ByteTable
 from stages.views import evaluation
-from stages.views import tokens as token_stages
 
 RECORDS = {"chunk_tokens": 4096, "epochs": 3, "optimizer": "sgd", "lr": 0.005, "decay": 0.0, "schedule": "cosine"}
 METHODS = {
@@ -48,7 +49,7 @@ def main() -> None:
     tokens, counts = _text(source, arguments.held_out)
     end = arguments.tokens or len(tokens)
     tokens, counts = tokens[:end], counts[1:end]
-    settings = evaluation.resolve(EvaluateConfig(), source)
+    settings = evaluate_settings(EvaluateConfig(), source)
     model = evaluation.model_of(source, runtime, settings, learns=True)
     begun = time.perf_counter()
     fixed = SlidingEvaluator(model, settings, runtime).score(tokens)

@@ -15,11 +15,11 @@ from pathlib import Path
 from pgolf import config as configs
 from pgolf import runtime as runtimes
 from pgolf.progress import Silent
+from pgolf.saved.models import load_model
+from pgolf.saved.tokens import holdout_of
 from pgolf.store import stage_directory
 from stages.context import StageContext
 from stages.quantize import quantize
-from stages.views.models import load_model
-from stages.views.tokens import holdout_of
 
 WINDOW = 512
 ROWS = {

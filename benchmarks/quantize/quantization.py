@@ -36,9 +36,9 @@ from pgolf.quant.calibrated_model import CalibratedModel
 from pgolf.quant.divergence import Divergence
 from pgolf.quant.hessian import Calibration
 from pgolf.quantized.tensors import QuantizedModel
+from pgolf.saved import models, tokens
 from pgolf.store import stage_directory
 from stages.quantize import train_shards
-from stages.views import models, tokens
 
 HERE = Path(__file__).parent
 BITS = (2.0, 2.5, 3.0, 3.6, 4.4)

@@ -51,10 +51,10 @@ class Clock:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(f"{title}: {found['wall']:.1f} s, processor {found['processor']:.1f} s, peak {peak:.1f} GiB", flush=True)
 
-    def message(self, text: str) -> None:
+    def message(self, text: str, detail: bool = False) -> None:
         print(text, flush=True)
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], detail: bool = False) -> None:
         pass
 
 

@@ -26,13 +26,13 @@ from pgolf.config import Config
 from pgolf.progress import Silent
 from pgolf.quant import pipeline
 from pgolf.runtime import Runtime
+from pgolf.saved import models
 from pgolf.store import stage_directory
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.shards import TokenStream
 from stages.context import StageContext
 from stages.package import package
 from stages.quantize import quantize, train_shards
-from stages.views import models
 
 ROOM = 53_000  # for a script
 

@@ -25,13 +25,14 @@ from pgolf import runtime as runtimes
 from pgolf.config import Config, ModelConfig
 from pgolf.errors import PgolfError
 from pgolf.progress import Silent
+from pgolf.saved.tokens import open_split
 from pgolf.store import stage_directory
 from pgolf.tokens.loader import Loader
-from pgolf.training.fit import fit
+from pgolf.training.fit import Hooks, fit
 from pgolf.training.holdout import Holdout
-from pgolf.training.reserve import select_average
+from pgolf.training.prepare import prepare
+from pgolf.training.select_checkpoint import select_average
 from stages.train import byte_table
-from stages.views.tokens import open_split
 
 
 def parts(model: ModelConfig) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
@@ -99,15 +100,15 @@ def run(
     holdout = Holdout.of(open_split(tokens, "train"), config)
     config = dataclasses.replace(config, average=dataclasses.replace(config.average, interpolate=()))
     with Loader(holdout.training, config.seed) as loader:
-        made = fit(config, loader, holdout, runtime, Silent(), clock=clock)
+        made = fit(config, loader, holdout, runtime, Silent(), Hooks(prepare), clock)
     choice = select_average(made.trainer, holdout, config, runtime, Silent())
     best = choice.losses[choice.name]
     return {
         "nats_per_token": best,
-        "bits_per_byte": holdout.score(best, byte_table(tokens))["holdout_bits_per_byte"],
+        "bits_per_byte": holdout.holdout_metrics(best, byte_table(tokens))["holdout_bits_per_byte"],
         "last": choice.losses["last"],
         "best": choice.name,
-        **{key: made.metrics()[key] for key in ("parameters", "iterations", "tokens_per_second")},
+        **{key: made.run_metrics()[key] for key in ("parameters", "iterations", "tokens_per_second")},
     }
 
 

@@ -1,6 +1,8 @@
 """The configuration as a whole: the sections, each defined in a module of its own beside this one."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pgolf.config.average import AverageConfig
 from pgolf.config.evaluate import EvaluateConfig
@@ -43,6 +45,22 @@ class Config:
     seed: int = 0
     """Of every random number in the run: initial weights, data order, calibration sample."""
 
+    @classmethod
+    def recorded(cls, values: Mapping[str, Any]) -> "Config":
+        """Settings that were checked when they were recorded, by section; those not named have their defaults."""
+        made = cls()
+        sections = {
+            name: replace(getattr(made, name), **{key: _frozen(value) for key, value in section.items()})
+            for name, section in values.items()
+            if isinstance(section, Mapping)
+        }
+        return cls(**{**values, **sections})
+
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
             raise PgolfError(f"seed is {self.seed}; it must lie between 0 and {2**63 - 1}")
+
+
+def _frozen(value: Any) -> Any:
+    """Lists, as JSON has them, as tuples."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

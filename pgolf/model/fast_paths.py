@@ -1,18 +1,18 @@
-"""Choose how each part of the model is computed on this machine, by measuring.
+"""Choose how each part of the model is computed on this machine, by measuring or by a fixed rule.
 
-On a CPU the candidates are kernels in C for attention, softmax and matrix products, and bfloat16 products in training.
-`choose_paths` checks each against plain torch, times both in turn at the run's own shapes, and uses the faster one; the
-times are kept in the cache folder, so a second start measures nothing. torch.compile takes seconds to minutes, so
-`compile_pays` compares what it is expected to save in the run's budget with what it costs. One block is compiled at a
-time: all blocks are alike, so one compilation serves every layer and every number of loop passes.
+Training calls `choose_paths`: it checks each fast path of `paths` against plain torch, times both in turn at the run's
+own shapes, and uses the faster one; the times are kept in the cache folder, so a second start measures nothing.
+Everything after training calls `paths_by_rule`: kernels round differently and the winner of a race can change, so with
+`choose_paths` a model quantized or scored twice could give different bytes. torch.compile takes seconds to minutes, so
+`Compilation.pays` compares what it is expected to save in the run's budget with what it costs.
 """
 
+import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,32 +21,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgolf.model import attention_mask
-from pgolf.model.attention import Attention, attend
+from pgolf.model.attention import attend
 from pgolf.model.attention_mask import View
 from pgolf.model.gpt import GPT
-from pgolf.model.kernels import attention, cache, linear, loss, native
+from pgolf.model.kernels import attention, cache, linear, loss, native, shapes  # noqa: F401 - shapes registers
 from pgolf.model.layers import Linear, bfloat16_linear
-from pgolf.model.loss import (
-    CHUNK_TOKENS,
-    PLAIN,
-    Arithmetic,
-    bfloat16_outer,
-    bfloat16_product,
-    plain_outer,
-    plain_product,
-    plain_softmax,
-)  # fmt: skip
+from pgolf.model.loss import CHUNK_TOKENS, plain_outer, plain_product, plain_softmax
+from pgolf.model.paths import IN_C, LOADERS, TOLERANCE, plain_model, use_paths
 from pgolf.runtime import Runtime
 
-TOLERANCE = 1e-4  # of a kernel against plain torch, relative to the largest value; rounding stays below 1e-5
 BFLOAT16_TOLERANCE = 0.05  # 8 bits of mantissa
 RACE_SECONDS = 0.35  # for each of at most five races, so that all of them take less than 2 s
 RACE_ROUNDS = 9
 RACE_TOKENS = 4096  # at most in a race: beyond, the ratio of two times no longer changes
-IN_C = ("attention in C", "softmax in C", "layer products in C", "head products in C")
-GRAPHS = 64  # compiled variants that may exist: shapes of a sequence schedule times kinds of layer
+BY_RULE = ("attention in C", "softmax in C")
+"""The kernels that won by 1.3 to 10 times at every instruction set measured; products in C won at some only
+(benchmarks/results/training_speed.md)."""
 COMPILE_SECONDS, COMPILE_SPEEDUP = 45.0, 1.25
-"""What torch.compile cost and gained `mini` on two cores, until this machine has measured its own."""
+"""Estimates of what torch.compile costs and gains on a CPU, not measured; they serve until this machine has measured
+its own (`remember_compilation`)."""
 
 Tensors = Sequence[Tensor]
 
@@ -118,51 +111,22 @@ def choose_paths(model: GPT, runtime: Runtime, shape: Shape, matmul: str = "floa
     return choice
 
 
-def use_paths(model: GPT, names: Iterable[str]) -> None:
-    """Switch exactly these paths on."""
+def paths_by_rule(model: GPT, runtime: Runtime, shape: Shape) -> None:
+    """Use the kernels of `BY_RULE` that this machine can build and that agree with plain torch.
+
+    Nothing is timed: on one machine, the same model always takes the same paths. Nothing is used on a GPU or with
+    `runtime.compile` false.
+    """
     plain_model(model)
-    chosen = set(names)
-    model.native = "attention in C" in chosen
-    bfloat16 = "bfloat16 products" in chosen
-    layers = "bfloat16" if bfloat16 else "C" if "layer products in C" in chosen else "torch"
-    for module in model.modules():
-        if isinstance(module, Attention):
-            module.native = model.native
-        elif isinstance(module, Linear):
-            module.products = layers
-    softmax = loss.softmax if "softmax in C" in chosen else plain_softmax
-    if bfloat16:
-        model.arithmetic = Arithmetic(softmax, bfloat16_product, bfloat16_outer)
-    elif "head products in C" in chosen:
-        model.arithmetic = Arithmetic(softmax, linear.product, linear.outer)
-    else:
-        model.arithmetic = PLAIN._replace(softmax=softmax)
-
-
-def plain_model(model: GPT) -> None:
-    """Every part in plain torch."""
-    model.native, model.compiled, model.compiled_lanes, model.arithmetic = False, [], None, PLAIN
-    for module in model.modules():
-        if isinstance(module, Attention):
-            module.native = False
-        elif isinstance(module, Linear):
-            module.products = "torch"
-
-
-def use_graph(model: GPT, runtime: Runtime) -> None:
-    """Send blocks (on a GPU also the softmax) through torch.compile in training; it compiles at the first step."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
-    model.compiled = [torch.compile(block, dynamic=False) for block in model.blocks]
-    model.compiled_lanes = None if model.lanes is None else torch.compile(model.lanes.step, dynamic=False)
-    if runtime.device.type == "cuda":
-        model.arithmetic = PLAIN._replace(softmax=torch.compile(plain_softmax, dynamic=False))
-
-
-def without_graph(model: GPT) -> None:
-    """Undo `use_graph`."""
-    model.compiled, model.compiled_lanes = [], None
-    if model.arithmetic.softmax not in (plain_softmax, loss.softmax):
-        model.arithmetic = PLAIN
+    if not runtime.compile or runtime.device.type == "cuda":
+        return
+    used = []
+    for name in BY_RULE:
+        with contextlib.suppress(native.Unavailable):
+            LOADERS[name](model, runtime.cache)
+            _check(*PAIRS[name](model, shape), TOLERANCE, shape.training)
+            used.append(name)
+    use_paths(model, used)
 
 
 @dataclass(frozen=True)
@@ -201,7 +165,7 @@ def _measured(model: GPT, runtime: Runtime, shape: Shape, matmul: str) -> Choice
         try:
             if isinstance(kept.get(name), list) and len(kept[name]) == 2:
                 timings[name] = Timing(*map(float, kept[name]))
-                _LOADERS[name](model, runtime)
+                LOADERS[name](model, runtime.cache)
             else:
                 timings[name] = race(timings)
         except native.Unavailable as reason:
@@ -212,28 +176,18 @@ def _measured(model: GPT, runtime: Runtime, shape: Shape, matmul: str) -> Choice
     return Choice(timings, tuple(notes))
 
 
-_LOADERS: dict[str, Callable[[GPT, Runtime], object]] = {
-    "attention in C": lambda model, runtime: attention.load(model.config.dim // model.config.num_heads, runtime.cache),
-    "softmax in C": lambda model, runtime: loss.load(runtime.cache),
-    "layer products in C": lambda model, runtime: linear.load(runtime.cache),
-    "head products in C": lambda model, runtime: linear.load(runtime.cache),
-    "bfloat16 products": lambda model, runtime: None,
-}
-"""How each fast path is loaded. Raises native.Unavailable."""
-
-
 def _races(model: GPT, shape: Shape, matmul: str, runtime: Runtime) -> dict[str, Callable[[dict[str, Timing]], Timing]]:
     """By path, what times it against plain torch, given the times of the paths before it."""
 
     def race(name: str, before: dict[str, Timing]) -> Timing:
-        _LOADERS[name](model, runtime)
+        LOADERS[name](model, runtime.cache)
         plain, fast = PAIRS[name](model, shape)
-        return _race(name, plain, fast, TOLERANCE, shape.training)
+        return _race(plain, fast, TOLERANCE, shape)
 
     def race_bfloat16(before: dict[str, Timing]) -> Timing:
         """Against the faster of torch and C in float32."""
         plain, fast = _layer_products(model, shape, bfloat16_linear)
-        found = _race("bfloat16 products", plain, fast, BFLOAT16_TOLERANCE, shape.training)
+        found = _race(plain, fast, BFLOAT16_TOLERANCE, shape)
         layers = before.get("layer products in C")
         share = 1.0 if layers is None else min(1.0, layers.fast / layers.plain)
         return found._replace(plain=found.plain * share)
@@ -242,25 +196,31 @@ def _races(model: GPT, shape: Shape, matmul: str, runtime: Runtime) -> dict[str,
     return made | ({"bfloat16 products": race_bfloat16} if shape.training and matmul != "float32" else {})
 
 
-def _race(
-    name: str, plain: Callable[[], Tensors], fast: Callable[[], Tensors], tolerance: float, learns: bool
-) -> Timing:
-    """Check one against the other and take the fastest of each over interleaved runs.
-
-    Raises native.Unavailable where they differ.
-    """
+def _check(plain: Callable[[], Tensors], fast: Callable[[], Tensors], tolerance: float, learns: bool) -> None:
+    """Raises native.Unavailable where the two differ."""
     with torch.set_grad_enabled(learns):
         for mine, theirs in zip(fast(), plain(), strict=True):
             error = float((mine - theirs).detach().abs().max() / theirs.detach().abs().max().clamp(min=1.0))
             if not error < tolerance:
                 raise native.Unavailable(f"its results are off by {error:.1e} here")
+
+
+def _race(plain: Callable[[], Tensors], fast: Callable[[], Tensors], tolerance: float, shape: Shape) -> Timing:
+    """Check one against the other and take the fastest of each over interleaved runs.
+
+    Raises native.Unavailable where they differ.
+    """
+    _check(plain, fast, tolerance, shape.training)
+    # On one thread other processes cannot disturb processor time; several threads do not add up to a time.
+    clock = time.process_time if shape.threads == 1 else time.perf_counter
+    with torch.set_grad_enabled(shape.training):
         times: tuple[list[float], list[float]] = [], []
         stop = time.perf_counter() + RACE_SECONDS
-        while len(times[0]) < 2 or (len(times[0]) < RACE_ROUNDS and time.perf_counter() < stop):
+        while len(times[0]) < 3 or (len(times[0]) < RACE_ROUNDS and time.perf_counter() < stop):
             for work, kept in zip((plain, fast), times, strict=True):
-                begun = time.perf_counter()
+                begun = clock()
                 work()
-                kept.append(time.perf_counter() - begun)
+                kept.append(clock() - begun)
     return Timing(*map(min, times))  # what else the machine does only ever adds
 
 
@@ -352,8 +312,8 @@ def _rows(shape: Shape) -> int:
 
 def _key(kind: str, model: GPT, runtime: Runtime, shape: Shape, matmul: str = "") -> str:
     sources = attention.SOURCE, linear.SOURCE, loss.SOURCE
-    facts = kind, native.machine(), sources, dataclasses.astuple(model.config), shape, runtime.device.type, matmul
-    return hashlib.sha256(repr(facts).encode()).hexdigest()
+    facts = kind, sources, dataclasses.astuple(model.config), shape, runtime.device.type, matmul
+    return cache.key(repr(facts), native.compiler())
 
 
 def _recall(key: str, runtime: Runtime) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from pgolf.bundle import Bundle, BundleError, bundle, unpack
 from pgolf.config import Config, from_dict
 from pgolf.errors import PgolfError
 
-ENTRY = "stages.script"
-PACKAGES = ("pgolf", "stages")
+ENTRY = "pgolf.program.main"
+PACKAGES = ("pgolf",)
 SETTINGS = "settings.json"
 """Name of the settings among the script's files."""
 # Checks of settings: those in the script passed them when the run was made. They are 3% of its bytes.
@@ -17,16 +17,22 @@ _CHECKS = ("__post_init__",)
 # Modules that only some settings use. One that is missing here costs a few hundred bytes.
 _OPTIONAL: Mapping[str, Callable[[Config], bool]] = {
     "pgolf.model.bigram": lambda config: config.model.bigram_rows > 0,
+    "pgolf.model.kernels.cache": lambda config: False,  # the program keeps no compiled kernels
     "pgolf.model.canon": lambda config: config.model.canon_taps > 0,
     "pgolf.model.copy_heads": lambda config: bool(config.model.copy_orders),
     "pgolf.model.head_gate": lambda config: config.model.head_gate != "none",
     "pgolf.model.lanes": lambda config: config.model.parallel_lanes > 1,
+    "pgolf.model.multi_token_prediction": lambda config: bool(config.model.future_weights),
     "pgolf.model.skips": lambda config: config.model.skips,
     "pgolf.model.smear": lambda config: config.model.smear_gate,
     "pgolf.model.value_embedding": lambda config: bool(config.model.value_embed_layers),
+    "pgolf.training.reserve": lambda config: config.train.reserve_seconds > 0,
+    "pgolf.quant.rtn": lambda config: config.quantize.method in ("rtn", "sdclip"),
+    "pgolf.quant.progressive_rounding": lambda config: config.quantize.distill_steps > 0,
     "pgolf.quant.gptq": lambda config: config.quantize.method not in ("trellis", "waterfill"),
     "pgolf.codec.baseline": lambda config: config.package.coder != "range",
     "pgolf.evaluate.ttt.dynamic_evaluation": lambda config: config.ttt.method == "sgd",
+    "pgolf.evaluate.ttt.fast_output": lambda config: bool(config.ttt.output_lr or config.ttt.output_stream_lr),
     "pgolf.evaluate.ttt.in_place": lambda config: config.ttt.method == "in-place",
     "pgolf.evaluate.ttt.lora": lambda config: config.ttt.method in ("lora", "phased"),
 }

@@ -1,7 +1,8 @@
 """The quantization recipe: a float model and train tokens in, a quantized model and its reports out.
 
 `quantize` is `calibrate` and `finish` in one call. A sweep over byte targets calls `calibrate` once and `finish` for
-each target; every result is what a single call would give. All arithmetic is float32 or better on every device.
+each target; every result is what a single call would give. All arithmetic is float32 or better on every device. The
+model runs on the fast paths that it comes with; choosing them is the caller's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,6 @@ from dataclasses import dataclass
 import torch
 
 from pgolf.config import Config
-from pgolf.model.fast_paths import Shape, choose_paths
 from pgolf.model.gpt import GPT
 from pgolf.progress import Reporter
 from pgolf.quant import calibration_data, hessian, methods, precision, tensor_report
@@ -27,11 +27,13 @@ from pgolf.tokens.shards import TokenStream
 @dataclass(frozen=True, eq=False)
 class Result:
     model: QuantizedModel
-    rows: Sequence[TensorReport]
-    """One per matrix."""
+    source: CalibratedModel
     allocation: Sequence[Share]
     """How a byte target was shared out over the matrices; empty without one."""
-    calibration_tokens: int
+
+    def tensor_reports(self) -> list[TensorReport]:
+        """One per matrix: what quantization did to it."""
+        return tensor_report.report(self.source.weights, self.model, self.source.calibration)
 
 
 def quantize(
@@ -67,7 +69,6 @@ def calibrate(
     made: the statistics, and of how many tokens they are, where training collected them inside its clock.
     """
     method, settings = methods.of(config.quantize), config.quantize
-    choose_paths(model, runtime, Shape(8, length, False, runtime.threads))
     weights, roles = float_weights(model), set(model.matrix_roles().values())
     statistics, tokens = made or ({}, 0)
     if made is not None:
@@ -101,5 +102,4 @@ def finish(source: CalibratedModel, target_bytes: int) -> Result:
     with precision.float32(source.model):
         rounded = methods.of(source.config.quantize).quantize(source, target_bytes)
     model = QuantizedModel(rounded.matrices, rounded.controls, source.header)
-    rows = tensor_report.report(source.weights, model, source.calibration)
-    return Result(model, rows, rounded.allocation, source.calibration_tokens)
+    return Result(model, source, rounded.allocation)

@@ -153,6 +153,7 @@ class ProveDetails(TypedDict, total=False):
     text: str
     whole: bool
     came_back: bool
+    wall: str
 
 
 class AuditMetrics(TypedDict, total=False):

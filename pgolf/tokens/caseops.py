@@ -120,8 +120,9 @@ class CaseOps:
         data = out.tobytes()
         return [data[start:stop] for start, stop in zip([0, *cuts[:-1].tolist()], cuts.tolist(), strict=True)]
 
-    def decode(self, text: bytes) -> bytes:
-        return self._find_back.sub(_restore, text)
+    def decode(self, text: bytes, drop_stray: bool = False) -> bytes:
+        """drop_stray: leave out operators in a wrong place, which a model may write, in place of raising ValueError."""
+        return self._find_back.sub(_restore_or_drop if drop_stray else _restore, text)
 
     def original_bytes(self, text: bytes) -> np.ndarray:
         """For each byte of the transformed text, the original bytes it stands for, 0 or 1: uint8 (len(text),)."""
@@ -160,6 +161,10 @@ def _restore(match: re.Match[bytes]) -> bytes:
     if letters is None:
         raise ValueError(f"case operator in a wrong place, byte {match.start()}")
     return bytes(letters.upper())
+
+
+def _restore_or_drop(match: re.Match[bytes]) -> bytes:
+    return _restore(match) if any(match.groups()) else b""
 
 
 CHALLENGE = CaseOps("challenge", CHALLENGE_OPERATORS, leading=False)

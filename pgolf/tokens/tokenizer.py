@@ -97,12 +97,15 @@ class Tokenizer(Pieces):
             found.append(tokens)
         return found
 
-    def decode(self, tokens: np.ndarray) -> bytes:
-        """The text of some tokens; of a whole document when they begin with its BOS."""
+    def decode(self, tokens: np.ndarray, drop_stray: bool = False) -> bytes:
+        """The text of some tokens; of a whole document when they begin with its BOS.
+
+        drop_stray: see `CaseOps.decode`; without it, ValueError is raised for case operators in a wrong place.
+        """
         text = b"".join([self.pieces[token] for token in tokens.tolist()])
         if self.dummy_prefix and len(tokens) and tokens[0] == self.bos_id:
             text = text.removeprefix(self.dummy_prefix)
-        return text if self.caseops is None else self.caseops.decode(text)
+        return text if self.caseops is None else self.caseops.decode(text, drop_stray)
 
     def decode_lines(self, tokens: np.ndarray) -> bytes:
         """The texts of many documents' tokens in one pass, each behind a line end where its BOS stands.

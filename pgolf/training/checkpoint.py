@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pgolf.errors import PgolfError, explain
+from pgolf.training.trainer import Trainer
 
 FILE_NAME = "checkpoint.safetensors"
 
@@ -31,6 +32,11 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     values: dict[str, Any]
     """The JSON beside them: where the run is, and what it was configured as."""
+
+    def restore(self, trainer: Trainer) -> float:
+        """Put a trainer where the checkpoint was taken; returns the seconds on the clock. `Hooks.resume`."""
+        trainer.restore(self.tensors, self.values)
+        return float(self.values["elapsed"])
 
 
 def save(folder: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
@@ -67,6 +73,13 @@ class Writer:
         could not be written."""
         self.wait()
         self._writing = self._thread.submit(save, self._folder, tensors, {**self._constant, **values})
+
+    def take(self, trainer: Trainer, elapsed: float) -> None:
+        """Check that all ranks hold the same weights; begin to write a checkpoint on rank 0. `Hooks.save`."""
+        trainer.check_ranks()
+        if trainer.is_main:
+            tensors, values = trainer.snapshot()
+            self.save(tensors, values | {"elapsed": elapsed})
 
     def wait(self) -> None:
         """Wait until the last checkpoint is on the disk. Raises PgolfError when it could not be written."""

@@ -92,7 +92,7 @@ class Holdout:
             total = on_device.cpu()
         return float(total) / (rows * length)
 
-    def score(self, nats_per_token: float, table: ByteTable | None = None) -> dict[str, float]:
+    def holdout_metrics(self, nats_per_token: float, table: ByteTable | None = None) -> dict[str, float]:
         """A loss on the slice as metrics: nats per token and, with the table of bytes per piece, bits per byte, which
         alone is comparable between vocabularies. Empty for `nan`."""
         if math.isnan(nats_per_token):

@@ -2,17 +2,14 @@
 
 On a CPU a step's loss is known at once. On a GPU it is copied aside and looked at two steps later, which also keeps the
 host from running further ahead; the weights of the last steps are kept on the device meanwhile, so that the step in
-which it began can be gone over again.
+which it began can be repeated (`nonfinite_origin`).
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-
-from pgolf.model.gpt import GPT
+from torch import Tensor
 
 _DELAY = 2  # steps between launching one and looking at its loss, on a GPU
 
@@ -28,7 +25,7 @@ class NotFinite(Exception):
     """A step whose loss or gradient is not finite. `weights`: the flat weights it was computed with."""
 
     def __init__(self, iteration: int, weights: Tensor) -> None:
-        super().__init__(f"step {iteration}")
+        super().__init__(f"the loss is not finite at step {iteration}")
         self.iteration, self.weights = iteration, weights
 
 
@@ -73,46 +70,3 @@ class Watch:
         if not (abs(loss) < float("inf") and abs(grad_norm) < float("inf")):  # false for nan too
             raise NotFinite(iteration, weights)
         return StepResult(iteration, loss, grad_norm)
-
-
-def find_origin(model: GPT, passes: Iterable[tuple[Tensor, Tensor]]) -> str:
-    """Name the first tensor that is not finite: a weight, the output of a module, the loss, or a gradient.
-
-    passes: tokens and targets of the step, in the portions it was computed in. The model must not be compiled.
-    Gradients are overwritten.
-    """
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            return f"the weight {name}"
-    origins = (_origin_of_pass(model, tokens, targets) for tokens, targets in passes)
-    return next(filter(None, origins), "none in this process's share of the batch: it began in another's")
-
-
-def _origin_of_pass(model: GPT, tokens: Tensor, targets: Tensor) -> str | None:
-    first: list[str] = []
-
-    def look(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(module: nn.Module, inputs: object, output: object) -> None:
-            if not first and isinstance(output, Tensor) and not torch.isfinite(output).all():
-                first.append(name)
-
-        return hook
-
-    handles = [module.register_forward_hook(look(name)) for name, module in model.named_modules() if name]
-    try:
-        value = model.loss(tokens, targets)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if first:
-        return f"the output of {first[0]}"
-    if not torch.isfinite(value):
-        return "the loss, after finite outputs of all layers"
-    for parameter in model.parameters():
-        if parameter.grad is not None:
-            parameter.grad.zero_()
-    value.backward()
-    for name, parameter in reversed(list(model.named_parameters())):  # the backward pass comes from the end
-        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
-            return f"the gradient of {name}"
-    return None

@@ -21,7 +21,7 @@ from pgolf.quant import calibration_data, hessian, methods
 from pgolf.quant.hessian import Calibration
 from pgolf.runtime import Runtime
 from pgolf.training.holdout import Holdout
-from pgolf.training.select_checkpoint import Choice, select
+from pgolf.training.select_checkpoint import Choice, select_average
 from pgolf.training.trainer import Trainer
 
 
@@ -44,26 +44,6 @@ class Reserved:
     """Of the chosen weights; empty when there was no time, or too few train tokens."""
     tokens: int
     """Train tokens that the statistics are of."""
-
-
-def select_average(
-    trainer: Trainer,
-    holdout: Holdout,
-    config: Config,
-    runtime: Runtime,
-    reporter: Reporter,
-    time_for: Callable[[float], bool] | None = None,
-    expected: float = 0.0,
-) -> Choice:
-    """Select among the last weights, the averages of a run and their blends; see `select`. The trainer keeps the last
-    weights. Raises PgolfError when nothing is held out."""
-    last = trainer.weights()
-    averages = {name: functools.partial(trainer.weights, flat) for name, flat in trainer.averages.finished().items()}
-    _, seq_len = config.train.sizes_at(1.0)
-    model, shares = trainer.model, config.average.interpolate
-    choice = select(model, holdout, seq_len, runtime, last, averages, shares, reporter, time_for, expected)
-    model.load_state_dict(last)
-    return choice
 
 
 def rehearse(trainer: Trainer, holdout: Holdout, config: Config, runtime: Runtime) -> Expected:

@@ -3,6 +3,7 @@
 By the loss on the held-out slice of the train tokens, which training never saw.
 """
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pgolf.config import Config
 from pgolf.model.gpt import GPT
 from pgolf.progress import Reporter
 from pgolf.runtime import Runtime
 from pgolf.training.holdout import Holdout
+from pgolf.training.trainer import Trainer
 
 Weights = dict[str, Tensor]
 
@@ -84,3 +87,23 @@ def select(
             name, weights = average
             attempt(f"{share:g} {name} + {1 - share:g} last", blend(last, weights, share), name, share)
     return best
+
+
+def select_average(
+    trainer: Trainer,
+    holdout: Holdout,
+    config: Config,
+    runtime: Runtime,
+    reporter: Reporter,
+    time_for: Callable[[float], bool] | None = None,
+    expected: float = 0.0,
+) -> Choice:
+    """Select among the last weights, the averages of a run and their blends; see `select`. The trainer keeps the last
+    weights. Raises PgolfError when nothing is held out."""
+    last = trainer.weights()
+    averages = {name: functools.partial(trainer.weights, flat) for name, flat in trainer.averages.finished().items()}
+    _, seq_len = config.train.sizes_at(1.0)
+    model, shares = trainer.model, config.average.interpolate
+    choice = select(model, holdout, seq_len, runtime, last, averages, shares, reporter, time_for, expected)
+    model.load_state_dict(last)
+    return choice

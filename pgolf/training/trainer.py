@@ -1,6 +1,6 @@
 """One training run as an object: everything that changes from step to step, and the step."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,9 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pgolf.config import Config
-from pgolf.errors import PgolfError, RankError
-from pgolf.model.fast_paths import plain_model
-from pgolf.model.flops import training_flops_per_token
+from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
 from pgolf.optim.average import Averages
 from pgolf.optim.flat import FlatParameters, parameter_groups
@@ -19,7 +17,7 @@ from pgolf.optim.optimizer import Optimizer
 from pgolf.runtime import Runtime
 from pgolf.tokens.loader import Loader
 from pgolf.tokens.shards import TokenStream
-from pgolf.training.nonfinite import NotFinite, StepResult, Watch, find_origin
+from pgolf.training.nonfinite import NotFinite, StepResult, Watch
 
 
 class Trainer:
@@ -35,8 +33,10 @@ class Trainer:
         self.learning_rate = 0.0
         """Of the matrices, in the last step."""
         self.flops = 0.0
-        """Operations of all steps so far, as `model.flops` counts them."""
-        self._flops_per_token: dict[tuple[int, int], float] = {}  # by executed blocks and sequence length
+        """Operations of all steps so far, by `flops_per_token`."""
+        self.flops_per_token: Callable[[GPT, int], float] | None = None
+        """Counts the operations of a step of the model on a sequence length, per token; None: nothing is counted."""
+        self._known_flops: dict[tuple[int, int], float] = {}  # by executed blocks and sequence length
         self._watch = Watch(self.flat.data)
         self._batches: dict[int, tuple[Tensor, Tensor, float]] = {}  # of the steps whose loss is not known yet
         for fraction in config.train.breakpoints():
@@ -59,33 +59,28 @@ class Trainer:
     def step(self, fraction: float) -> list[StepResult]:
         """One optimizer step. Returns the losses that have become known, of this step or of earlier ones.
 
-        Raises PgolfError when one is not finite, naming the step and the tensor where it began.
+        Raises NotFinite when one is not finite.
         """
         batch_tokens, seq_len = self._config.train.sizes_at(fraction)
         tokens, targets = self._to_device(self._loader.batch(self.iteration, batch_tokens, seq_len, self.tokens))
         self._loader.prefetch(self.iteration + 1, batch_tokens, seq_len, self.tokens + batch_tokens)
         self._batches[self.iteration] = tokens, targets, fraction
         self._gradient(tokens, targets, fraction)
-        try:
-            known = self._watch.push(self.iteration, self.flat.loss, self.optimizer.clip())
-        except NotFinite as error:
-            raise RankError(self._explain(error)) from error
+        known = self._watch.push(self.iteration, self.flat.loss, self.optimizer.clip())
         self._update(fraction, batch_tokens)
         self.iteration += 1
         self.tokens += batch_tokens
-        kind = len(self.model.layer_order()), seq_len
-        if kind not in self._flops_per_token:
-            self._flops_per_token[kind] = training_flops_per_token(self.model, seq_len)
-        self.flops += batch_tokens * self._flops_per_token[kind]
+        if self.flops_per_token is not None:
+            kind = len(self.model.layer_order()), seq_len
+            if kind not in self._known_flops:
+                self._known_flops[kind] = self.flops_per_token(self.model, seq_len)
+            self.flops += batch_tokens * self._known_flops[kind]
         self._forget(known)
         return known
 
     def drain(self) -> list[StepResult]:
         """Wait until the losses of all steps are known. Raises as `step` does."""
-        try:
-            known = self._watch.drain()
-        except NotFinite as error:
-            raise RankError(self._explain(error)) from error
+        known = self._watch.drain()
         self._forget(known)
         return known
 
@@ -129,6 +124,10 @@ class Trainer:
         if self._runtime.world_size > 1:
             for tensor in self._tensors().values():
                 dist.broadcast(tensor, 0)
+
+    @property
+    def is_main(self) -> bool:
+        return self._runtime.is_main
 
     def check_ranks(self) -> None:
         """Raises PgolfError when the ranks do not hold the same weights."""
@@ -211,13 +210,9 @@ class Trainer:
         for result in known:
             del self._batches[result.iteration]
 
-    def _explain(self, error: NotFinite) -> str:
+    def go_over_again(self, error: NotFinite) -> list[tuple[Tensor, Tensor]]:
+        """Put the model back to the weights and settings of the step that failed; returns that step's passes."""
         tokens, targets, fraction = self._batches[error.iteration]
         self.flat.data.copy_(error.weights)
-        plain_model(self.model)  # inside compiled blocks no module can be looked at
         self.model.set_progress(fraction)
-        origin = find_origin(self.model, self._passes(tokens, targets))
-        return (
-            f"the loss is not finite at step {error.iteration}; it began in {origin}; the last checkpoint is kept: "
-            "lower optim.matrix_lr or set optim.grad_clip, and start over with --force"
-        )
+        return self._passes(tokens, targets)

@@ -9,10 +9,10 @@ from typing import Any
 from pgolf.codec import container, ledger
 from pgolf.codec.ledger import Ledger, Line
 from pgolf.errors import PgolfError
+from pgolf.saved import models
 from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
-from stages.views import models
 
 KINDS = kinds.MODELS
 

@@ -16,11 +16,11 @@ from pgolf.errors import PgolfError
 from pgolf.evaluate import compare as statistics
 from pgolf.evaluate.compare import LEVEL, Bootstrap, Documents, Reading, Sample
 from pgolf.progress import Reporter
+from pgolf.saved import tokens as token_stages
 from pgolf.store import kinds, runs, stage_directory
 from pgolf.store import manifest as manifests
 from pgolf.store.stage_directory import Stage
 from stages.views import evaluation
-from stages.views import tokens as token_stages
 
 KINDS = kinds.SCORED
 """Evaluations, the one that a run is judged by first."""

@@ -8,17 +8,19 @@ import itertools
 import lzma
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from pgolf.errors import PgolfError
+from pgolf.runtime import Runtime
+from pgolf.saved import front
+from pgolf.saved.tokens import open_split, tokenizer_of
 from pgolf.store.stage_directory import Stage
 from stages.run import Chain
 from stages.tokenize import original_documents
-from stages.views.tokens import open_split, tokenizer_of
 
 # xz looks back over 8 MiB at its default preset, so earlier training text could not help it.
 _PRIMING_BYTES = 8 << 20
@@ -41,6 +43,36 @@ def readings(chain: Chain) -> list[Reading]:
     rows.append(_scored("sliding", "this model, quantized (what is in the package)", chain.sliding_score))
     rows.append(_scored("ttt", "the same, learning from what it has already read", chain.ttt_score))
     return rows
+
+
+def verdict(readings: Sequence[Reading]) -> str:
+    """What the table says to somebody who sees it for the first time, and what to try next."""
+    found = {reading.key: reading.bits_per_byte for reading in readings}
+    model, best = min(found["sliding"], found["ttt"]), found["xz_primed"]
+    if model < best:
+        return f"The model needs {1 - model / best:.0%} less than xz that has read the same text."
+    return (
+        f"xz that has read the training text needs {1 - best / model:.0%} less than the model: the val text repeats "
+        "the train text, or the model has seen too little. Try more text, --set train.iterations=N, or --preset mini."
+    )
+
+
+def proof(stage: Stage) -> str:
+    """The proof in one sentence."""
+    found = stage.manifest.metrics
+    return (
+        f"Proof: {found['bytes_scored']:,} bytes of that text became {found['code_bytes']:,} by this model's "
+        "predictions, and a fresh process that has only the model got them back."
+    )
+
+
+def samples(chain: Chain, runtime: Runtime, tokens: int = 60) -> list[str]:
+    """Three beginnings of val documents, each continued by the packaged model, a line each."""
+    model = front.of_stage(chain.packaged, runtime)
+    beginnings = itertools.islice((text for text in _documents(chain.tokens, "val") if len(text.split()) > 3), 3)
+    prompts = [" ".join(text.decode("utf-8", "replace").split()[:3]) for text in beginnings]
+    written = [model.generate(prompt, tokens, seed=seed)[0] for seed, prompt in enumerate(prompts)]
+    return [" ".join(text.split()) for text in written]
 
 
 def compressors(tokens: Stage) -> list[Reading]:

@@ -14,9 +14,9 @@ import numpy as np
 import pgolf
 from pgolf import config as configs
 from pgolf.config import Config
+from pgolf.saved import tokens as token_stages
 from pgolf.store import kinds, runs
 from pgolf.store.stage_directory import Stage
-from stages.views import tokens as token_stages
 
 FILE = kinds.CLAIMS
 FORMAT = 1

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -17,15 +17,17 @@ from pgolf.errors import PgolfError
 from pgolf.evaluate.bpb import Score
 from pgolf.evaluate.evaluator import OnProgress, Trace
 from pgolf.evaluate.mixture import MixtureEvaluator
-from pgolf.model.fast_paths import Shape, choose_paths
+from pgolf.model.fast_paths import Shape, paths_by_rule
 from pgolf.model.gpt import GPT
+from pgolf.progress import Reporter
 from pgolf.runtime import Runtime
+from pgolf.saved import tokens as token_stages
+from pgolf.saved.models import load_model
 from pgolf.store import kinds
 from pgolf.store.manifest import Input
 from pgolf.store.stage_directory import Stage
 from stages.context import StageBuild, StageContext
-from stages.views import tokens as token_stages
-from stages.views.models import load_model, training_length
+from stages.views import repeat
 
 SCORES_FILE = kinds.SCORES
 
@@ -70,15 +72,15 @@ def load_text(source: Stage, documents: Documents) -> Text:
 
     Raises PgolfError when there is nothing in it to score.
     """
-    tokenized = source.ancestor("tokenize")
     if documents.sources:
         names = ", ".join(PurePath(item.name).name for item in documents.sources)
         texts = (text for item in documents.sources for text in data.documents(item, documents.text_field))
-        encoded = token_stages.encode_documents(tokenized, texts)
+        encoded = token_stages.encode_documents(source, texts)
         if encoded is None:
             raise PgolfError(f"no text in {names}")
         text = Text(*encoded, names)
     else:
+        tokenized = source.ancestor("tokenize")
         stream = token_stages.open_split(tokenized, "val")
         counts = np.asarray(token_stages.token_bytes(tokenized), dtype=np.int64)
         lossless = bool(tokenized.manifest.details.get("lossless", True))
@@ -86,12 +88,6 @@ def load_text(source: Stage, documents: Documents) -> Text:
     if len(text.tokens) < 2:
         raise PgolfError(f"{text.source} holds {len(text.tokens)} tokens; a score needs at least 2")
     return text
-
-
-def resolve(settings: EvaluateConfig, source: Stage) -> EvaluateConfig:
-    """Fill in the training length where `seq_len` is 0."""
-    seq_len = settings.seq_len or training_length(source)
-    return replace(settings, seq_len=seq_len, stride=min(settings.stride, seq_len))
 
 
 @contextmanager
@@ -108,11 +104,11 @@ def progress(context: StageContext, title: str, targets: int) -> Iterator[OnProg
 
 
 def model_of(source: Stage, runtime: Runtime, settings: EvaluateConfig, learns: bool = False) -> GPT:
-    """The stage's model on the fastest paths that this machine has for its windows, or (`learns`) for one window at a
+    """The stage's model on this machine's kernels (`paths_by_rule`) for its windows, or (`learns`) for one window at a
     time forward and backward."""
     model = load_model(source, runtime)
     rows, threads = (1, runtime.threads) if learns else (settings.batch_windows, 1)
-    choose_paths(model, runtime, Shape(rows, settings.seq_len, learns, threads))
+    paths_by_rule(model, runtime, Shape(rows, settings.seq_len, learns, threads))
     return model
 
 
@@ -145,8 +141,18 @@ def mixture_row(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     return [("with the online mixture", f"{metrics['mixture_bits_per_byte']:.4f} ({gain:+.4f} gained)")]
 
 
-def report(context: StageContext, title: str, metrics: dict[str, Any], lossless: bool) -> None:
-    """The score as a table, and beside it what a reader must know about the tokenizer."""
+def line(scored: Stage) -> str:
+    """A score in one line."""
+    metrics = scored.manifest.metrics
+    return (
+        f"{scored.label} of {scored.manifest.inputs['model'].name}: {metrics['bits_per_byte']:.4f} bits per byte over "
+        f"{metrics['bytes_scored']:,} bytes, {metrics['seconds']:.1f} s"
+    )
+
+
+def report(reporter: Reporter, scored: Stage) -> None:
+    """The score as a table that ends with what repeats it, and beside it what a reader must know."""
+    metrics, details = scored.manifest.metrics, scored.manifest.details
     rows = [
         ("bits per byte", f"{metrics['bits_per_byte']:.4f}"),
         *mixture_row(metrics),
@@ -155,10 +161,14 @@ def report(context: StageContext, title: str, metrics: dict[str, Any], lossless:
         ("bytes scored", f"{metrics['bytes_scored']:,}"),
         ("seconds", f"{metrics['seconds']:.1f}"),
         ("tokens/s", f"{metrics['tokens_per_second']:,.0f}"),
+        *repeat.lines(scored),
     ]
-    context.reporter.table(title, ("measure", "value"), rows)
-    if not lossless:
-        context.reporter.message(
+    title = f"{scored.label} of {scored.manifest.inputs['model'].name}, {scored.path}"
+    reporter.table(title, ("measure", "value"), rows)
+    if details.get("out_of_time"):
+        reporter.message("learning ran out of time: the rest of the text was scored without it (ttt.seconds)")
+    if not details.get("lossless", True):
+        reporter.message(
             "the tokenizer is lossy: the scored tokens do not decode to the documents exactly, so this score is not "
             "comparable with one of a lossless tokenizer"
         )

@@ -16,8 +16,8 @@ def main(job_file: str) -> None:
     from pgolf import config as configs
     from pgolf import runtime as runtimes
     from pgolf.audit import evaluators
+    from pgolf.saved.models import load_model
     from pgolf.store.stage_directory import open_stage
-    from stages.views.models import load_model
 
     runtime = runtimes.choose(job["device"], job["threads"])
     config = configs.from_dict(job["config"])

@@ -8,8 +8,8 @@ from pgolf import runtime as runtimes
 from pgolf.compress import proof
 from pgolf.errors import PgolfError
 from pgolf.progress import Silent
+from pgolf.saved.models import load_model
 from pgolf.store.stage_directory import open_stage
-from stages.views.models import load_model
 
 
 def main() -> None:

@@ -29,9 +29,10 @@ def shown(monkeypatch):
     file = io.StringIO()
 
     def use(width=80):
-        monkeypatch.setattr(
-            screen, "console", Console(file=file, highlight=False, markup=False, emoji=False, width=width)
-        )
+        for name in ("console", "results"):
+            made = Console(file=file, highlight=False, markup=False, emoji=False, width=width)
+            monkeypatch.setattr(screen, name, made)
+        monkeypatch.setattr(sys, "stdout", file)
         return file.getvalue
 
     return use
@@ -44,6 +45,24 @@ def test_every_text_is_shown_as_it_is(shown):
     screen.Screen().table(odd, ("name", "bytes"), [(odd, "1")])
     screen.say_error(odd)
     assert printed().count(odd) == 4
+
+
+def test_results_go_to_stdout_and_words_about_the_work_to_stderr(capsys):
+    for as_json in (False, True):
+        told = screen.Screen(as_json)
+        told.message("working")
+        told.result("1.25 bits per byte")
+        told.table("scores", ("what", "where", "bytes"), [("a", "here", "1,000"), ("b", "there", "10")])
+        told.table("more", ("what",), [("detail",)], detail=True)
+        out, err = capsys.readouterr()
+        lines = (err if as_json else out).splitlines()
+        assert [line for line in lines if "1.25" in line] == ["1.25 bits per byte"]
+        # Words are aligned to the left, numbers to the right.
+        assert "│ a    │ here  │ 1,000 │" in lines
+        assert "│ b    │ there │    10 │" in lines
+        assert "working" in err
+        assert ("working" in out, bool(out)) == (False, not as_json)
+        assert "detail" not in out + err
 
 
 @given(st.text(), st.sampled_from("\x1b\x07\x00\x9b\r\u202e\ud800\x7f"))
@@ -67,7 +86,9 @@ def test_figures_are_never_broken(shown, width):
 def test_numbers_that_are_not_finite_are_refused_by_name(value, tmp_path):
     result = typed.pgolf("audit", "--limit-seconds", value, "--artifacts", tmp_path)
     assert result.exit_code == 2
-    assert result.stderr == f"pgolf: --limit-seconds is {value}; give a finite number\n"
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("pgolf: ")
+    assert f"'--limit-seconds': '{value}' is not a time; write it as 600 (seconds)" in line
 
 
 def failed(error, capsys, **options):
@@ -87,7 +108,7 @@ def failed(error, capsys, **options):
         (PgolfError("what\nwhere"), 2, "what where"),
         (CheckFailed("over"), 1, "over"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (OSError(28, "No space left on device", "a/b"), 2, "No space left on device (a/b)"),
+        (OSError(28, "No space left on device", "a/b"), 2, "a/b: No space left on device; free some space"),
         (MemoryError(), 2, "lower train.micro_tokens"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried"), 2, "lower train.micro_tokens"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 2, "lower train.micro"),

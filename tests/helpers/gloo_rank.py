@@ -21,7 +21,9 @@ from pgolf.progress import Reporter, Silent
 from pgolf.runtime import Runtime
 from pgolf.tokens.loader import Loader
 from pgolf.tokens.shards import TokenStream
+from pgolf.training import checkpoint as checkpoints
 from pgolf.training import fit as fits
+from pgolf.training import prepare as preparation
 from pgolf.training.fit import Fit, Hooks
 from pgolf.training.holdout import Holdout
 from pgolf.training.trainer import Trainer
@@ -49,17 +51,17 @@ def run(
     tokens = np.random.default_rng(0).integers(3, 64, length).astype(np.uint16)
     holdout = Holdout.of(TokenStream([tokens], "train"), settings)
     with Loader(holdout.training, settings.seed, runtime.world_rank, runtime.world_size) as loader:
-        return fits.fit(settings, loader, holdout, runtime, reporter or Silent(), hooks)
+        return fits.fit(settings, loader, holdout, runtime, reporter or Silent(), hooks or Hooks(preparation.prepare))
 
 
 def pretend_compiler(patch: Callable[[Any, str, Any], None]) -> None:
     """Let `prepare` find a compiler that costs nothing, changes nothing and halves every step's time."""
     times = (2.0**-count for count in range(1000))
-    patch(fits.native, "compiler", lambda: sys.executable)
-    patch(fits.fast_paths, "choose_paths", lambda *given: Choice())
-    patch(fits.fast_paths, "use_graph", lambda *given: None)
-    patch(fits.fast_paths, "known_compilation", lambda *given: Compilation(0.0, 2.0))
-    patch(fits, "_step_seconds", lambda *given: next(times))
+    patch(preparation.native, "compiler", lambda: sys.executable)
+    patch(preparation.fast_paths, "choose_paths", lambda *given: Choice())
+    patch(preparation.paths, "use_graph", lambda *given: None)
+    patch(preparation.fast_paths, "known_compilation", lambda *given: Compilation(0.0, 2.0))
+    patch(preparation, "_step_seconds", lambda *given: next(times))
 
 
 def hessians(made: Fit) -> dict[str, Any]:
@@ -109,7 +111,8 @@ def main(rank: int, folder: Path) -> None:
 
     Trainer.step = diverging  # type: ignore[method-assign]
     try:
-        run(dataclasses.replace(config(), seed=1), runtime)
+        save = checkpoints.Writer(folder / "checkpoint", {}).take
+        run(dataclasses.replace(config(), seed=1), runtime, Hooks(preparation.prepare, save=save))
         error = ""
     except PgolfError as raised:
         error = str(raised)

@@ -18,10 +18,10 @@ from pgolf.config import TokenizerConfig
 from pgolf.data.hub import RemoteFile
 from pgolf.errors import PgolfError
 from pgolf.progress import Silent
+from pgolf.saved import tokens as token_stages
 from pgolf.tokens import shards, tokenizer
 from stages.context import StageContext
 from stages.tokenize import tokenize
-from stages.views import tokens as token_stages
 
 REPO = "somebody/parameter-golf"
 

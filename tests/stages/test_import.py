@@ -14,12 +14,12 @@ from pgolf import interop
 from pgolf.data import decompress
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
+from pgolf.saved.models import load_model, load_weights
 from stages.eval_sliding import eval_sliding
 from stages.import_checkpoint import import_checkpoint
 from stages.package import package
 from stages.quantize import quantize
 from stages.views.evaluation import Documents
-from stages.views.models import load_model, load_weights
 
 SEED = {"vocab_size": 384, "dim": 16, "num_layers": 3, "num_heads": 2, "num_kv_heads": 1, "mlp_ratio": 2.0}
 BASELINE = {**SEED, "num_layers": 4, "skips": True, "skip_gates": False}

@@ -13,6 +13,8 @@ from pgolf import config as configs
 from pgolf import data, runtime
 from pgolf.errors import PgolfError
 from pgolf.progress import Silent
+from pgolf.saved import tokens as token_stages
+from pgolf.saved.models import load_model
 from pgolf.store import stage_directory
 from pgolf.tokens import shards
 from pgolf.tokens.tokenizer import Tokenizer
@@ -20,8 +22,6 @@ from stages.context import StageContext
 from stages.reports import summary
 from stages.tokenize import tokenize
 from stages.train import train
-from stages.views import tokens as token_stages
-from stages.views.models import load_model
 
 SENTENCE = "the cat sat on the mat and The dog ran to a house, 12 times. "
 ODD = ["", " a", "a  b\r\n\t", "ﬁ½ e\u0301 \U0001f468\u200d\U0001f469", "\u2581x \ue011The NASA", "中文", "\ud800"]
@@ -301,7 +301,7 @@ def test_documents_of_a_folder_are_named(context, tmp_path, train_file, val_file
     said = []
 
     class Told(Silent):
-        def message(self, text):
+        def message(self, text, detail=False):
             said.append(text)
 
     folder = tmp_path / "texts"

@@ -22,6 +22,7 @@ from pgolf.model.gpt import GPT
 from pgolf.progress import Silent
 from pgolf.quant import hessian
 from pgolf.runtime import Runtime
+from pgolf.saved.models import load_quantized
 from pgolf.store import stage_directory
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.shards import write_shards
@@ -30,7 +31,6 @@ from stages.context import StageContext
 from stages.ema_finalize import ema_finalize
 from stages.quantize import quantize
 from stages.train import train
-from stages.views.models import load_quantized
 
 SETTINGS = [
     "model.vocab_size=64",

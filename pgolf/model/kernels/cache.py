@@ -7,9 +7,26 @@ belongs to someone else or is open to others is not used. Every failure means th
 import contextlib
 import hashlib
 import os
+import platform
 import stat
 import tempfile
 from pathlib import Path
+
+import torch
+
+
+def key(facts: str, compiler: str | None) -> str:
+    """The key of what was compiled or measured: it depends on `facts` and on this machine's processor, instruction set,
+    compiler (by its path) and torch."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+        processor = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    except OSError:
+        processor = [platform.processor()]
+    built = "" if compiler is None else f"{Path(compiler).resolve()} {Path(compiler).stat().st_mtime_ns}"
+    level = torch.backends.cpu.get_cpu_capability()
+    machine = platform.machine(), *processor, level, built, torch.__version__
+    return hashlib.sha256(repr((facts, machine)).encode()).hexdigest()
 
 
 def find(folder: Path | None, key: str) -> Path | None:

@@ -6,8 +6,8 @@ NEON: 32 of 16; else 16 of 16). They need gcc or clang with OpenMP; without one 
 plain path runs. `fast_paths` checks and times each kernel against the plain path before it is used.
 """
 
+import contextlib
 import ctypes
-import hashlib
 import platform
 import shutil
 import subprocess
@@ -83,18 +83,6 @@ def instruction_set() -> str:
     return torch.backends.cpu.get_cpu_capability()
 
 
-def machine() -> tuple[str, ...]:
-    """What a compiled kernel or a measured time is valid for: processor, instruction set, compiler, torch."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-        processor = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
-    except OSError:
-        processor = [platform.processor()]
-    program = compiler()
-    built = "" if program is None else f"{Path(program).resolve()} {Path(program).stat().st_mtime_ns}"
-    return (platform.machine(), *processor, instruction_set(), built, torch.__version__)
-
-
 def library(source: str, defines: tuple[str, ...] = (), folder: Path | None = None) -> ctypes.CDLL:
     """Load C source compiled for this machine, from the cache `folder` where it is there already.
 
@@ -113,13 +101,10 @@ def _load(key: tuple[str, ...], folder: Path | None) -> ctypes.CDLL:
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     level = _LEVELS.get(instruction_set(), ("-march=native",)) if x86 else ("-mcpu=native",)
     flags = [*level, *_FLAGS, *(f"-D{define}" for define in key[1:])]
-    name = hashlib.sha256(repr((key, flags, machine())).encode()).hexdigest()
-    kept = cache.find(folder, name)
-    if kept is not None:
-        try:
+    facts = repr((key, flags))
+    if folder is not None and (kept := cache.find(folder, cache.key(facts, program))) is not None:
+        with contextlib.suppress(OSError):  # compiled for another system library: compile again
             return ctypes.CDLL(str(kept))
-        except OSError:  # compiled for another system library: compile again
-            pass
     with tempfile.TemporaryDirectory(prefix="pgolf-", ignore_cleanup_errors=True) as scratch:
         built = Path(scratch) / "kernel.so"
         command = [program, *flags, "-o", str(built), "-lm"]
@@ -134,7 +119,8 @@ def _load(key: tuple[str, ...], folder: Path | None) -> ctypes.CDLL:
             loaded = ctypes.CDLL(str(built))  # stays loaded after the file is deleted
         except OSError as error:
             raise Unavailable(f"the compiled kernel does not load: {error}") from error
-        cache.keep(folder, name, built.read_bytes())
+        if folder is not None:
+            cache.keep(folder, cache.key(facts, program), built.read_bytes())
         return loaded
 
 

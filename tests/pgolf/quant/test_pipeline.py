@@ -97,7 +97,7 @@ def test_a_new_method_is_a_function_and_a_row(
     found = pipeline.quantize(model, config, stream, 32, RUNTIME, Silent())
     assert torch.allclose(found.model.state_dict()[MATRIX], model.state_dict()[MATRIX] / 2, atol=0.01)
     assert int(np.abs(found.model.matrices["tok_emb.weight"].symbols).max()) == 255  # nine bits
-    assert found.calibration_tokens == 512
+    assert found.source.calibration_tokens == 512
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import gloo_rank
 import pytest
@@ -11,12 +12,14 @@ from torch._dynamo.testing import CompileCounter
 from pgolf import config as configs
 from pgolf import runtime as runtimes
 from pgolf.errors import PgolfError
-from pgolf.model import fast_paths
+from pgolf.model import paths
 from pgolf.model.gpt import GPT
 from pgolf.progress import Silent
 from pgolf.runtime import Runtime
 from pgolf.tokens.loader import Loader
-from pgolf.training.fit import Hooks, prepare
+from pgolf.training.display import Display
+from pgolf.training.fit import At, Hooks
+from pgolf.training.prepare import naming_memory, prepare
 from pgolf.training.trainer import Trainer
 
 ALONE = Runtime(torch.device("cpu"), torch.float32, 0, 1, 1, compile=False)
@@ -28,7 +31,7 @@ class Told(Silent):
     def __init__(self) -> None:
         self.messages: list[str] = []
 
-    def message(self, text: str) -> None:
+    def message(self, text: str, detail: bool = False) -> None:
         self.messages.append(text)
 
 
@@ -98,14 +101,14 @@ def test_looping_and_later_steps_add_no_graph(monkeypatch: pytest.MonkeyPatch) -
     counter = CompileCounter()
     compile_plainly = torch.compile
     monkeypatch.setattr(
-        fast_paths.torch, "compile", lambda function, dynamic=None: compile_plainly(function, backend=counter)
+        paths.torch, "compile", lambda function, dynamic=None: compile_plainly(function, backend=counter)
     )
     small = ["model.num_layers=6", "model.parallel_from=4", "model.loop_first=2", "model.loop_last=3"]
     small += ["model.vocab_size=64", "model.dim=32", "model.num_heads=2", "model.num_kv_heads=1", "model.rope_dims=8"]
     sizes = ["train.batch_tokens=64", "train.seq_len=32", "train.micro_tokens=0", "train.seconds=0"]
     config = configs.load("record", None, [*small, *sizes])
     model = GPT(config.model).train()
-    fast_paths.use_graph(model, ALONE)
+    paths.use_graph(model, ALONE)
     counts = []
     with Loader(numbers(), 0) as loader:
         trainer = Trainer(model, loader, config, ALONE)
@@ -121,8 +124,11 @@ def test_out_of_memory_names_the_setting_to_lower(monkeypatch: pytest.MonkeyPatc
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 has ...")
 
     monkeypatch.setattr(GPT, "loss", full)
-    with pytest.raises(
-        PgolfError, match=r"out of memory on cpu in a pass of 128 tokens; lower train\.micro_tokens.* 64"
+    with (
+        pytest.raises(
+            PgolfError, match=r"out of memory on cpu in a pass of 128 tokens; lower train\.micro_tokens.* 64"
+        ),
+        naming_memory(gloo_rank.config(), ALONE),
     ):
         gloo_rank.run(gloo_rank.config(), ALONE)
 
@@ -159,7 +165,8 @@ def test_a_gpu_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_says_where_it_runs_and_how_often_it_sees_the_text() -> None:
     told = Told()
     config = configs.load(None, None, [*gloo_rank.SETTINGS, "train.iterations=60"])
-    gloo_rank.run(config, ALONE, reporter=told)
+    display = Display(config.train, 3800, told, At(0.0, 0, 0.0))
+    gloo_rank.run(config, ALONE, Hooks(stop=display.around(nullcontext(lambda: False)), known=display.add), told)
     assert told.messages[0].endswith("on cpu (1 thread, float32)")
     # 60 steps of 128 tokens over 3,800: two passes.
     assert any("2 passes over the 3,800 train tokens" in text for text in told.messages)

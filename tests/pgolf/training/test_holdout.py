@@ -61,5 +61,5 @@ def test_the_loss_is_the_mean_over_disjoint_windows() -> None:
         parts = [model.logits(model.hidden(row[None, at : at + 32]))[0] for at in (0, 32)]
     z = torch.cat(parts)  # (64, 16); the last 10 targets fill no window
     assert found == pytest.approx(float(torch.nn.functional.cross_entropy(z, row[1:65])), abs=1e-6)
-    assert holdout.score(found) == {"holdout_nats_per_token": found}
-    assert holdout.score(math.nan) == {}
+    assert holdout.holdout_metrics(found) == {"holdout_nats_per_token": found}
+    assert holdout.holdout_metrics(math.nan) == {}

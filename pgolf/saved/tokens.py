@@ -10,6 +10,7 @@ from pgolf import data
 from pgolf.config import Config
 from pgolf.data import Source
 from pgolf.errors import PgolfError
+from pgolf.store import kinds
 from pgolf.store.manifest import Input
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.byte_counts import ByteTable
@@ -17,10 +18,9 @@ from pgolf.tokens.encode import encode_documents as encode_all
 from pgolf.tokens.shards import TokenStream
 from pgolf.tokens.tokenizer import Tokenizer
 from pgolf.training.holdout import Holdout
-from stages.views.token_files import TOKENIZER, TRAIN, VAL, VAL_BYTES
 
-_PREFIX = {"train": f"{TRAIN}_", "val": f"{VAL}_"}
-_VAL_BYTES = f"{VAL_BYTES}_"
+_PREFIX = {"train": f"{kinds.TRAIN_SHARDS}_", "val": f"{kinds.VAL_SHARDS}_"}
+_VAL_BYTES = f"{kinds.VAL_BYTES}_"
 
 
 def open_split(stage: Stage, split: str) -> TokenStream:
@@ -52,8 +52,9 @@ def token_bytes(stage: Stage) -> np.ndarray:
 
 
 def tokenizer_of(stage: Stage) -> Tokenizer:
-    """The tokenizer of a tokenize stage."""
-    return Tokenizer.open(stage.file(TOKENIZER))
+    """The tokenizer of a stage: its own file, or that of the tokenize stage it comes from."""
+    holder = stage if kinds.TOKENIZER in stage.manifest.outputs else stage.ancestor("tokenize")
+    return Tokenizer.open(holder.file(kinds.TOKENIZER))
 
 
 def with_bos(config: Config, stage: Stage) -> Config:

@@ -1,20 +1,19 @@
 """The model of any stage that holds one, ready to run."""
 
-import dataclasses
+from dataclasses import replace
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pgolf import config as configs
-from pgolf.config import Config, ModelConfig
+from pgolf.config import Config, EvaluateConfig, ModelConfig
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
 from pgolf.quantized.tensors import QuantizedModel
 from pgolf.runtime import Runtime
 from pgolf.store import kinds
 from pgolf.store.stage_directory import Stage
-from stages.context import StageContext
 
 FLOAT_KINDS = kinds.FLOATS
 """Kinds of stage that hold float weights, the finished one first."""
@@ -23,26 +22,35 @@ WEIGHTS, QUANTIZED, PACKED = kinds.WEIGHTS, kinds.QUANTIZED, kinds.PACKED
 
 def model_config(stage: Stage) -> ModelConfig:
     """The configuration of the model in a stage, as its manifest has it."""
-    return _config(stage).model
+    return recorded_config(stage).model
 
 
-def _config(stage: Stage) -> Config:
-    values = {key: value for key, value in stage.manifest.config.items() if key != "options"}
-    return configs.recorded(values)
+def recorded_config(stage: Stage) -> Config:
+    """The configuration that a stage was made with."""
+    return configs.recorded(stage.manifest.config)
 
 
 def training_length(stage: Stage) -> int:
-    """Tokens of a training sequence of the model in a stage: its `train` stage has it, or what it was imported as.
+    """Tokens of a training sequence of the model in a stage: its `train` stage has it, or what it was imported as, or
+    the package's own settings where the package stands alone.
 
-    Raises PgolfError when neither is in the lineage.
+    Raises PgolfError when none is in the lineage.
     """
     try:
         trained = stage.ancestor("train")
     except PgolfError:
+        if stage.manifest.stage == "package":
+            return recorded_config(stage).train.seq_len
         trained = stage.ancestor("ema-finalize")
         if "imported_from" not in trained.manifest.details:
             raise
     return int(trained.manifest.config["train"]["seq_len"])
+
+
+def evaluate_settings(settings: EvaluateConfig, stage: Stage) -> EvaluateConfig:
+    """The settings with the training length of the stage's model where `seq_len` is 0."""
+    seq_len = settings.seq_len or training_length(stage)
+    return replace(settings, seq_len=seq_len, stride=min(settings.stride, seq_len))
 
 
 def held_out(stage: Stage) -> int:
@@ -51,16 +59,6 @@ def held_out(stage: Stage) -> int:
         return int(stage.ancestor("train").manifest.details["holdout_tokens"])
     except (PgolfError, KeyError):
         return 0
-
-
-def inherit_model(context: StageContext, stage: Stage) -> StageContext:
-    """The context with the configuration of model and optimizer taken from `stage` and its `train` stage, where that is
-    in reach: what is made from a model describes that model, whatever preset the command was given."""
-    try:
-        optim = _config(stage.ancestor("train")).optim
-    except PgolfError:
-        optim = context.config.optim
-    return context.replace(config=dataclasses.replace(context.config, model=model_config(stage), optim=optim))
 
 
 def load_quantized(stage: Stage) -> QuantizedModel:

@@ -1,7 +1,7 @@
-"""The program inside a packaged script: score the model beside it, train it again, or write the code out.
+"""The command line of the packaged script: score the model beside it, train a new one, or write the code out.
 
-It is all that `train_gpt.py` runs, so what it imports is what the script weighs. Settings are the run's own; what can
-be chosen is where the files are and how long to train.
+Every module that it can reach adds to the bytes of `train_gpt.py`. The settings are the run's; options choose files,
+the device and the length of training.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pgolf.config import Config, from_dict
+from pgolf.config import Config
 from pgolf.errors import PgolfError
 
 SETTINGS = "settings.json"
@@ -25,9 +25,7 @@ def main(sources: Mapping[str, str]) -> None:
     parser = argparse.ArgumentParser(description="A packaged language model: score it, train it again, read its code.")
     commands = parser.add_subparsers(dest="command", required=True)
     score = commands.add_parser("eval", help="bits per byte of a text")
-    score.add_argument(
-        "--val", type=Path, required=True, help="text: .jsonl (field text), .txt or a folder of val shards"
-    )
+    score.add_argument("--val", type=Path, required=True, help="folder of val shards, from pgolf tokenize")
     score.add_argument("--ttt", action="store_true", help="learn from the text once it is scored")
     score.add_argument("--model", type=Path, help="container to score")
     again = commands.add_parser("train", help="train, average and quantize again; under torchrun on every rank")
@@ -40,7 +38,7 @@ def main(sources: Mapping[str, str]) -> None:
         command.add_argument("--threads", type=int, default=0)
     commands.add_parser("source", help="write the code out").add_argument("folder", type=Path)
     given = parser.parse_args()
-    config = from_dict(json.loads(sources[SETTINGS])["config"])
+    config = Config.recorded(json.loads(sources[SETTINGS])["config"])
     try:
         if given.command == "source":
             write_out(sources, given.folder)
@@ -56,12 +54,12 @@ def _train(given: Any, config: Config) -> None:
     if given.out.exists():
         raise PgolfError(f"{given.out} exists; name another file with --out")
     from pgolf import runtime as runtimes  # torch takes seconds to import: errors in the arguments come before
-    from stages.again import train_again
+    from pgolf.program.retrain import retrain
 
     if given.iterations is not None:
         train = dataclasses.replace(config.train, iterations=given.iterations, seconds=0.0)
         config = dataclasses.replace(config, train=train)
-    train_again(given.data, given.out, config, runtimes.choose(given.device, given.threads))
+    retrain(given.data, given.out, config, runtimes.choose(given.device, given.threads))
 
 
 def _score(given: Any, config: Config) -> None:

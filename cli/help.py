@@ -1,0 +1,136 @@
+"""How commands read their arguments and show their help: plain text of at most a screen, own options first."""
+
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
+
+_UsageError: Any = typer.BadParameter.__base__  # click's class, wherever this version of typer has it
+_WIDTH = 78
+
+
+class Command(TyperCommand):
+    """A command whose help is its own options, the common ones in a few lines, and examples."""
+
+    common: ClassVar[frozenset[str]] = frozenset()
+    """Names of the options that all stage commands share."""
+    examples: Sequence[str] = ()
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return list(super().parse_args(ctx, self._spread(args)))
+        except _UsageError as error:
+            raise _told(error, ctx, as_json="--json" in args) from error
+
+    def _spread(self, args: list[str]) -> list[str]:
+        """Let an option whose metavar ends in `...` take several values: `--val A B` becomes `--val A --val B`.
+
+        click would read B as another argument: a val document would silently become a train document.
+        """
+        several = {
+            flag
+            for parameter in self.params
+            if isinstance(parameter, TyperOption) and parameter.multiple and str(parameter.metavar).endswith("...")
+            for flag in parameter.opts
+        }
+        spread: list[str] = []
+        option = ""
+        for index, word in enumerate(args):
+            if word == "--":
+                spread += args[index:]
+                break
+            if word.startswith("--"):
+                option = word if word in several else ""
+            elif option and spread[-1] != option:
+                spread.append(option)
+            spread.append(word)
+        return spread
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        pieces = super().collect_usage_pieces(ctx)
+        return [re.sub(r"\.\.\.(\W?)\.\.\.$", r"...\1", piece.strip("{}").replace("}...", "")) for piece in pieces]
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self.format_usage(ctx, formatter)
+        self.format_help_text(ctx, formatter)
+        own: list[tuple[str, str]] = []
+        common: list[tuple[str, str]] = []
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None and parameter.name != "help":
+                what, text = record
+                what = what if what.startswith("-") else str(parameter.metavar or what)  # an argument: no type
+                (common if parameter.name in self.common else own).append((re.sub(" <(.+)>", _kind, what), text))
+        if own:
+            with formatter.section("Options"):
+                formatter.write_dl(own)
+        if common:
+            with formatter.section("Common options (pgolf help common)"):
+                flags = "  ".join(flag.replace(" ", "\0") for flag, _ in common)
+                for line in textwrap.wrap(flags, _WIDTH - 4, break_on_hyphens=False):
+                    formatter.write(f"  {line}\n".replace("\0", " "))
+        if self.examples:
+            with formatter.section("Examples"):
+                for line in self.examples:
+                    formatter.write(f"  {line}\n")
+
+
+class Group(TyperGroup):
+    """The program: commands in panels, one line for a mistyped one."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        formatter.write("Usage: pgolf COMMAND [OPTIONS]\n")
+        self.format_help_text(ctx, formatter)
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for name, command in self.commands.items():
+            if not command.hidden:
+                summary = re.split(r"[.:;]\s| \(", " ".join((command.help or "").split()) + " ")[0].rstrip(".")
+                panels.setdefault(str(getattr(command, "rich_help_panel", "")), []).append((name, summary))
+        for panel, rows in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl(rows, col_max=14)
+        formatter.write("\npgolf COMMAND -h shows a command's options, pgolf config every setting.\n")
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return list(super().parse_args(ctx, args))
+        except _UsageError as error:
+            raise _told(error, ctx, as_json="--json" in args) from error
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except _UsageError as error:
+            raise _told(error, ctx, as_json="--json" in args) from error
+
+
+def _kind(found: re.Match[str]) -> str:
+    words = found[1]
+    return next((f" {shown}" for kind, shown in _KINDS.items() if kind in words), f" {words.upper()}")
+
+
+_KINDS = {"int": "N", "float": "X", "path": "PATH", "str": "NAME"}
+
+
+_SAYS = {
+    r"Input should be a valid integer.*": "it wants a whole number",
+    r"Input should be a valid number.*": "it wants a number",
+    r"Input should be greater than or equal to (\S+)": r"it must be at least \1",
+}
+
+
+def _told(error: Any, ctx: Any, as_json: bool) -> typer.Exit:
+    """Say a usage error in one line, on stderr and with --json to a program; the exit that follows."""
+    from cli.screen import plain, say_error, say_json
+
+    said = " ".join(plain(error.format_message()).split())
+    for theirs, ours in _SAYS.items():
+        said = re.sub(theirs, ours, said)
+    where = getattr(ctx, "info_name", None) if isinstance(getattr(ctx, "command", None), Command) else None
+    text = f"{said.rstrip('.')}; pgolf {f'{where} ' if where else ''}--help shows what there is"
+    if as_json:
+        say_json({"error": text, "exit_code": error.exit_code})
+    say_error(text)
+    return typer.Exit(error.exit_code)

@@ -1,0 +1,110 @@
+"""How the parts of a model can be computed, and the switches between these paths. `fast_paths` chooses by measuring.
+
+On a CPU: kernels in C for attention, softmax and matrix products, and bfloat16 products in training. On a GPU, and on
+a CPU with a compiler: torch.compile, one block at a time. All blocks are alike, so one compilation serves every layer
+and every number of loop passes.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pgolf.model.attention import Attention
+from pgolf.model.gpt import GPT
+from pgolf.model.kernels import attention, linear, loss, native
+from pgolf.model.layers import Linear
+from pgolf.model.loss import PLAIN, Arithmetic, bfloat16_outer, bfloat16_product, plain_softmax
+from pgolf.runtime import Runtime
+
+TOLERANCE = 1e-4  # of a kernel against plain torch, relative to the largest value; rounding stays below 1e-5
+IN_C = ("attention in C", "softmax in C", "layer products in C", "head products in C")
+GRAPHS = 64  # compiled variants that may exist: shapes of a sequence schedule times kinds of layer
+
+LOADERS: dict[str, Callable[[GPT, Path | None], object]] = {
+    "attention in C": lambda model, cache: attention.load(model.config.dim // model.config.num_heads, cache),
+    "softmax in C": lambda model, cache: loss.load(cache),
+    "layer products in C": lambda model, cache: linear.load(cache),
+    "head products in C": lambda model, cache: linear.load(cache),
+    "bfloat16 products": lambda model, cache: None,
+}
+"""How each fast path is loaded: given the model and the folder of compiled kernels. Raises native.Unavailable."""
+
+
+def use_paths(model: GPT, names: Iterable[str]) -> None:
+    """Switch exactly these paths on."""
+    plain_model(model)
+    chosen = set(names)
+    model.native = "attention in C" in chosen
+    bfloat16 = "bfloat16 products" in chosen
+    layers = "bfloat16" if bfloat16 else "C" if "layer products in C" in chosen else "torch"
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.native = model.native
+        elif isinstance(module, Linear):
+            module.products = layers
+    softmax = loss.softmax if "softmax in C" in chosen else plain_softmax
+    if bfloat16:
+        model.arithmetic = Arithmetic(softmax, bfloat16_product, bfloat16_outer)
+    elif "head products in C" in chosen:
+        model.arithmetic = Arithmetic(softmax, linear.product, linear.outer)
+    else:
+        model.arithmetic = PLAIN._replace(softmax=softmax)
+
+
+def plain_model(model: GPT) -> None:
+    """Every part in plain torch."""
+    model.native, model.compiled, model.compiled_lanes, model.arithmetic = False, [], None, PLAIN
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.native = False
+        elif isinstance(module, Linear):
+            module.products = "torch"
+
+
+def use_graph(model: GPT, runtime: Runtime) -> None:
+    """Send blocks (on a GPU also the softmax) through torch.compile in training; it compiles at the first step."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+    model.compiled = [torch.compile(block, dynamic=False) for block in model.blocks]
+    model.compiled_lanes = None if model.lanes is None else torch.compile(model.lanes.step, dynamic=False)
+    if runtime.device.type == "cuda":
+        model.arithmetic = PLAIN._replace(softmax=torch.compile(plain_softmax, dynamic=False))
+
+
+def without_graph(model: GPT) -> None:
+    """Undo `use_graph`."""
+    model.compiled, model.compiled_lanes = [], None
+    if model.arithmetic.softmax not in (plain_softmax, loss.softmax):
+        model.arithmetic = PLAIN
+
+
+def measured(model: GPT, work: Callable[[], Tensor]) -> list[str]:
+    """Switch on every kernel in C with which `work` takes less time and gives the same result; return their names.
+
+    work: a pass through the model at the run's own shape, of the same random tokens each time. One kernel after the
+    other is tried in the whole pass: less exact than `fast_paths.choose_paths`, in a few lines.
+    """
+
+    def timed(names: list[str]) -> tuple[Tensor, float]:
+        use_paths(model, names)
+        times, result = [], work()
+        for _ in range(2):
+            begun = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - begun)
+        return result, min(times)
+
+    used: list[str] = []
+    expected, fastest = timed(used)
+    for name in IN_C:
+        try:
+            LOADERS[name](model, None)
+        except native.Unavailable:
+            continue
+        result, seconds = timed([*used, name])
+        if seconds < fastest and torch.allclose(result, expected, rtol=TOLERANCE, atol=TOLERANCE):
+            used, fastest = [*used, name], seconds
+    use_paths(model, used)
+    return used
