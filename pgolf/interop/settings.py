@@ -150,8 +150,8 @@ def _check(weights: Mapping[str, Tensor], config: ModelConfig) -> None:
     if found != pairs:
         run = len(layer_order(config, max(config.loop_passes, config.eval_loop_passes)))
         raise PgolfError(
-            f"it has {found} skips, so its model runs {2 * found} or {2 * found + 1} blocks; {config.num_layers} layers "
-            f"with these settings run {run}: set model.loop_first, model.loop_last and model.loop_passes"
+            f"it has {found} skips, so its model runs {2 * found} or {2 * found + 1} blocks; its {config.num_layers} "
+            f"layers with these settings run {run}: set model.loop_first, model.loop_last and model.loop_passes"
         )
     for name, shape in expected.items():
         if tuple(weights[name].shape) != shape:

@@ -271,7 +271,7 @@ def test_parts_that_the_model_lacks_are_named(tmp_path, name, match):
 def test_what_does_not_fit_is_said_with_the_setting_to_change(tmp_path):
     weights = record_names(random_weights(model_config(**PARTS, **SETTINGS)))
     torch.save(weights, tmp_path / "a.pt")
-    with pytest.raises(PgolfError, match=r"has 3 skips, so its model runs 6 or 7 blocks; 5 layers .* run 5: set model"):
+    with pytest.raises(PgolfError, match=r"has 3 skips, so its model runs 6 or 7 blocks; its 5 layers .* run 5: set"):
         interop.read(tmp_path / "a.pt").fit(model_config())
     weights["parallel_post_lambdas"] = torch.randn(5, 2, 2)
     torch.save(weights, tmp_path / "b.pt")
