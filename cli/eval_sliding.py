@@ -60,4 +60,4 @@ def add_to(app: typer.Typer) -> None:
         if stages.runtime.is_main:
             evaluation.report(stages.reporter, scored)
             common.finish(scored)
-        stages.runtime.leave()
+        stages.runtime.shutdown()

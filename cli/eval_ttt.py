@@ -53,4 +53,4 @@ def add_to(app: typer.Typer) -> None:
         evaluation.report(stage_context.reporter, stage)
         if stage_context.runtime.is_main:
             common.finish(stage)
-        stage_context.runtime.leave()
+        stage_context.runtime.shutdown()

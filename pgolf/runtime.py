@@ -34,7 +34,7 @@ class Runtime:
     def is_main(self) -> bool:
         return self.world_rank == 0
 
-    def leave(self) -> None:
+    def shutdown(self) -> None:
         """Destroy the process group at the end of the program."""
         if self.world_size > 1 and dist.is_initialized():
             dist.destroy_process_group()

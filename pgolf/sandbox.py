@@ -126,27 +126,27 @@ def run(
             "PYTHONDONTWRITEBYTECODE": "1",
             "LC_ALL": "C.UTF-8",
         }
-        told, tell = os.pipe()
+        reader, writer = os.pipe()
         try:
             launcher = subprocess.Popen(
-                [executable, "-I", "-S", __file__, str(tell), json.dumps(spec)],
+                [executable, "-I", "-S", __file__, str(writer), json.dumps(spec)],
                 cwd=work,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
-                pass_fds=[tell],
+                pass_fds=[writer],
             )
         finally:
-            os.close(tell)
-        with launcher, os.fdopen(told, "rb") as answer:
+            os.close(writer)
+        with launcher, os.fdopen(reader, "rb") as answer:
             stdout, stderr, ended = _collect(launcher, limits)
-            said = json.loads(answer.read() or b"{}")
-    if "unavailable" in said:
-        raise Unavailable(str(said["unavailable"]))
+            reported = json.loads(answer.read() or b"{}")
+    if "unavailable" in reported:
+        raise Unavailable(str(reported["unavailable"]))
     text = (stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace"))
-    return Outcome(int(said.get("status", -signal.SIGKILL)), *text, ended or str(said.get("ended", "")), chosen)
+    return Outcome(int(reported.get("status", -signal.SIGKILL)), *text, ended or str(reported.get("ended", "")), chosen)
 
 
 def module(name: str, *arguments: str) -> list[str]:
@@ -507,7 +507,7 @@ def _supervise(child: int, limits: Limits, proc: bool) -> dict:
         pause = min(0.1, pause * 1.5)
 
 
-def _launch(tell: int, spec: dict) -> None:
+def _launch(writer: int, spec: dict) -> None:
     """Build the wall of the requested level around a child, execute the program in it, and report the outcome."""
     limits, level = Limits(**spec["limits"]), spec["level"]
     answer: dict = {}
@@ -524,7 +524,7 @@ def _launch(tell: int, spec: dict) -> None:
             _call("prctl", _PR_SET_DUMPABLE, 0)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             proc = _new_root(spec, limits.memory_bytes)
-        os.set_inheritable(tell, False)
+        os.set_inheritable(writer, False)
         failed, fail = os.pipe()
         child = os.fork()
         if child == 0:
@@ -553,7 +553,7 @@ def _launch(tell: int, spec: dict) -> None:
         answer = {"unavailable": reason} if reason else _supervise(child, limits, level == NAMESPACES and proc)
     except (OSError, AttributeError, ValueError) as error:
         answer = {"unavailable": str(error)}
-    os.write(tell, json.dumps(answer).encode())
+    os.write(writer, json.dumps(answer).encode())
     os._exit(0)
 
 

@@ -94,14 +94,14 @@ def _other_files(context: StageContext, script: PlannedScript) -> dict[str, int]
     except PgolfError as error:
         context.reporter.message(f"{error}; the byte target is the model's alone")
         return {}
-    told = " and ".join(f"{size:,} bytes for {name}" for name, size in files.items())
+    reserved = " and ".join(f"{size:,} bytes for {name}" for name, size in files.items())
     if target <= sum(files.values()):
         raise PgolfError(
-            f"--target-bytes {target:,} leaves nothing for the model: it counts {told}; ask for more, "
+            f"--target-bytes {target:,} leaves nothing for the model: it counts {reserved}; ask for more, "
             "or --set package.count_code=false"
         )
     if files:
-        context.reporter.message(f"{target - sum(files.values()):,} bytes of the target are the model's, {told}")
+        context.reporter.message(f"{target - sum(files.values()):,} bytes of the target are the model's, {reserved}")
     return files
 
 

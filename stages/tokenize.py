@@ -165,7 +165,7 @@ def tokenize(
             for item in sources.values():
                 if item.kind != "file":
                     context.reporter.message(item.describe())
-            _tell(context, build, used)
+            _report_tokenizer(context, build, used)
     return build.stage
 
 
@@ -272,7 +272,7 @@ def _describe(build: StageBuild, used: Tokenizer, counts: dict[str, Counts]) -> 
     build.details |= {split: count.describe() for split, count in counts.items()}
 
 
-def _tell(context: StageContext, build: StageBuild, used: Tokenizer) -> None:
+def _report_tokenizer(context: StageContext, build: StageBuild, used: Tokenizer) -> None:
     facts = build.details
     rows = [
         [

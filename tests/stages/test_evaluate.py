@@ -107,7 +107,7 @@ def score_as_rank(rank: int, context: StageContext, trained: Stage) -> None:
     runtime = dataclasses.replace(context.runtime, world_rank=rank, world_size=2)
     stage = eval_sliding(context.replace(runtime=runtime), trained)
     (context.run.parent / f"rank-{rank}").write_text(stage.manifest_sha256)
-    runtime.leave()
+    runtime.shutdown()
 
 
 def test_two_ranks_make_one_stage_with_the_score_of_one(context: StageContext, trained: Stage) -> None:
