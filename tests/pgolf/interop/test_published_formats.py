@@ -303,7 +303,7 @@ HOSTILE = {
     "integers that are floats": (lambda: _broken({f"{MATRIX}.q": torch.ones(64, 32)}, {}), "expected int8"),
     "scales for other rows": (lambda: _broken({f"{MATRIX}.scale": torch.ones(3)}, {}), "expected one, or one per row"),
     "an unknown form": (lambda: _broken({}, {MATRIX: "int6+new"}), "stored with 'new', which is not known"),
-    "a part that nothing names": (lambda: _broken({"zz": torch.ones(2)}, {}), "the storage format of zz is not recorded"),
+    "a part that nothing names": (lambda: _broken({"zz": torch.ones(2)}, {}), "format of zz is not recorded"),
     "a repair of another size": (
         lambda: _broken({f"tok_emb.weight.lq{p}": torch.ones(9, 9, dtype=torch.int8) for p in "AB"}
                         | {f"tok_emb.weight.lq{p}s": torch.ones(9) for p in "AB"}, {"tok_emb.weight": "int6+lqer"}),
