@@ -13,6 +13,7 @@ from pgolf.model import challenge_checkpoint
 from pgolf.model.gpt import GPT
 from pgolf.saved.tokens import with_bos
 from pgolf.store import kinds
+from pgolf.store.records import FinalizeDetails, FinalizeMetrics, TokenizeDetails
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.train import save_weights
@@ -35,7 +36,7 @@ def import_checkpoint(context: StageContext, file: Path, tokens: Stage | None = 
         expected = {name: tuple(tensor.shape) for name, tensor in GPT(model).state_dict().items()}
     _check({name: tuple(tensor.shape) for name, tensor in weights.items()}, expected, file)
     if tokens is not None:
-        pieces = tokens.manifest.details["vocab_size"]
+        pieces = tokens.manifest.details_as(TokenizeDetails)["vocab_size"]
         if pieces > model.vocab_size:
             raise PgolfError(
                 f"{file} was trained with {model.vocab_size} pieces, but the tokenizer of {tokens.path} has {pieces}"
@@ -47,8 +48,8 @@ def import_checkpoint(context: StageContext, file: Path, tokens: Stage | None = 
     with context.build("ema-finalize", inputs=inputs, sections=("model", "train")) as build:
         if build.existing is None:
             save_weights(build.writer.path(kinds.WEIGHTS), weights)
-            build.metrics |= {"parameters": sum(tensor.numel() for tensor in weights.values())}
-            build.details |= {"imported_from": file.name, "imported_format": kind}
+            build.metrics |= FinalizeMetrics(parameters=sum(tensor.numel() for tensor in weights.values()))
+            build.details |= FinalizeDetails(imported_from=file.name, imported_format=kind)
             context.reporter.message(
                 f"{file.name} ({kind}): {model.num_layers} layers of {model.dim}, {model.num_heads}/"
                 f"{model.num_kv_heads} heads, {build.metrics['parameters']:,} weights"
