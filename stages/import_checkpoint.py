@@ -12,6 +12,7 @@ from pgolf import interop
 from pgolf.errors import PgolfError
 from pgolf.saved.tokens import with_bos
 from pgolf.store import kinds
+from pgolf.store.records import FinalizeDetails, FinalizeMetrics, TokenizeDetails
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.train import save_weights
@@ -33,7 +34,7 @@ def import_checkpoint(
     file, given = checkpoint.path, set(given)
     model, weights = checkpoint.fit(context.config.model)
     if tokens is not None:
-        pieces = tokens.manifest.details["vocab_size"]
+        pieces = tokens.manifest.details_as(TokenizeDetails)["vocab_size"]
         if pieces > model.vocab_size:
             raise PgolfError(
                 f"{file} was trained with {model.vocab_size} pieces, but the tokenizer of {tokens.path} has {pieces}"
@@ -51,12 +52,12 @@ def import_checkpoint(
     with context.build("ema-finalize", inputs=inputs, sections=("model", "train")) as build:
         if build.existing is None:
             save_weights(build.writer.path(kinds.WEIGHTS), weights)
-            build.metrics |= {"parameters": sum(tensor.numel() for tensor in weights.values())}
-            build.details |= {
-                "imported_from": file.name,
-                "imported_format": checkpoint.kind,
-                "imported_assumed": assumed,
-            }
+            build.metrics |= FinalizeMetrics(parameters=sum(tensor.numel() for tensor in weights.values()))
+            build.details |= FinalizeDetails(
+                imported_from=file.name,
+                imported_format=checkpoint.kind,
+                imported_assumed=assumed,
+            )
             context.reporter.message(
                 f"{file.name} ({checkpoint.kind}): {model.num_layers} layers of {model.dim}, {model.num_heads}/"
                 f"{model.num_kv_heads} heads, {build.metrics['parameters']:,} weights"
