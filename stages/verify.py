@@ -133,7 +133,7 @@ def answer_of(checks: Sequence[Check]) -> str:
 def verify(folder: Path, options: Options, reporter: Reporter) -> list[Check]:
     """Check the package in `folder`, or the only package of the run in `folder`; ends with the first check that fails.
 
-    Raises PgolfError when there is no such folder, or no package in it.
+    Raises PgolfError when the folder does not exist or holds no package.
     """
     folder = _package_in(folder)
     done: list[Check] = []

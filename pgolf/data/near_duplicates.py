@@ -11,7 +11,7 @@ SHINGLE_WORDS = 8
 
 
 def unlike_others(documents: Sequence[bytes], words: int = SHINGLE_WORDS) -> list[bool]:
-    """For each document, whether no run of so many words in it stands in another document."""
+    """For each document, True if it shares no run of this many words with another document."""
     first: dict[int, int] = {}
     unlike = [True] * len(documents)
     for index, document in enumerate(documents):

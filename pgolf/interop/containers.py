@@ -155,7 +155,7 @@ def _torch_object(data: bytes, path: Path) -> Any:
         raise PgolfError(f"{path} holds compressed records, which torch does not write; save it with torch.save")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old pickles, on lines of their own
+            warnings.simplefilter("ignore")  # warnings about old pickles
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its unpickler raises, a class per kind of damage
         # torch's own text begins with advice to turn the check off.

@@ -95,8 +95,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, view: View, native: bool = False) ->
 def attend_banded(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     """As `attend`, every query seeing `window` keys at most, its own included.
 
-    Cut in blocks of `window` tokens, a block's queries meet the keys of their own and the block before: twice the
-    products that are needed, and no T x T matrix.
+    In blocks of `window` tokens, the queries of a block attend to the keys of the same and the previous block: twice
+    the products that are needed, and no T x T matrix.
     """
     batch, length, heads, head_dim = q.shape
     count = -(-length // window)
