@@ -1,4 +1,4 @@
-"""Documents that share no longer passage with another one: what a small corpus may be scored on.
+"""Near-duplicate detection: documents of a small corpus that share no long passage with another, for scoring.
 
 A corpus that quotes itself (documentation does) makes a score on held-out documents a score on remembered ones. Runs of
 words are shingles (Broder 1997), compared exactly, since the corpus is in memory.

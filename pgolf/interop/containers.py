@@ -55,7 +55,7 @@ def _is_safetensors(data: bytes) -> bool:
 
 
 def _unshuffled(data: bytes, path: Path) -> bytes:
-    """Bytes that were sorted by their position modulo a stride, in order again.
+    """Undo a byte shuffle: bytes sorted by their position modulo a stride, back in order.
 
     The stride takes one byte in records from 2026-04-01 (PR #1218) on and two in that of 2026-03-31.
     """

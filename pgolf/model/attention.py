@@ -62,7 +62,7 @@ class Attention(nn.Module):
 
 
 def offset_keys(k: Tensor, start: int, inside: Tensor) -> Tensor:
-    """Key dimensions from `start` on come from the token before, so one layer can match what followed a token.
+    """Shift key dimensions from `start` on by one token, so that one layer can find the token after a match.
 
     NanoGPT speedrun (partial key offset). k (B, T, H_kv, D), inside (B, T, 1) zero where a document starts.
     """

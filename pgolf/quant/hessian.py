@@ -265,7 +265,8 @@ def _hook(name: str, collector: _Collector) -> Callable[[nn.Module, tuple[Tensor
 
 
 def _add_lookup(collector: _Collector, name: str, rows: int, tokens: Tensor, gradient: Tensor | None) -> None:
-    """The table's side: tokens (N,), gradient (N, dim) of what was looked up. Row v sees it where v stands."""
+    """Statistics of the embedding table: tokens (N,), gradient (N, dim) by the looked-up rows; row v gets those of
+    token v."""
     columns = 0 if gradient is None else gradient.shape[1]
     sums = collector.of(f"{name}/table", columns, (rows,))
     sums.output += torch.bincount(tokens, minlength=rows).double().cpu()
