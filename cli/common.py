@@ -50,7 +50,7 @@ class Common:
         list[str],
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting, over everything else."),
     ] = ()  # type: ignore[assignment]
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")] = "auto"
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Device that computes.")] = "auto"
     threads: Annotated[int, typer.Option(help="CPU threads; 0: every core.")] = 0
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False
     verbose: Annotated[bool, typer.Option("--verbose", help="Show every table.")] = False
@@ -76,6 +76,7 @@ class Common:
         from pgolf import config as configs
         from pgolf import runtime
         from pgolf.errors import PgolfError
+        from pgolf.evaluate.ttt import methods as ttt
         from pgolf.progress import Silent
         from pgolf.quant import methods
         from stages.context import StageContext
@@ -89,6 +90,7 @@ class Common:
         complete = self.preset is not None or self.config is not None
         config = configs.load(self.preset, self.config, assignments) if complete else configs.Config()
         methods.of(config.quantize)
+        ttt.of(config.ttt)
         return StageContext(
             run=self.run_dir,
             config=config,
@@ -103,6 +105,7 @@ class Common:
 
     def prepare(self, kind: str, *extra: str) -> tuple["StageContext", "Stage"]:
         """The context and the input of a stage of `kind`, with the settings of its own lineage."""
+        from pgolf.evaluate.ttt import methods as ttt
         from pgolf.quant import methods
         from pgolf.store import kinds
 
@@ -112,6 +115,7 @@ class Common:
         context = context.adopt(context.own(kind), source)
         if self.set or extra:
             methods.of(context.config.quantize)
+            ttt.of(context.config.ttt)
         return context, source
 
     def _ask(self, question: str) -> bool:
@@ -214,7 +218,7 @@ def _refuse_not_finite(arguments: dict[str, Any]) -> None:
             raise PgolfError(f"--{name.replace('_', '-')} is {value}; give a finite number")
 
 
-_READER_GONE = 141  # what a shell shows for a program that a closed pipe ended
+_READER_GONE = 141  # a shell's exit code for a program that ended by SIGPIPE
 _OUT_OF_MEMORY = (
     "out of memory: lower train.micro_tokens or train.batch_tokens (training), evaluate.batch_windows (scoring), "
     "ttt.chunk_tokens (test-time training) or quantize.calibration_tokens (quantizing), or use --device cpu"
@@ -242,11 +246,11 @@ def _fail(text: str, code: int, as_json: bool, every_rank: bool = False) -> NoRe
     from cli.screen import say_error, say_json
     from pgolf.errors import PgolfError
 
-    # Under torchrun all processes meet the same foreseen error; one tells it.
+    # Under torchrun all processes raise the same expected error; rank 0 reports it.
     if every_rank or os.environ.get("RANK", "0") == "0":
         text = " ".join(text.splitlines())
         if as_json:
-            with suppress(PgolfError, OSError):  # stdout may be what failed
+            with suppress(PgolfError, OSError):  # stdout itself may have failed
                 say_json({"error": text, "exit_code": code})
         say_error(text)
     raise typer.Exit(code)

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from cli.common import Common, command
+from cli.launch import Nproc, launched
 
 Documents = Annotated[
     list[str],
@@ -27,7 +28,7 @@ Mixture = Annotated[
 
 
 def assignments(context: str | None, reset: bool, mixture: bool) -> list[str]:
-    """The settings that these options stand for."""
+    """The settings of these options."""
     found = [] if context is None else [f"evaluate.context={context}"]
     found += ["evaluate.reset_at_documents=true"] if reset else []
     return found + (["evaluate.mixture=true"] if mixture else [])
@@ -42,8 +43,11 @@ def add_to(app: typer.Typer) -> None:
         context: Context = None,
         reset: Reset = False,
         mixture: Mixture = False,
+        nproc: Nproc = 1,
     ) -> None:
         """Score a model in bits per byte with sliding windows; every token but the first exactly once."""
+        if launched(nproc):
+            return
         from stages.eval_sliding import eval_sliding as run
         from stages.views import evaluation
 
@@ -56,4 +60,4 @@ def add_to(app: typer.Typer) -> None:
         if stages.runtime.is_main:
             evaluation.report(stages.reporter, scored)
             common.finish(scored)
-        stages.runtime.leave()
+        stages.runtime.shutdown()

@@ -1,7 +1,7 @@
 """The optimizer of test-time training: chosen weights, and a pull back to where they began.
 
-Adam without momentum is what dynamic evaluation wants (arXiv 1709.07432: RMS-normalized gradients with a decay to the
-trained weights): a direction that was right sixty-four tokens ago is another document's.
+Adam without momentum, as in dynamic evaluation (arXiv 1709.07432: RMS-normalized gradients with a decay to the trained
+weights): momentum would carry gradients over from a previous document.
 """
 
 import math
@@ -36,11 +36,18 @@ class Learner:
 
     def step(self, loss: Tensor, done: float) -> None:
         """One step down the gradient of a loss; done: share of the stream that is scored, for the schedule."""
+        self.backward(loss)
+        self.follow(done)
+
+    def backward(self, loss: Tensor) -> None:
+        self._optimizer.zero_grad()
+        loss.backward()
+
+    def follow(self, done: float) -> None:
+        """Step along the gradients that the weights hold."""
         factor = 1.0 if self._settings.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * done))
         for group in self._optimizer.param_groups:
             group["lr"] = self._settings.lr * factor
-        self._optimizer.zero_grad()
-        loss.backward()
         if self._settings.optimizer == "sgd":
             torch.nn.utils.clip_grad_norm_(self.parameters, SGD_CLIP)
         self._optimizer.step()
