@@ -56,8 +56,9 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
             warnings.simplefilter("ignore")  # of old pickles, on lines of their own
             found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its unpickler raises, a class per kind of damage
-        reason = " ".join(str(error).split())[:160]
-        raise PgolfError(f"{path} is no checkpoint of tensors alone, or is damaged ({reason})") from error
+        raise PgolfError(
+            f"{path} is no checkpoint of tensors alone, or is damaged: torch.save or safetensors write a state dict"
+        ) from error
     if isinstance(found, dict) and found.get("__quant_format__") == INT8_FORMAT:
         return _floats(_dequantize(found, path), path), INT8_FORMAT
     if isinstance(found, dict) and "__quant_format__" in found:

@@ -33,7 +33,7 @@ from pgolf.store import kinds, lineage, runs
 from pgolf.store.stage_directory import Stage
 from stages.audit import REPORT as AUDIT_FILE
 from stages.context import StageContext
-from stages.views import evaluation
+from stages.views import evaluation, repeat
 
 FILE = kinds.PAGE
 _STRETCHES = 60  # of the stream, over which the gain is averaged
@@ -44,7 +44,7 @@ def html_report(context: StageContext) -> Stage:
     """Write the `report` stage of the run. Raises PgolfError when the run holds no finished stage."""
     stages = [stage for stage in runs.stages_of(context.run) if stage.manifest.stage not in _NOT_SHOWN]
     if not stages:
-        raise PgolfError(f"{context.run} holds no finished stage to report on; pgolf run makes them")
+        raise PgolfError(f"{runs.missing(context.run)}; pgolf run makes a run")
     with context.build("report", inputs={stage.label: stage for stage in stages}, sections=()) as build:
         if build.existing is None:
             build.writer.path(FILE).write_text(render(context.run.name, stages), "utf-8")
@@ -220,6 +220,8 @@ def _gain(stages: Sequence[Stage]) -> list[Markup]:
         return []
     if plain.manifest.inputs["model"].sha256 != learned.manifest.inputs["model"].sha256:
         return []
+    if not all((stage.path / evaluation.SCORES_FILE).exists() for stage in (plain, learned)):
+        return []  # of a lineage file
     first, second = (load_file(stage.file(evaluation.SCORES_FILE)) for stage in (plain, learned))
     if len(first["nll"]) != len(second["nll"]):
         return []
@@ -316,7 +318,9 @@ def _lineage(stages: Sequence[Stage]) -> Markup:
 
 def _machine(stages: Sequence[Stage]) -> Markup:
     newest = stages[-1].manifest
-    rows: list[Sequence[Cell]] = [(key.replace("_", " "), str(value)) for key, value in newest.environment.items()]
+    rows: list[Sequence[Cell]] = [
+        (key.replace("_", " "), str(value)) for key, value in newest.environment.items() if key != "packages"
+    ]
     config = json.dumps(newest.config, indent=1, ensure_ascii=False)
     commands = "\n".join(dict.fromkeys(" ".join(stage.manifest.command) for stage in stages))
     return section(
@@ -324,7 +328,13 @@ def _machine(stages: Sequence[Stage]) -> Markup:
         table(("machine", ""), rows, words=True),
         folded("command lines", commands),
         folded(f"configuration of {stages[-1].label}", config),
+        *(table((f"to repeat {stage.label}", ""), repeat.lines(stage), words=True) for stage in _repeated(stages)),
     )
+
+
+def _repeated(stages: Sequence[Stage]) -> list[Stage]:
+    """The score that the page leads with, if there is one."""
+    return [stage for stage in (_main(stages, "eval-ttt") or _main(stages, "eval-sliding"),) if stage is not None]
 
 
 def _duration(seconds: float) -> str:
