@@ -29,9 +29,7 @@ def add_to(app: typer.Typer) -> None:
             bool,
             typer.Option("--score", help="Score the model with sliding windows; several targets are also drawn."),
         ] = False,
-        coder: Annotated[
-            str | None, typer.Option(help="How the model is coded: range, brotli, zlib or lzma; package.coder for it.")
-        ] = None,
+        coder: Annotated[str | None, typer.Option(help="How the model is coded: range, brotli, zlib or lzma;.")] = None,
         calibration: Annotated[
             Path | None,
             typer.Option(help="Tokenize stage, folder of shards or shard to calibrate on, when the lineage has none."),

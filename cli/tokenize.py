@@ -37,7 +37,8 @@ def add_to(app: typer.Typer) -> None:
             ),
         ] = None,
         variant: Annotated[
-            str | None, typer.Option(help="Which of --hub's shards: sp1024, sp4096, ... None: its only one, or sp1024.")
+            str | None,
+            typer.Option(help="Which of --hub's shards: sp1024, sp4096, ...; default: its only one, else sp1024."),
         ] = None,
         train_shards: Annotated[
             int, typer.Option(help="How many train shards --hub fetches; every val shard comes.")
