@@ -34,7 +34,7 @@ def assignments(context: str | None, reset: bool, mixture: bool) -> list[str]:
 
 
 def add_to(app: typer.Typer) -> None:
-    @command(app, "eval-sliding")
+    @command(app, "eval-sliding", examples=("pgolf eval-sliding --name again",))
     def eval_sliding(
         common: Common,
         documents: Documents = (),  # type: ignore[assignment]

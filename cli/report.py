@@ -9,7 +9,7 @@ from cli.common import Common, command
 
 
 def add_to(app: typer.Typer) -> None:
-    @command(app, "report")
+    @command(app, "report", examples=("pgolf report",))
     def report(
         common: Common,
         run_name: Annotated[

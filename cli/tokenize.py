@@ -9,7 +9,7 @@ from cli.common import Common, command
 
 
 def add_to(app: typer.Typer) -> None:
-    @command(app, "tokenize")
+    @command(app, "tokenize", examples=("pgolf tokenize train.jsonl --val val.jsonl",))
     def tokenize(
         common: Common,
         train: Annotated[
@@ -38,7 +38,7 @@ def add_to(app: typer.Typer) -> None:
         ] = None,
         variant: Annotated[
             str | None,
-            typer.Option(help="Which of --hub's shards: sp1024, sp4096, ...; default: its only one, else sp1024."),
+            typer.Option(help="Which of --hub's shards: sp1024, ...; default: its only one, or sp1024."),
         ] = None,
         train_shards: Annotated[
             int, typer.Option(help="How many train shards --hub fetches; every val shard comes.")

@@ -107,10 +107,8 @@ def test_commands_run_in_order(folder, monkeypatch):
     # The examples of every command's help, in the order of the commands.
     for command in typer.main.get_command(app).commands.values():
         for example in getattr(command, "examples", ()):
-            words = shlex.split(example)[1:]
-            result = CliRunner().invoke(
-                app, [*words, *(["--threads", "1"] if typed.takes(words[0], "threads") else [])]
-            )
+            small = typed.assignments(*SMALL) if example.split()[1] in ("run", "train") else []
+            result = typed.pgolf(*shlex.split(example)[1:], *small)
             assert result.exit_code == 0, f"{example}\n{result.output}"
     assert not (run / "train@short").exists()
 
