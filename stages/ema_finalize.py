@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pgolf.errors import PgolfError
-from pgolf.model.fast_paths import Shape, choose_paths
+from pgolf.model.fast_paths import Shape, paths_by_rule
 from pgolf.model.gpt import GPT
 from pgolf.saved.tokens import holdout_of
 from pgolf.store import kinds
@@ -57,7 +57,7 @@ def _choose(context: StageContext, build: StageBuild, trained: Stage) -> None:
         with torch.random.fork_rng(devices=[]):
             model = GPT(config.model)
         model.compute_dtype = runtime.dtype
-        choose_paths(model.to(runtime.device), runtime, Shape(8, details["seq_len"], False, runtime.threads))
+        paths_by_rule(model.to(runtime.device), runtime, Shape(8, details["seq_len"], False, runtime.threads))
         shares = config.average.interpolate
         choice = select(model, holdout, details["seq_len"], runtime, last, averages, shares, context.reporter)
         losses, best, weights = choice.losses, choice.name, choice.weights

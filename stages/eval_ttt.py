@@ -5,8 +5,8 @@ import time
 from typing import Any
 
 from pgolf.config import EvaluateConfig, TttConfig
-from pgolf.errors import PgolfError
 from pgolf.evaluate.ttt.methods import TttEvaluator
+from pgolf.evaluate.ttt.time_cap import Estimate
 from pgolf.evaluate.ttt.tune import trials_at_most, tune
 from pgolf.model.gpt import GPT
 from pgolf.saved import tokens as token_stages
@@ -26,8 +26,6 @@ def eval_ttt(context: StageContext, source: Stage, documents: Documents = VAL, t
 
     Raises PgolfError for settings or documents that cannot be scored, CheckFailed when the coverage is not exact.
     """
-    if context.runtime.world_size > 1:
-        raise PgolfError("eval-ttt learns along one stream and runs in one process; start it without torchrun")
     inputs = documents.inputs(source)
     with context.build("eval-ttt", inputs, SECTIONS, {"tune": tuned, **documents.options}) as build:
         if build.existing is None:
@@ -38,9 +36,14 @@ def eval_ttt(context: StageContext, source: Stage, documents: Documents = VAL, t
             trials: list[dict[str, Any]] = []
             if tuned:
                 ttt, trials = _tune(context, source, model, settings)
+
+            def on_estimate(estimate: Estimate) -> None:
+                build.details["estimate_seconds"] = {"scoring": estimate.scoring, "learning": estimate.learning}
+                context.reporter.message(f"eval-ttt ({ttt.method}): {estimate.line(ttt.seconds)}")
+
             clock = time.monotonic()
             with evaluation.progress(context, "eval-ttt", len(text.tokens) - 1) as on_progress:
-                evaluator = TttEvaluator(model, settings, ttt, context.runtime, on_progress)
+                evaluator = TttEvaluator(model, settings, ttt, context.runtime, on_progress, on_estimate)
                 trace = evaluator.score(text.tokens)
             evaluation.write_scores(build, context, model, text, trace, time.monotonic() - clock)
             build.details |= {"seq_len": settings.seq_len, "stride": settings.stride, "method": ttt.method}

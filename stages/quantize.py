@@ -8,7 +8,7 @@ import numpy as np
 
 from pgolf.codec import container
 from pgolf.errors import PgolfError
-from pgolf.model.fast_paths import Shape, choose_paths
+from pgolf.model.fast_paths import Shape, paths_by_rule
 from pgolf.quant import hessian, methods, pipeline
 from pgolf.quant.calibrated_model import CalibratedModel
 from pgolf.quant.hessian import Calibration
@@ -111,7 +111,7 @@ def _calibrate(context: StageContext, source: Stage, paths: Sequence[Path], apar
     stream = TokenStream.open(paths) if paths else None
     length = context.config.quantize.sequence or (_training_length(context, source) if paths else 0)
     if stream is not None:
-        choose_paths(model, context.runtime, Shape(8, length, False, context.runtime.threads))
+        paths_by_rule(model, context.runtime, Shape(8, length, False, context.runtime.threads))
     if stream is not None and not apart:
         stream = stream.view(0, len(stream) - models.held_out(source))
     made = None if apart else _made_inside_clock(context, source, length)

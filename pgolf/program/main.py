@@ -8,7 +8,6 @@ import argparse
 import ast
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,8 +62,6 @@ def _train(given: Any, config: Config) -> None:
 
 
 def _score(given: Any, config: Config) -> None:
-    if given.ttt and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise PgolfError("--ttt learns in one process; run it without torchrun")
     folder = Path(sys.argv[0]).resolve().parent
     model_file = given.model or folder / "model.pgz"
     for path in (given.val, model_file):

@@ -20,6 +20,7 @@ def readme(
     comparison: Comparison | None,
 ) -> str:
     """Markdown. `entry` is the content of submission.json."""
+    learns = " --ttt" if any("eval-ttt" in seed.scores for seed in seeds) else ""
     spread = f" ± {entry['val_bpb_std']:.5f} (sample deviation)" if "val_bpb_std" in entry else ""
     parts = [
         f"# {entry['name']}: {entry['val_bpb']:.5f} bits per byte",
@@ -50,7 +51,7 @@ def readme(
         "normalized and made before its tokens were learned from is listed when `pgolf audit` tested it.",
         "## How to run",
         "```\npip install -r requirements.txt\npython train_gpt.py train --data FOLDER_OF_SHARDS --out model.pgz\n"
-        f"python train_gpt.py eval --val FOLDER_OF_SHARDS{' --ttt' if 'eval-ttt' in seeds[0].scores else ''}\n"
+        f"python train_gpt.py eval --val FOLDER_OF_SHARDS{learns}\n"
         "python train_gpt.py source FOLDER\n```",
         "The weights are not in this folder: the second line trains them into `model.pgz`, which the third scores. "
         f"FOLDER_OF_SHARDS is what this command wrote: `{shlex.join(_command(seeds[0]))}`. "

@@ -17,7 +17,7 @@ from pgolf.errors import PgolfError
 from pgolf.evaluate.bpb import Score
 from pgolf.evaluate.evaluator import OnProgress, Trace
 from pgolf.evaluate.mixture import MixtureEvaluator
-from pgolf.model.fast_paths import Shape, choose_paths
+from pgolf.model.fast_paths import Shape, paths_by_rule
 from pgolf.model.gpt import GPT
 from pgolf.progress import Reporter
 from pgolf.runtime import Runtime
@@ -104,11 +104,11 @@ def progress(context: StageContext, title: str, targets: int) -> Iterator[OnProg
 
 
 def model_of(source: Stage, runtime: Runtime, settings: EvaluateConfig, learns: bool = False) -> GPT:
-    """The stage's model on the fastest paths that this machine has for its windows, or (`learns`) for one window at a
+    """The stage's model on this machine's kernels (`paths_by_rule`) for its windows, or (`learns`) for one window at a
     time forward and backward."""
     model = load_model(source, runtime)
     rows, threads = (1, runtime.threads) if learns else (settings.batch_windows, 1)
-    choose_paths(model, runtime, Shape(rows, settings.seq_len, learns, threads))
+    paths_by_rule(model, runtime, Shape(rows, settings.seq_len, learns, threads))
     return model
 
 
