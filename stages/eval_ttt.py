@@ -11,6 +11,7 @@ from pgolf.evaluate.ttt.tune import trials_at_most, tune
 from pgolf.model.gpt import GPT
 from pgolf.saved import tokens as token_stages
 from pgolf.saved.models import evaluate_settings
+from pgolf.store.records import ScoreDetails
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.views import evaluation
@@ -46,9 +47,10 @@ def eval_ttt(context: StageContext, source: Stage, documents: Documents = VAL, t
                 evaluator = TttEvaluator(model, settings, ttt, context.runtime, on_progress, on_estimate)
                 trace = evaluator.score(text.tokens)
             evaluation.write_scores(build, context, model, text, trace, time.monotonic() - clock)
-            build.details |= {"seq_len": settings.seq_len, "stride": settings.stride, "method": ttt.method}
+            build.details |= ScoreDetails(seq_len=settings.seq_len, stride=settings.stride, method=ttt.method)
             if tuned:
-                build.details |= {"ttt": dataclasses.asdict(ttt), "tuned_on": "held-out train tokens", "trials": trials}
+                facts = dataclasses.asdict(ttt)
+                build.details |= ScoreDetails(ttt=facts, tuned_on="held-out train tokens", trials=trials)
     return build.stage
 
 

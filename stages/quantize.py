@@ -16,6 +16,7 @@ from pgolf.quant.tensor_report import TensorReport
 from pgolf.quantized import storage
 from pgolf.saved import models
 from pgolf.store import kinds, stage_directory
+from pgolf.store.records import FinalizeDetails, QuantizeDetails, QuantizeMetrics
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.shards import TokenStream
 from pgolf.training import reserve
@@ -66,19 +67,20 @@ def sweep(
                 result = pipeline.finish(calibrated, target)
                 rows = result.tensor_reports()
                 storage.save(build.writer.path(models.QUANTIZED), result.model)
-                build.details |= {
-                    "tensors": [dataclasses.asdict(row) for row in rows],
-                    "calibration_tokens": calibrated.calibration_tokens,
-                }
-                build.metrics["parameters"] = sum(tensor.numel() for tensor in calibrated.weights.values())
+                build.details |= QuantizeDetails(
+                    tensors=[dataclasses.asdict(row) for row in rows],
+                    calibration_tokens=calibrated.calibration_tokens,
+                )
+                parameters = sum(tensor.numel() for tensor in calibrated.weights.values())
+                build.metrics |= QuantizeMetrics(parameters=parameters)
                 if target:
-                    build.details |= {
-                        "reserved_bytes": files,
-                        "model_target": {"target_bytes": target},
-                        "allocation": [dataclasses.asdict(share) for share in result.allocation],
-                    }
+                    build.details |= QuantizeDetails(
+                        reserved_bytes=files,
+                        model_target={"target_bytes": target},
+                        allocation=[dataclasses.asdict(share) for share in result.allocation],
+                    )
                     coded = container.encode(result.model, each.config.package.coder)
-                    build.metrics["model_bytes"] = len(coded)
+                    build.metrics |= QuantizeMetrics(model_bytes=len(coded))
                 _show(each, rows)
         stages.append(build.stage)
     return stages
@@ -132,7 +134,7 @@ def _made_inside_clock(
     statistics, found = hessian.load(trained.file(kinds.HESSIANS))
     expected = reserve.facts(context.config) | {
         "sequence": length,
-        "weights": source.manifest.details.get("chosen", "last"),
+        "weights": source.manifest.details_as(FinalizeDetails).get("chosen", "last"),
     }
     differing = [key for key, value in expected.items() if found.get(key) != value]
     if differing:

@@ -17,6 +17,7 @@ from pgolf.data.split import fingerprint
 from pgolf.errors import PgolfError
 from pgolf.saved.tokens import input_of, recorded_documents
 from pgolf.store.manifest import Input
+from pgolf.store.records import TokenizeDetails, TokenizeMetrics
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens import encode
 from pgolf.tokens import shards as shard_files
@@ -157,11 +158,14 @@ def tokenize(
             train_counts, repeated = _write_split(context, build, used, texts, "train", known)
             seconds = time.monotonic() - clock
             _describe(build, used, {"train": train_counts, "val": val_counts})
-            build.details["trained"] = given is None
-            build.details["corpus"] = texts.name
-            build.details["train_documents_in_val"] = len(repeated)
-            build.details["documents_per_second"] = round((train_counts.documents + val_counts.documents) / seconds, 1)
-            build.metrics["tokens_per_second"] = round((train_counts.tokens + val_counts.tokens) / seconds, 1)
+            build.details |= TokenizeDetails(
+                trained=given is None,
+                corpus=texts.name,
+                train_documents_in_val=len(repeated),
+                documents_per_second=round((train_counts.documents + val_counts.documents) / seconds, 1),
+            )
+            speed = round((train_counts.tokens + val_counts.tokens) / seconds, 1)
+            build.metrics |= TokenizeMetrics(tokens_per_second=speed)
             for item in sources.values():
                 if item.kind != "file":
                     context.reporter.message(item.describe())
@@ -264,11 +268,12 @@ def _empty(texts: _Corpus, split: str) -> PgolfError:
 
 def _describe(build: StageBuild, used: Tokenizer, counts: dict[str, Counts]) -> None:
     lossy = sum(count.lossy_documents for count in counts.values())
-    build.details |= tokenizer_facts(used) | {
-        "lossless": lossy == 0,
-        "lossy_documents": lossy,
-        "changed_bytes": sum(count.changed_bytes for count in counts.values()),
-    }
+    build.details |= tokenizer_facts(used)
+    build.details |= TokenizeDetails(
+        lossless=lossy == 0,
+        lossy_documents=lossy,
+        changed_bytes=sum(count.changed_bytes for count in counts.values()),
+    )
     build.details |= {split: count.describe() for split, count in counts.items()}
 
 

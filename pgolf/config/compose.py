@@ -34,6 +34,16 @@ def load(
     Raises PgolfError for an unknown preset, section or key (naming the nearest known one), a value of the wrong
     type, or a file that is not TOML.
     """
+    return from_dict(composed(preset, file, assignments, base))
+
+
+def composed(
+    preset: str | None = None,
+    file: Path | None = None,
+    assignments: Iterable[str] = (),
+    base: Config | None = None,
+) -> dict[str, Any]:
+    """The values that `load` builds a configuration from, by section and key: without `base`, those that are given."""
     values: dict[str, Any] = {} if base is None else to_dict(base)
     if preset is not None:
         _merge(values, _read_preset(preset), f"preset {preset}")
@@ -41,7 +51,7 @@ def load(
         _merge(values, _read_toml(file), str(file))
     for assignment in assignments:
         _merge(values, _parse_assignment(assignment), f"--set {assignment}")
-    return from_dict(values)
+    return values
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:

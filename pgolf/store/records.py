@@ -86,6 +86,7 @@ class FinalizeDetails(TypedDict, total=False):
     seq_len: int
     imported_from: str
     imported_format: str
+    imported_assumed: dict[str, Any]
 
 
 class QuantizeMetrics(TypedDict, total=False):
