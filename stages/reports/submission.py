@@ -76,13 +76,8 @@ class Seed:
             steps, seconds = trained["iterations"], trained["seconds"]
             found |= {"steps": steps, "train_time_s": seconds, "step_avg_ms": round(1000 * seconds / max(1, steps), 3)}
         if "eval-ttt" in self.scores and "eval-sliding" in self.scores:
-<<<<<<< HEAD
-            before = self.scores["eval-sliding"].manifest.metrics["bits_per_byte"]
-            found |= {"pre_ttt_val_bpb": before, "ttt_gain_bpb": metrics["bits_per_byte"] - before}  # negative: a gain
-=======
             before = self.scores["eval-sliding"].manifest.metrics_as(ScoreMetrics)["bits_per_byte"]
-            found |= {"pre_ttt_val_bpb": before, "ttt_gain_bpb": before - metrics["bits_per_byte"]}
->>>>>>> main
+            found |= {"pre_ttt_val_bpb": before, "ttt_gain_bpb": metrics["bits_per_byte"] - before}  # negative: a gain
         if self.float_score is not None:
             found["pre_quant_val_bpb"] = self.float_score.manifest.metrics_as(ScoreMetrics)["bits_per_byte"]
         return found

@@ -5,12 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-<<<<<<< HEAD
+from pgolf.store.records import PackageDetails
 from pgolf.store.stage_directory import Stage
 from stages.reports import package_text
-=======
-from pgolf.store.records import PackageDetails
->>>>>>> main
 from stages.reports.compare import Comparison
 
 if TYPE_CHECKING:
