@@ -72,9 +72,11 @@ def _read(file: Path) -> tuple[str, dict[str, tuple[str, dict[str, str]]]]:
             raise ValueError(f"schema {values['pgolf_lineage']!r}, this pgolf reads {_SCHEMA}: use a newer pgolf")
         found = {}
         for label, item in values["stages"].items():
+            if not re.fullmatch(r"\w[\w.@+-]*", label):
+                raise ValueError(f"{label!r} is no stage's name")
             manifest = manifests.parse(item["manifest"], file)
             texts = {str(name): item["files"][name] for name in item["files"] if name in manifest.outputs}
-            if manifest.name != label or not re.fullmatch(r"\w[\w.@+-]*", label):
+            if manifest.name != label:
                 raise ValueError(f"stage {label!r} does not bear that name")
             if not all(isinstance(text, str) for text in (item["manifest"], *texts.values())):
                 raise TypeError("a file in it is no text")
