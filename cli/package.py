@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    @command(app, "package", examples=("pgolf package --name again",))
+    @command(app, "package", examples=("pgolf package --name gptq",))
     def package(
         common: Common,
         cap: Annotated[
@@ -53,7 +53,7 @@ def show(reporter: "Reporter", stage: "Stage", verbose: bool) -> None:
 def _tables(reporter: "Reporter", ledger: dict[str, Any]) -> None:
     reporter.table(
         "sizes of the code; the shipped file decides",
-        ("what", "bytes"),
+        ("file", "bytes"),
         [(k, f"{v:,}") for k, v in ledger["readings"].items()],
     )
     reporter.table(

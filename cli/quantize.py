@@ -10,11 +10,11 @@ from cli.common import Common, command
 
 
 def add_to(app: typer.Typer) -> None:
-    @command(app, "quantize", examples=("pgolf quantize --method gptq --name again",))
+    @command(app, "quantize", examples=("pgolf quantize --method gptq --name gptq",))
     def quantize(
         common: Common,
         method: Annotated[
-            str | None, typer.Option(help="How weights are rounded, such as trellis (default), gptq or rtn.")
+            str | None, typer.Option(help="Quantization method, such as trellis (default), gptq or rtn.")
         ] = None,
         target_bytes: Annotated[
             list[str],
@@ -29,7 +29,9 @@ def add_to(app: typer.Typer) -> None:
             bool,
             typer.Option("--score", help="Score the model with sliding windows; several targets are also drawn."),
         ] = False,
-        coder: Annotated[str | None, typer.Option(help="How the model is coded: range, brotli, zlib or lzma;.")] = None,
+        coder: Annotated[
+            str | None, typer.Option(help="Coder of the model: range, brotli, zlib or lzma (package.coder).")
+        ] = None,
         calibration: Annotated[
             Path | None,
             typer.Option(help="Tokenize stage, folder of shards or shard to calibrate on, when the lineage has none."),

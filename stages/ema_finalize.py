@@ -98,4 +98,4 @@ def _load(stage: Stage, name: str) -> Weights:
     try:
         return load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
-        raise PgolfError(f"{path} is no safetensors file or is damaged ({error}); rerun train") from error
+        raise PgolfError(f"{path} is not a safetensors file, or it is damaged ({error}); rerun train") from error

@@ -39,7 +39,7 @@ def compression_of(name: str) -> str:
 
 
 def decompressed(raw: IO[bytes], name: str) -> IO[bytes]:
-    """The content of an open file, unpacked if its name says that it is compressed; closing it leaves `raw` open.
+    """The content of an open file, decompressed according to its name; closing it leaves `raw` open.
 
     Reading raises PgolfError, naming the file, where it is damaged, cut short, needs too much memory or unpacks to
     more than MAX_RATIO times its size.

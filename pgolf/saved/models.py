@@ -84,7 +84,7 @@ def load_weights(stage: Stage) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
-        raise PgolfError(f"{path} is no safetensors file or is damaged ({error}); rerun {kind}") from error
+        raise PgolfError(f"{path} is not a safetensors file, or it is damaged ({error}); rerun {kind}") from error
 
 
 def load_model(stage: Stage, runtime: Runtime) -> GPT:

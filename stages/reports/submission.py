@@ -41,7 +41,7 @@ class Author:
 
 @dataclass(frozen=True)
 class Seed:
-    """What one run contributes."""
+    """The data of one run in a submission."""
 
     run: Path
     package: Stage
@@ -102,7 +102,7 @@ def read_seed(run: Path, variant: str | None = None) -> Seed:
     lineage = {stage.manifest.stage: stage for stage in claims.ancestors(quantized)}
     scores = {role: package.parent(role) for role in claims.SCORES if role in package.manifest.inputs}
     if not scores:
-        raise PgolfError(f"{package.path} claims no score: run pgolf eval --ttt and package again")
+        raise PgolfError(f"{package.path} claims no score: run pgolf eval --ttt, then pgolf package")
     floats = claims.scores_of(quantized.parent("model"), run)
     return Seed(run, package, quantized, lineage.get("train"), scores, floats.get("eval-sliding"))
 
@@ -265,7 +265,7 @@ def log(seed: Seed) -> str:
 
 
 def _compliance(seeds: Sequence[Seed], results: Mapping[str, Mapping[str, Any]]) -> dict[str, bool]:
-    """What the manifests say of the challenge's conditions; what they do not say is left out."""
+    """The challenge's conditions as far as the manifests record them."""
     found = {
         "artifact_under_16mb": all(result["artifact_bytes"] <= SIZE_LIMIT for result in results.values()),
         "eval_under_600s": all(result["eval_time_s"] <= TIME_LIMIT for result in results.values()),
@@ -286,7 +286,7 @@ def _compliance(seeds: Sequence[Seed], results: Mapping[str, Mapping[str, Any]])
 
 
 def _audit_passed(seed: Seed) -> bool | None:
-    """Whether the audits of the submitted score's evaluator in the run passed; None when there was none."""
+    """True if all audits of the submitted score's evaluator in the run passed; None when there was none."""
     models = {seed.package.manifest_sha256, seed.quantized.manifest_sha256}
     evaluator = claims.SCORES[seed.best.manifest.stage]
     found = [

@@ -1,4 +1,4 @@
-"""What the two evaluation stages share: the text to score, its bytes, and how a score is written down."""
+"""Shared by the two evaluation stages: the text to score, its bytes, and writing of the scores."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -55,7 +55,7 @@ class Documents:
         return cls(tuple(data.source(name) for name in names), text_field)
 
     def inputs(self, model: Stage) -> dict[str, Stage | Path | Input]:
-        """What an evaluation of `model` is made from, by role."""
+        """The inputs of an evaluation of `model`, by role."""
         entries = {f"documents:{index}": token_stages.input_of(item) for index, item in enumerate(self.sources)}
         return {"model": model, **entries}
 
