@@ -71,10 +71,10 @@ class TttEvaluator:
         clock = Clock()
         if self.ttt.seconds or self.on_estimate is not None:
 
-            def begin(clock: Clock) -> Task:  # a probe of a short text may score all of it: each has its own recorder
+            def probed(clock: Clock) -> Task:  # with a recorder of its own: on a short text a probe comes to its end
                 return self._task(tokens, Recorder(len(tokens) - 1, (), None), clock)
 
-            clock = time_cap.clock(method, begin, self.on_estimate)
+            clock = time_cap.clock(method, probed, self.on_estimate)
         recorder = Recorder(len(tokens) - 1, positions, self.on_progress, self.runtime.world_size)
         return method.run(self._task(tokens, recorder, clock))
 
