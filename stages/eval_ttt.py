@@ -1,4 +1,4 @@
-"""Score a model that learns from what it has already scored."""
+"""The `eval-ttt` stage: score a model with test-time training on tokens that are already scored."""
 
 import dataclasses
 import time
@@ -11,6 +11,7 @@ from pgolf.evaluate.ttt.tune import trials_at_most, tune
 from pgolf.model.gpt import GPT
 from pgolf.saved import tokens as token_stages
 from pgolf.saved.models import evaluate_settings
+from pgolf.store.records import ScoreDetails
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.views import evaluation
@@ -46,16 +47,17 @@ def eval_ttt(context: StageContext, source: Stage, documents: Documents = VAL, t
                 evaluator = TttEvaluator(model, settings, ttt, context.runtime, on_progress, on_estimate)
                 trace = evaluator.score(text.tokens)
             evaluation.write_scores(build, context, model, text, trace, time.monotonic() - clock)
-            build.details |= {"seq_len": settings.seq_len, "stride": settings.stride, "method": ttt.method}
+            build.details |= ScoreDetails(seq_len=settings.seq_len, stride=settings.stride, method=ttt.method)
             if tuned:
-                build.details |= {"ttt": dataclasses.asdict(ttt), "tuned_on": "held-out train tokens", "trials": trials}
+                facts = dataclasses.asdict(ttt)
+                build.details |= ScoreDetails(ttt=facts, tuned_on="held-out train tokens", trials=trials)
     return build.stage
 
 
 def _tune(
     context: StageContext, source: Stage, model: GPT, settings: EvaluateConfig
 ) -> tuple[TttConfig, list[dict[str, Any]]]:
-    """Rates chosen on the end of the train tokens that training held out, and the table of what was tried."""
+    """Choose learning rates on the held-out end of the train tokens, and return them with the table of trials."""
     holdout = token_stages.holdout_of(source)
     holdout.require()
     held_out = holdout.tokens[max(0, len(holdout) - TUNE_TOKENS) : len(holdout)]

@@ -20,6 +20,7 @@ from pgolf.program.ledger import MODEL, README, SCRIPT, TOKENIZER, File, Ledger
 from pgolf.progress import Reporter
 from pgolf.saved.models import evaluate_settings, load_quantized
 from pgolf.store import kinds
+from pgolf.store.records import PackageDetails, PackageMetrics
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.reports import package_text
@@ -33,7 +34,7 @@ _LATER_SETTINGS = 64  # bytes left free for settings of a score that is not made
 def package(context: StageContext, source: Stage) -> Stage:
     """Make the `package` stage from a `quantize` stage and the scores and audits that its run holds of it.
 
-    Raises CheckFailed when what counts is over `package.cap_bytes`; then nothing is written.
+    Raises CheckFailed when the counted bytes exceed `package.cap_bytes`; then nothing is written.
     """
     settings = context.config.package
     scores = claims.scores_of(source, context.run)
@@ -68,12 +69,12 @@ def package(context: StageContext, source: Stage) -> Stage:
             files[claims.FILE] = (json.dumps(claimed, indent=2) + "\n").encode()
             for name, content in files.items():
                 build.writer.path(name).write_bytes(content)
-            build.metrics |= {
-                "model_bytes": ledger.bytes_of(MODEL),
-                "code_bytes": ledger.bytes_of(SCRIPT),
-                "total_bytes": ledger.total_bytes,
-            }
-            build.details |= {"ledger": ledger.to_dict(), "claims": claimed}
+            build.metrics |= PackageMetrics(
+                model_bytes=ledger.bytes_of(MODEL),
+                code_bytes=ledger.bytes_of(SCRIPT),
+                total_bytes=ledger.total_bytes,
+            )
+            build.details |= PackageDetails(ledger=ledger.to_dict(), claims=claimed)
     return build.stage
 
 
@@ -86,9 +87,9 @@ class PlannedScript:
         self._code_bytes = 0
 
     def beside(self, config: Config) -> dict[str, int]:
-        """Bytes of `quantize.target_bytes` that the files beside the model will take, by file.
+        """Bytes of `quantize.target_bytes` that the other counted files will take, by file.
 
-        config: what the model will be quantized and scored with. The script records the target that is left for the
+        config: settings of the quantization and scoring to come. The script records the target that is left for the
         model. Settings are not compressed, and that number has no more digits than the whole target, so the script with
         the whole target in it is at most a few bytes larger than the one to come.
         """
@@ -111,7 +112,7 @@ def _script(reporter: Reporter, recorded: dict[str, Any]) -> Bundle:
 
 
 def remake(data: bytes) -> tuple[bool, str, dict[str, Any]]:
-    """Make the script again from the settings that a package's script holds; nothing of it is run.
+    """Rebuild the script from the settings that a package's script holds, without running it.
 
     Whether both are the same bytes, the requirements of the one made here, and the settings. Raises PgolfError for
     anything but a script made by `package`.

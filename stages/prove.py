@@ -21,6 +21,7 @@ from pgolf.compress.proof import Evaluation
 from pgolf.errors import CheckFailed, PgolfError
 from pgolf.saved.models import load_model
 from pgolf.store import kinds
+from pgolf.store.records import ProveDetails, ProveMetrics, ScoreDetails
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.views import evaluation
@@ -28,7 +29,7 @@ from stages.views.evaluation import VAL
 
 
 def prove(context: StageContext, source: Stage, tokens: int = 0) -> Stage:
-    """Write a `prove` stage for the evaluation stage `source`: the file, what it costs and what was claimed.
+    """Write a `prove` stage for the evaluation stage `source`: the proof, its coded and the claimed bits per byte.
 
     tokens: of the beginning of the text; 0: all. Raises CheckFailed when other tokens come back or the lengths differ
     by more than `proof.TOLERANCE`, PgolfError for an evaluation that cannot be followed token by token.
@@ -53,43 +54,37 @@ def prove(context: StageContext, source: Stage, tokens: int = 0) -> Stage:
             came_back = digest == proof.digest(part)
             coded = proof.bits_per_byte(code_bytes, text_bytes)
             stated = float(nats[: count - 1].sum()) / math.log(2) / text_bytes
-            build.metrics |= {
-                "bits_per_byte": coded,
-                "claimed_bits_per_byte": stated,
-                "tokens_scored": count - 1,
-                "bytes_scored": text_bytes,
-                "code_bytes": code_bytes,
-                "file_bytes": len(data),
-            }
-            build.details |= {
-                "text": text.source,
-                "whole": count == len(text.tokens),
-                "came_back": came_back,
-                "wall": wall,
-            }
+            build.metrics |= ProveMetrics(
+                bits_per_byte=coded,
+                claimed_bits_per_byte=stated,
+                tokens_scored=count - 1,
+                bytes_scored=text_bytes,
+                code_bytes=code_bytes,
+                file_bytes=len(data),
+            )
+            whole = count == len(text.tokens)
+            build.details |= ProveDetails(text=text.source, whole=whole, came_back=came_back, wall=wall)
             _report(context, source, build.metrics, came_back, wall)
             if not came_back:
-                raise CheckFailed("other tokens came back: this model does not predict the text as the score says")
+                raise CheckFailed("the proof decodes to other tokens: this model does not give the claimed score")
             if not proof.agrees(coded, stated, code_bytes):
-                raise CheckFailed(f"the code costs {coded:.5f} bits per byte, the score says {stated:.5f}")
+                raise CheckFailed(f"the code takes {coded:.5f} bits per byte, the score claims {stated:.5f}")
     return build.stage
 
 
 def _evaluation(source: Stage) -> Evaluation:
-    """How `source` was scored. Raises PgolfError when that cannot be repeated from the text alone."""
-    manifest = source.manifest
+    """The settings that `source` was scored with. Raises PgolfError when the text alone cannot repeat the score."""
+    manifest, details = source.manifest, source.manifest.details_as(ScoreDetails)
     if any(role.startswith("documents") for role in manifest.inputs):
         raise PgolfError(f"{source.path} scores other documents than val; score val and prove that")
-    if manifest.details.get("out_of_time"):
+    if details.get("out_of_time"):
         raise PgolfError(f"{source.path} ran out of time to learn, which nobody can repeat; raise ttt.seconds")
     recorded: dict[str, Any] = {key: manifest.config[key] for key in ("evaluate", "ttt") if key in manifest.config}
     config = configs.recorded(recorded)
-    settings = dataclasses.replace(
-        config.evaluate, seq_len=manifest.details["seq_len"], stride=manifest.details["stride"]
-    )
+    settings = dataclasses.replace(config.evaluate, seq_len=details["seq_len"], stride=details["stride"])
     if manifest.stage != "eval-ttt":
         return Evaluation(settings, None)
-    ttt = configs.recorded({"ttt": manifest.details["ttt"]}).ttt if "ttt" in manifest.details else config.ttt
+    ttt = configs.recorded({"ttt": details["ttt"]}).ttt if "ttt" in details else config.ttt
     return Evaluation(settings, ttt)
 
 
@@ -114,7 +109,7 @@ def _report(context: StageContext, source: Stage, metrics: dict[str, Any], came_
     rows = [
         ("text", f"{metrics['bytes_scored']:,} bytes"),
         ("code", f"{metrics['code_bytes']:,} bytes, {metrics['bits_per_byte']:.5f} bits per byte"),
-        ("the score says", f"{metrics['claimed_bits_per_byte']:.5f} bits per byte"),
+        ("claimed score", f"{metrics['claimed_bits_per_byte']:.5f} bits per byte"),
         ("the file, with header and checks", f"{metrics['file_bytes']:,} bytes"),
         (where, "got the text back" if came_back else "got another text"),
     ]

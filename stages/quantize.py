@@ -16,6 +16,7 @@ from pgolf.quant.tensor_report import TensorReport
 from pgolf.quantized import storage
 from pgolf.saved import models
 from pgolf.store import kinds, stage_directory
+from pgolf.store.records import FinalizeDetails, QuantizeDetails, QuantizeMetrics
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.shards import TokenStream
 from pgolf.training import reserve
@@ -35,7 +36,7 @@ def quantize(context: StageContext, source: Stage, calibration: Path | None = No
 def sweep(
     context: StageContext, source: Stage, targets: Mapping[str | None, int], calibration: Path | None = None
 ) -> list[Stage]:
-    """One stage per variant name and byte target, each what `quantize` makes of that target.
+    """One stage per variant name and byte target, each equal to `quantize` with that target.
 
     The size of the script, the calibration and the factored Hessians are computed once. A target out of reach ends the
     sweep; the variants before it stay.
@@ -53,7 +54,7 @@ def sweep(
     inputs, paths = _calibration_source(source, calibration, required)
     sections = ["model", "quantize"]
     sections += ["optim"] if settings.distill_steps else []  # its warmdown and betas
-    sections += ["package"] if any(targets.values()) else []  # what counts beside the model
+    sections += ["package"] if any(targets.values()) else []  # counted files other than the model
     script = PlannedScript(source, context.reporter)
     calibrated: CalibratedModel | None = None
     stages = []
@@ -66,26 +67,27 @@ def sweep(
                 result = pipeline.finish(calibrated, target)
                 rows = result.tensor_reports()
                 storage.save(build.writer.path(models.QUANTIZED), result.model)
-                build.details |= {
-                    "tensors": [dataclasses.asdict(row) for row in rows],
-                    "calibration_tokens": calibrated.calibration_tokens,
-                }
-                build.metrics["parameters"] = sum(tensor.numel() for tensor in calibrated.weights.values())
+                build.details |= QuantizeDetails(
+                    tensors=[dataclasses.asdict(row) for row in rows],
+                    calibration_tokens=calibrated.calibration_tokens,
+                )
+                parameters = sum(tensor.numel() for tensor in calibrated.weights.values())
+                build.metrics |= QuantizeMetrics(parameters=parameters)
                 if target:
-                    build.details |= {
-                        "reserved_bytes": files,
-                        "model_target": {"target_bytes": target},
-                        "allocation": [dataclasses.asdict(share) for share in result.allocation],
-                    }
+                    build.details |= QuantizeDetails(
+                        reserved_bytes=files,
+                        model_target={"target_bytes": target},
+                        allocation=[dataclasses.asdict(share) for share in result.allocation],
+                    )
                     coded = container.encode(result.model, each.config.package.coder)
-                    build.metrics["model_bytes"] = len(coded)
+                    build.metrics |= QuantizeMetrics(model_bytes=len(coded))
                 _show(each, rows)
         stages.append(build.stage)
     return stages
 
 
 def _other_files(context: StageContext, script: PlannedScript) -> dict[str, int]:
-    """Bytes of the byte target that the files beside the model take, by file; none without a target."""
+    """Bytes of the byte target that other files take, by file; empty without a target."""
     target = context.config.quantize.target_bytes
     if not target:
         return {}
@@ -94,14 +96,14 @@ def _other_files(context: StageContext, script: PlannedScript) -> dict[str, int]
     except PgolfError as error:
         context.reporter.message(f"{error}; the byte target is the model's alone")
         return {}
-    told = " and ".join(f"{size:,} bytes for {name}" for name, size in files.items())
+    reserved = " and ".join(f"{size:,} bytes for {name}" for name, size in files.items())
     if target <= sum(files.values()):
         raise PgolfError(
-            f"--target-bytes {target:,} leaves nothing for the model: it counts {told}; ask for more, "
+            f"--target-bytes {target:,} leaves nothing for the model: it counts {reserved}; ask for more, "
             "or --set package.count_code=false"
         )
     if files:
-        context.reporter.message(f"{target - sum(files.values()):,} bytes of the target are the model's, {told}")
+        context.reporter.message(f"{target - sum(files.values()):,} bytes of the target are the model's, {reserved}")
     return files
 
 
@@ -132,7 +134,7 @@ def _made_inside_clock(
     statistics, found = hessian.load(trained.file(kinds.HESSIANS))
     expected = reserve.facts(context.config) | {
         "sequence": length,
-        "weights": source.manifest.details.get("chosen", "last"),
+        "weights": source.manifest.details_as(FinalizeDetails).get("chosen", "last"),
     }
     differing = [key for key, value in expected.items() if found.get(key) != value]
     if differing:

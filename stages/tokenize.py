@@ -1,8 +1,8 @@
 """The `tokenize` stage: documents in, challenge-format shards, a tokenizer and the bytes of every val token out.
 
 Three ways: train a tokenizer on the train documents, use one that exists, or register shards that exist. Without
-documents the corpus is Python's own documentation. Every document is decoded again and compared; a tokenizer that
-changed text is named as lossy in `details.tokenizer.lossless` and every score computed with it can say so.
+documents the corpus is Python's own documentation. Every document is decoded and compared; a tokenizer that
+changed text is recorded as lossy in `details.tokenizer.lossless`, and every score computed with it reports that.
 """
 
 import time
@@ -17,6 +17,7 @@ from pgolf.data.split import fingerprint
 from pgolf.errors import PgolfError
 from pgolf.saved.tokens import input_of, recorded_documents
 from pgolf.store.manifest import Input
+from pgolf.store.records import TokenizeDetails, TokenizeMetrics
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens import encode
 from pgolf.tokens import shards as shard_files
@@ -29,7 +30,7 @@ from stages.views.token_files import TOKENIZER, TRAIN, VAL, VAL_BYTES, tokenizer
 
 @dataclass
 class Counts:
-    """What tokenizing one split found; goes into the manifest's details."""
+    """Counts of one tokenized split, for the manifest's details."""
 
     documents: int = 0
     bytes: int = 0
@@ -52,7 +53,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class _Corpus:
-    """Where the documents of both splits come from."""
+    """The sources of the documents of both splits."""
 
     train: tuple[Source, ...]
     val: tuple[Source, ...]
@@ -110,7 +111,7 @@ def tokenize(
         embedded corpus is used.
     tokenizer: a SentencePiece model to use in place of training one.
     shards: a folder of shards in the challenge's format to register as they are; they need `tokenizer`, or a single
-        `.model` file beside them.
+        `.model` file next to them.
     hub: a dataset repository with the challenge's published shards; `variant` (sp1024, ...) and `train_shards` choose.
 
     Raises PgolfError for missing or unreadable input, an empty split, or a vocabulary that the corpus cannot fill.
@@ -121,7 +122,7 @@ def tokenize(
         )
     if hub is not None:
         if shards is not None or tokenizer is not None:
-            raise PgolfError("--hub brings shards and tokenizer of its own: leave --shards and --tokenizer out")
+            raise PgolfError("--hub includes shards and tokenizer: leave --shards and --tokenizer out")
         return register_hub(context, hub, variant, train_shards)
     if shards is not None:
         return register_folder(context, shards, tokenizer)
@@ -157,15 +158,18 @@ def tokenize(
             train_counts, repeated = _write_split(context, build, used, texts, "train", known)
             seconds = time.monotonic() - clock
             _describe(build, used, {"train": train_counts, "val": val_counts})
-            build.details["trained"] = given is None
-            build.details["corpus"] = texts.name
-            build.details["train_documents_in_val"] = len(repeated)
-            build.details["documents_per_second"] = round((train_counts.documents + val_counts.documents) / seconds, 1)
-            build.metrics["tokens_per_second"] = round((train_counts.tokens + val_counts.tokens) / seconds, 1)
+            build.details |= TokenizeDetails(
+                trained=given is None,
+                corpus=texts.name,
+                train_documents_in_val=len(repeated),
+                documents_per_second=round((train_counts.documents + val_counts.documents) / seconds, 1),
+            )
+            speed = round((train_counts.tokens + val_counts.tokens) / seconds, 1)
+            build.metrics |= TokenizeMetrics(tokens_per_second=speed)
             for item in sources.values():
                 if item.kind != "file":
                     context.reporter.message(item.describe())
-            _tell(context, build, used)
+            _report_tokenizer(context, build, used)
     return build.stage
 
 
@@ -264,15 +268,16 @@ def _empty(texts: _Corpus, split: str) -> PgolfError:
 
 def _describe(build: StageBuild, used: Tokenizer, counts: dict[str, Counts]) -> None:
     lossy = sum(count.lossy_documents for count in counts.values())
-    build.details |= tokenizer_facts(used) | {
-        "lossless": lossy == 0,
-        "lossy_documents": lossy,
-        "changed_bytes": sum(count.changed_bytes for count in counts.values()),
-    }
+    build.details |= tokenizer_facts(used)
+    build.details |= TokenizeDetails(
+        lossless=lossy == 0,
+        lossy_documents=lossy,
+        changed_bytes=sum(count.changed_bytes for count in counts.values()),
+    )
     build.details |= {split: count.describe() for split, count in counts.items()}
 
 
-def _tell(context: StageContext, build: StageBuild, used: Tokenizer) -> None:
+def _report_tokenizer(context: StageContext, build: StageBuild, used: Tokenizer) -> None:
     facts = build.details
     rows = [
         [
@@ -300,7 +305,7 @@ def _tell(context: StageContext, build: StageBuild, used: Tokenizer) -> None:
     if build.details["train_documents_in_val"]:
         context.reporter.message(
             f"warning: {build.details['train_documents_in_val']:,} val documents are in train as well; "
-            "a score on them says little"
+            "a score on them means little"
         )
     invalid = sum(build.details[split]["invalid_documents"] for split in ("train", "val"))
     if invalid:

@@ -1,4 +1,4 @@
-"""Hold a package to its claims. The folder is a stranger's: nothing it says about itself is evidence.
+"""Verification of a package. The folder may come from a stranger: none of its own claims is evidence.
 
 The answer is `pass`, `fail` (a claim is wrong) or `cannot check` (something is missing: the text, time, a wall). What
 this pgolf computes decides: bytes are counted from documents or by the verifier's own tokenizer, the size limit and
@@ -30,6 +30,7 @@ from pgolf.sandbox import Limits, Outcome
 from pgolf.store import kinds
 from pgolf.store import manifest as manifests
 from pgolf.store.manifest import Manifest
+from pgolf.store.records import PackageDetails
 from stages import package as packages
 from stages.context import git_commit
 from stages.views import claims
@@ -101,7 +102,7 @@ class _Untrue(Exception):
 
 
 class _Unknown(Exception):
-    """Something could not be checked; the message says what is missing."""
+    """A check could not be made; the message names the missing input."""
 
 
 @dataclass(frozen=True)
@@ -156,13 +157,13 @@ def verify(folder: Path, options: Options, reporter: Reporter) -> list[Check]:
 
 
 def printable(text: str) -> str:
-    """A stranger's text on one line without control characters, which could rewrite what a terminal shows."""
+    """Untrusted text on one line without control characters, which could rewrite the terminal's contents."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[:2000])
 
 
 def _package_in(folder: Path) -> Path:
     if not folder.is_dir():
-        raise PgolfError(f"no such folder: {printable(str(folder))}")
+        raise PgolfError(f"{printable(str(folder))} does not exist")
     folder = folder.resolve()  # "." has no parent beside which a text could lie
     if (folder / claims.FILE).is_file() or (folder / MODEL).is_file():
         return folder
@@ -230,7 +231,7 @@ class _Package:
         manifest, claimed = self.manifest, self.claimed
         if manifest.stage != "package" or claimed["format"] != claims.FORMAT:
             raise _Untrue(f"a {manifest.stage} stage with claims of format {claimed['format']}, unknown to this pgolf")
-        if manifest.details["claims"] != claimed:
+        if manifest.details_as(PackageDetails)["claims"] != claimed:
             raise _Untrue(f"the claims in {manifests.FILE_NAME} are not those of {claims.FILE}")
         for name, entry in claimed["files"].items():
             if name not in manifest.outputs or manifest.outputs[name].sha256 != entry["sha256"]:
@@ -250,7 +251,7 @@ class _Package:
     def size(self) -> str:
         """Bytes on disk against the verifier's cap; the package's own ledger must agree with the files."""
         sizes = {name: (self.folder / name).stat().st_size for name in (MODEL, SCRIPT, TOKENIZER)}
-        for row in self.manifest.details["ledger"]["files"]:
+        for row in self.manifest.details_as(PackageDetails)["ledger"]["files"]:
             if sizes.get(row["file"]) != row["bytes"]:
                 raise _Untrue(f"the ledger has {row['bytes']} bytes for {row['file']}, not {sizes.get(row['file'])}")
         total = sizes[MODEL] + sizes[SCRIPT]
@@ -265,7 +266,7 @@ class _Package:
         return f"{what}: {counted:,} of {self.options.cap_bytes:,} bytes"
 
     def code(self) -> str:
-        """The script and its requirements are what this pgolf makes for the settings in the script."""
+        """Compare the script and its requirements with those that this pgolf makes for the settings in the script."""
         try:
             remade, libraries, settings = packages.remake((self.folder / SCRIPT).read_bytes())
         except PgolfError as error:
@@ -283,9 +284,9 @@ class _Package:
         if other := sorted(names ^ ours):
             text = f"{REQUIREMENTS} and pgolf's own differ in {', '.join(other[:3])}"
         elif not remade:
-            text = f"{SCRIPT} is not what pgolf makes for these settings"
+            text = f"{SCRIPT} differs from the script that this pgolf makes for these settings"
         else:
-            return f"{SCRIPT} and {REQUIREMENTS} are what pgolf makes for these settings"
+            return f"{SCRIPT} and {REQUIREMENTS} equal those that this pgolf makes for these settings"
         raise self._other_code(text)
 
     def _other_code(self, text: str) -> Exception:
@@ -331,13 +332,13 @@ class _Package:
         )
 
     def script(self) -> str:
-        """Run the package's own script; what it prints confirms nothing by itself, it must agree with `scores`."""
+        """Run the package's own script; its output proves nothing alone and must agree with `scores`."""
         if sandbox.available() == sandbox.NOTHING and not self.options.trust:
             raise _Unknown(f"no sandbox works here ({sandbox.reasons()}); --trust runs the script without one")
         text, beside, found = self._text(), self.source.parent / "tokenize", {}
         val = text.shards or text.folder or (beside if beside.is_dir() else text.files[0] if text.files else None)
         if val is None:
-            raise _Unknown("there is no file of the text that the script could read: name one with --val")
+            raise _Unknown("the script needs the text as a file: name one with --val")
         for name in self.claimed["scores"]:
             arguments = ["eval", "--val", str(val), "--device", self.options.device]
             arguments += ["--threads", str(self.options.threads), *(["--ttt"] if name == "ttt" else [])]
@@ -461,7 +462,7 @@ def _documents_beside(stage: Path) -> _Text:
         return _Text(documents=tuple(documents), split=split, text_field=field, name=str(documents[0]))
     if not manifest.inputs and options.get("corpus") == data.embedded_name():
         return _Text(embedded=True, split=split, name=data.embedded_name())
-    raise _Unknown(f"the documents that {stage} was made from are not at hand: name the text with --val")
+    raise _Unknown(f"the documents that {stage} was made from are not available: name the text with --val")
 
 
 def _answer(outcome: Outcome) -> dict[str, Any]:

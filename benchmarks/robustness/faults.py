@@ -2,10 +2,10 @@
 
     python benchmarks/robustness/faults.py --per-case 24 --out benchmarks/results/faults.json
 
-For each command the file operations below the run are counted once; then the command runs again and again, each time
+For each command the file operations below the run are counted once; then the command is repeated, each time
 with one operation that fails (EIO, ENOSPC) or at which the process is killed, or with a limit on the size of files.
-Afterwards the old stage or the new one must be there, whole; the exit code must say which; files of the user must be
-as they were; and one more command must leave no working folder. Prints a row per command and fault.
+Afterwards the old stage or the new one must be there and complete, as the exit code indicates; files of the user must
+be as they were; and one more command must leave no working folder. Prints a row per command and fault.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def whole(stage: Path) -> str | None:
 
 
 def one(name: str, base: Path, before: bool, at: int, action: int, limit: int | None) -> tuple[str, int]:
-    """One fault in one command; what went wrong, or an empty text, and the number of operations."""
+    """Inject one fault into one command; returns the violation or an empty string, and the number of operations."""
     from pgolf.store import stage_directory
 
     with tempfile.TemporaryDirectory() as place:

@@ -2,9 +2,8 @@
 
     python benchmarks/robustness/mutations.py [--per-kind 600] [--kind NAME] [--first 0]
 
-tests/helpers/mutation.py makes the files and says what counts as a fault; the suite reads a sample of them. The table
-goes to results/mutations.json beside the other results. Exits 1 when there is a fault; each is named with the number
-that makes it again.
+tests/helpers/mutation.py makes the files and defines faults; the suite reads a sample of them. The table
+goes to results/mutations.json. Exits 1 when there is a fault; each is reported with the seed that reproduces it.
 """
 
 import argparse
@@ -17,7 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "tests" / "helpers"))
 
-import mutation  # noqa: E402  (the tests' folder is no package)
+import mutation  # noqa: E402  (the tests' folder is not a package)
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""What the audit runs: an evaluator by its settings, and what may be claimed of it."""
+"""Evaluators for the audit: construction from settings, and the claims that the settings imply."""
 
 import secrets
 from collections.abc import Callable

@@ -29,11 +29,21 @@ def load(
 ) -> Config:
     """Compose a configuration from a preset, a TOML file and assignments such as `model.dim=512`, in that order.
 
-    `base` is what they are put over, in place of the defaults.
+    `base` replaces the defaults that they are applied to.
 
     Raises PgolfError for an unknown preset, section or key (naming the nearest known one), a value of the wrong
     type, or a file that is not TOML.
     """
+    return from_dict(composed(preset, file, assignments, base))
+
+
+def composed(
+    preset: str | None = None,
+    file: Path | None = None,
+    assignments: Iterable[str] = (),
+    base: Config | None = None,
+) -> dict[str, Any]:
+    """The values that `load` builds a configuration from, by section and key: without `base`, those that are given."""
     values: dict[str, Any] = {} if base is None else to_dict(base)
     if preset is not None:
         _merge(values, _read_preset(preset), f"preset {preset}")
@@ -41,7 +51,7 @@ def load(
         _merge(values, _read_toml(file), str(file))
     for assignment in assignments:
         _merge(values, _parse_assignment(assignment), f"--set {assignment}")
-    return from_dict(values)
+    return values
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
@@ -165,7 +175,7 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
     origin = typing.get_origin(hint)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise PgolfError(f"{name} wants a list, got {value!r}")
+            raise PgolfError(f"{name} must be a list, got {value!r}")
         element = typing.get_args(hint)[0]
         return tuple(_convert(item, element, name) for item in value)
     if origin in (types.UnionType, typing.Union):
@@ -175,7 +185,7 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
         return _convert(value, options[0], name)
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise PgolfError(f"{name} wants a table, got {value!r}")
+            raise PgolfError(f"{name} must be a table, got {value!r}")
         element = typing.get_args(hint)[1]
         return {str(key): _convert(item, element, f"{name}.{key}") for key, item in value.items()}
     if isinstance(value, int) and abs(value) >= 2**64:
@@ -185,7 +195,7 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise PgolfError(f"{name} wants {_type_name(hint)}, got {value!r}")
+        raise PgolfError(f"{name} must be {_type_name(hint)}, got {value!r}")
     return value
 
 

@@ -10,10 +10,10 @@ from pgolf.evaluate.windows import Window, segments
 from pgolf.model.gpt import GPT
 
 REACH = 4
-"""Windows computed again before each block of a banded pass; what lies further back reaches a score through five
+"""Windows recomputed before each block of a banded pass; tokens further back reach a score through five
 layers of attention at least."""
 BLOCK = 8
-"""Length of such a block over what is computed again: an eighth of the work is done twice."""
+"""Length of such a block over the recomputed part: an eighth of the work is done twice."""
 
 
 def plan(model: GPT, tokens: np.ndarray, settings: EvaluateConfig, bos_id: int | None) -> tuple[list[Window], int]:

@@ -38,7 +38,7 @@ class Attention(nn.Module):
     def forward(self, h: Tensor, step: Step, view: View, values: Tensor | None, last: int = 0) -> Tensor:
         """h (B, T, dim) normed; view: the keys seen; values (B, T, kv_dim) to add -> (B, T, dim).
 
-        last: only so many positions ask, the last ones; the result is (B, last, dim). 0: all.
+        last: compute the output of the last `last` positions only, (B, last, dim); 0: all.
         """
         batch, length, _ = h.shape
         asking = h[:, -last:] if last else h  # (B, L, dim)

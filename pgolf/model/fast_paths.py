@@ -66,7 +66,7 @@ class Timing(NamedTuple):
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen and why."""
+    """The chosen paths and the measurements behind the choice."""
 
     timings: dict[str, Timing] = field(default_factory=dict)
     """By path; plain torch (for bfloat16: the faster of the float32 ways) against the fast path."""
@@ -138,12 +138,12 @@ class Compilation:
     measured: bool = False
 
     def pays(self, budget: float) -> bool:
-        """Whether it saves more of a training budget in seconds than it costs."""
+        """True if it saves more of a training budget in seconds than it costs."""
         return budget * (1 - 1 / max(self.speedup, 1.0)) > self.seconds
 
 
 def known_compilation(model: GPT, runtime: Runtime, shape: Shape) -> Compilation:
-    """What the last compilation of this model cost and gained here; what is to be expected where there was none."""
+    """Cost and gain of the last compilation of this model on this machine; an estimate if there was none."""
     kept = _recall(_key("compile", model, runtime, shape), runtime)
     seconds, speedup = kept.get("seconds"), kept.get("speedup")
     if isinstance(seconds, float) and isinstance(speedup, float):
@@ -177,7 +177,7 @@ def _measured(model: GPT, runtime: Runtime, shape: Shape, matmul: str) -> Choice
 
 
 def _races(model: GPT, shape: Shape, matmul: str, runtime: Runtime) -> dict[str, Callable[[dict[str, Timing]], Timing]]:
-    """By path, what times it against plain torch, given the times of the paths before it."""
+    """By path, the function that times it against plain torch, given the times of the paths before it."""
 
     def race(name: str, before: dict[str, Timing]) -> Timing:
         LOADERS[name](model, runtime.cache)

@@ -1,4 +1,4 @@
-"""What every block of one forward pass shares."""
+"""Values shared by all blocks of one forward pass."""
 
 from typing import NamedTuple
 
@@ -16,5 +16,5 @@ class Step(NamedTuple):
     inside: Tensor | None
     """(B, T, 1) in the activations' type: 0 where a document starts, 1 elsewhere; for parts that look one back."""
     cache: KeyValueCache | None = None
-    """Holds what came before the T positions, which are then the last ones of `total`."""
+    """Keys and values of the positions before the T given ones, which are the last of `total`."""
     total: int = 0

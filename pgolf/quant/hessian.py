@@ -1,4 +1,4 @@
-"""Calibration: what the inputs of every weight matrix look like, and how much the loss feels each of its outputs.
+"""Calibration: Hessians of the inputs of every weight matrix, and Fisher weights of its outputs.
 
 The loss of a small error E in one matrix is close to ½ Σ_t (g_tᵀ E x_t)², x_t the input and g_t the gradient of the
 loss with respect to the output, labels drawn from the model itself (the true Fisher; YAQA, arXiv 2505.22988). Kept
@@ -7,7 +7,7 @@ with H_I = Σ |g_t|² x_t x_tᵀ / Σ |g_t|² and H_O = Σ |x_t|² g_t g_tᵀ, s
 text.
 
 Looped layers are seen by forward hooks in every pass, and every pass counts. Products are float32 and leave out most of
-what symmetry gives for nothing (they are half the work on a large model), sums float64. The tied embedding is seen from
+the half that symmetry gives (half the work on a large model), sums float64. The tied embedding is seen from
 both sides: as the head it meets the final norm's output, as the input it meets the gradient; each side weighs a row by
 the frequency of its token, so one matrix and one weight per row serve both (Hessian of the softmax: p (1 - p) per
 token, coupling between tokens left out).
@@ -41,7 +41,7 @@ EMBEDDING, HEAD = "tok_emb.weight", "lm_head.weight"
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What calibration says of one matrix (rows, columns)."""
+    """Calibration statistics of one matrix (rows, columns)."""
 
     curvature: Floats
     """(columns, columns) E[x xᵀ] over tokens and passes, the layer's own output error; with gradients H_I, where tokens
@@ -66,7 +66,7 @@ class _Collector:
     sums: dict[str, _Sums] = field(default_factory=dict)
 
     def of(self, name: str, columns: int, output: tuple[int, ...]) -> _Sums:
-        """The sums of one matrix; zeros at first. `output` is the shape of what is kept of H_O."""
+        """The sums of one matrix, initially zero. `output` is the shape of the stored part of H_O."""
         if name not in self.sums:
             square = torch.zeros(columns, columns, dtype=torch.float64)
             self.sums[name] = _Sums(square, torch.zeros(output, dtype=torch.float64))
@@ -166,7 +166,7 @@ def save(path: Path, statistics: Mapping[str, Calibration], facts: Mapping[str, 
 
 
 def load(path: Path) -> tuple[dict[str, Calibration], dict[str, Any]]:
-    """What `save` wrote. Raises PgolfError for a file that is not one."""
+    """Read a file of `save`. Raises PgolfError for any other file."""
     try:
         with safe_open(path, "np") as file:
             arrays = {name: file.get_tensor(name).astype(np.float64) for name in file.keys()}  # noqa: SIM118
@@ -215,7 +215,7 @@ def _add_head(collector: _Collector, name: str, x: Tensor, log_p: Tensor) -> Non
 
 @contextmanager
 def _frozen(model: GPT) -> Iterator[None]:
-    """Only activations get gradients: those of the weights would cost half as much again and serve nothing."""
+    """Compute gradients of activations only: gradients of weights would cost half as much again and are not used."""
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
     try:
         for parameter in wanted:
@@ -281,7 +281,7 @@ def _finish(name: str, collector: _Collector, shape: tuple[int, ...], tokens: in
     sums = collector.sums.get(name)
     if sums is None:
         raise PgolfError(f"the matrix {name} is never used on the calibration tokens, so it has no Hessian")
-    if not sums.weight:  # used, and the loss does not feel it: what follows it is zero, as before any training
+    if not sums.weight:  # used, but it has no effect on the loss: the weights after it are zero, as before any training
         return Calibration(np.eye(shape[1]), np.ones(shape[0]))
     curvature, output = _whole(sums.inputs) / sums.weight, np.ones(shape[0])
     if collector.gradients:

@@ -49,7 +49,7 @@ class ScoreLine:
 
     @property
     def is_final(self) -> bool:
-        """Whether it scores the finished artifact rather than an intermediate model."""
+        """True if it scores the finished artifact, not an intermediate model."""
         return not re.search(r"diagnostic|pre-?quant|post_?-?ema", self.tag, re.IGNORECASE)
 
 

@@ -20,7 +20,7 @@ LEVEL = 0.01
 
 @dataclass(frozen=True)
 class Split:
-    """How one published tokenizer cuts the validation split."""
+    """Token and byte counts of the validation split under one published tokenizer."""
 
     name: str
     targets: int

@@ -1,4 +1,4 @@
-"""A stage's manifest: what was made, from what, how, and what it scored.
+"""The manifest of a stage: its inputs, settings, outputs with hashes, and scores.
 
 `manifest.json` is pgolf's public interface (documented in docs/MANIFEST.md). Its schema carries a version; every
 older version is read for ever.
@@ -45,6 +45,9 @@ class Input:
     bytes: int | None = None
 
 
+_Record = typing.TypeVar("_Record")
+
+
 @dataclass(frozen=True)
 class Manifest:
     stage: str
@@ -62,6 +65,14 @@ class Manifest:
     details: dict[str, Any] = field(default_factory=dict)  # the stage's own tables, see docs/MANIFEST.md
     schema: int = SCHEMA
 
+    def metrics_as(self, record: type[_Record]) -> _Record:
+        """The metrics, with the types of a kind's record (`records`)."""
+        return typing.cast(_Record, self.metrics)
+
+    def details_as(self, record: type[_Record]) -> _Record:
+        """The details, with the types of a kind's record (`records`)."""
+        return typing.cast(_Record, self.details)
+
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -74,7 +85,7 @@ def parse(text: str, where: Path) -> Manifest:
     try:
         values = json.loads(text, parse_constant=_refuse_constant)
         schema = values["schema"]
-        # 1e999 is no number either, and half a surrogate pair cannot be the name of anything.
+        # 1e999 overflows to infinity, and an unpaired surrogate cannot be part of a file name.
         json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PgolfError(
@@ -96,11 +107,11 @@ def parse(text: str, where: Path) -> Manifest:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _inside(name: str) -> bool:
-    """Whether the name of an output is that of a file below its stage directory."""
+    """True if the name of an output is a path below its stage directory."""
     return "\0" not in name and not name.startswith("/") and ".." not in name.replace("\\", "/").split("/")
 
 

@@ -1,4 +1,4 @@
-"""What each kind of stage writes under `metrics` and `details` of its manifest (docs/MANIFEST.md has the meanings).
+"""Types of `metrics` and `details` in the manifest of each kind of stage (docs/MANIFEST.md explains the fields).
 
 All fields are optional: older versions wrote fewer, and some depend on settings. `KINDS` pairs them with the kinds.
 """
@@ -86,6 +86,7 @@ class FinalizeDetails(TypedDict, total=False):
     seq_len: int
     imported_from: str
     imported_format: str
+    imported_assumed: dict[str, Any]
 
 
 class QuantizeMetrics(TypedDict, total=False):

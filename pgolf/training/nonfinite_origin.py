@@ -12,7 +12,7 @@ from pgolf.training.trainer import Trainer
 
 
 def explain(trainer: Trainer, error: NotFinite) -> str:
-    """The message for a run that this ended: the step, the tensor where it began, and what to do."""
+    """The error message: the step, the first tensor that is not finite, and what to do."""
     plain_model(trainer.model)  # inside compiled blocks no module can be looked at
     origin = find_origin(trainer.model, trainer.go_over_again(error))
     return (

@@ -19,6 +19,7 @@ from pgolf.progress import Reporter
 from pgolf.saved import tokens as token_stages
 from pgolf.store import kinds, runs, stage_directory
 from pgolf.store import manifest as manifests
+from pgolf.store.records import ScoreMetrics
 from pgolf.store.stage_directory import Stage
 from stages.views import evaluation
 
@@ -80,7 +81,7 @@ def find(names: str, artifacts: Path, label: str | None) -> list[Stage]:
 def _matching(folder: Path, name: str) -> list[Path]:
     """The folder of that name; only where there is none, and `*` is in it, the folders that it matches.
 
-    Brackets and question marks are what they are: runs are called `[v2]`.
+    Brackets and question marks are literal: runs may be called `[v2]`.
     """
     if (folder / name).is_dir():
         return [folder / name]
@@ -112,7 +113,7 @@ def compare(reporter: Reporter, reference: Sequence[Stage], candidate: Sequence[
         reporter.message(
             f"note: {' and '.join(sorted(kinds))} are compared; one adapts to the text, the other does not"
         )
-    sizes = [int(stage.manifest.metrics["bytes_scored"]) for stage in stages]
+    sizes = [stage.manifest.metrics_as(ScoreMetrics)["bytes_scored"] for stage in stages]
     if max(sizes) > min(sizes) * (1 + _SAME_BYTES):
         shown = ", ".join(f"{stage.path} {size:,} bytes" for stage, size in zip(stages, sizes, strict=True))
         raise PgolfError(f"these evaluations did not score the same text: {shown}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from pgolf.errors import PgolfError, did_you_mean
 from pgolf.store import runs
+from pgolf.store.records import PackageDetails, PackageMetrics, QuantizeMetrics, ScoreMetrics, TrainMetrics
 from pgolf.store.stage_directory import Stage
 
 
@@ -63,16 +64,16 @@ def _row(name: str, own: dict[str, Stage], plain: dict[str, Stage]) -> Row:
         scored = [stage.manifest.inputs["model"].stage for kind, stage in own.items() if kind.startswith("eval")]
         quantized = plain.get("quantize") if "quantize" in scored else None
     packaged = own.get("package")
-    counted = packaged.manifest.metrics.get("total_bytes") if packaged else None
+    counted = packaged.manifest.metrics_as(PackageMetrics).get("total_bytes") if packaged else None
     if packaged and "ledger" in packaged.manifest.details:
-        counted = packaged.manifest.details["ledger"]["counted_bytes"]
+        counted = packaged.manifest.details_as(PackageDetails)["ledger"]["counted_bytes"]
     if counted is None and quantized is not None:
-        counted = quantized.manifest.metrics.get("model_bytes")
+        counted = quantized.manifest.metrics_as(QuantizeMetrics).get("model_bytes")
     return Row(
         run=name,
         date=max(stage.manifest.started for stage in own.values())[:16].replace("T", " "),
         preset=next(filter(None, (_preset(stage) for stage in (*own.values(), *plain.values()))), None),
-        tokens=trained.manifest.metrics.get("tokens") if trained else None,
+        tokens=trained.manifest.metrics_as(TrainMetrics).get("tokens") if trained else None,
         bytes=counted,
         bits_per_byte=_score(own.get("eval-sliding")),
         ttt_bits_per_byte=_score(own.get("eval-ttt")),
@@ -81,7 +82,7 @@ def _row(name: str, own: dict[str, Stage], plain: dict[str, Stage]) -> Row:
 
 
 def _score(stage: Stage | None) -> float | None:
-    return None if stage is None else float(stage.manifest.metrics["bits_per_byte"])
+    return None if stage is None else stage.manifest.metrics_as(ScoreMetrics)["bits_per_byte"]
 
 
 def _preset(stage: Stage) -> str | None:

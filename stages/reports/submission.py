@@ -17,6 +17,7 @@ from pgolf.config import Config
 from pgolf.errors import PgolfError
 from pgolf.program.ledger import SCRIPT, TOKENIZER
 from pgolf.store import kinds, runs, stage_directory
+from pgolf.store.records import AuditDetails, PackageDetails, PackageMetrics, ScoreMetrics, TrainMetrics
 from pgolf.store.stage_directory import Stage
 from stages.reports import submission_text
 from stages.reports.compare import Comparison
@@ -39,7 +40,7 @@ class Author:
 
 @dataclass(frozen=True)
 class Seed:
-    """What one run contributes."""
+    """The data of one run in a submission."""
 
     run: Path
     package: Stage
@@ -59,7 +60,8 @@ class Seed:
 
     def results(self) -> dict[str, Any]:
         """The challenge's `seed_results` entry."""
-        metrics, package = self.best.manifest.metrics, self.package.manifest.metrics
+        metrics = self.best.manifest.metrics_as(ScoreMetrics)
+        package = self.package.manifest.metrics_as(PackageMetrics)
         found: dict[str, Any] = {
             "val_loss": metrics["nats_per_token"],
             "val_bpb": metrics["bits_per_byte"],
@@ -69,14 +71,14 @@ class Seed:
             "eval_time_s": metrics["seconds"],
         }
         if self.train is not None:
-            trained = self.train.manifest.metrics
+            trained = self.train.manifest.metrics_as(TrainMetrics)
             steps, seconds = trained["iterations"], trained["seconds"]
             found |= {"steps": steps, "train_time_s": seconds, "step_avg_ms": round(1000 * seconds / max(1, steps), 3)}
         if "eval-ttt" in self.scores and "eval-sliding" in self.scores:
-            before = self.scores["eval-sliding"].manifest.metrics["bits_per_byte"]
+            before = self.scores["eval-sliding"].manifest.metrics_as(ScoreMetrics)["bits_per_byte"]
             found |= {"pre_ttt_val_bpb": before, "ttt_gain_bpb": before - metrics["bits_per_byte"]}
         if self.float_score is not None:
-            found["pre_quant_val_bpb"] = self.float_score.manifest.metrics["bits_per_byte"]
+            found["pre_quant_val_bpb"] = self.float_score.manifest.metrics_as(ScoreMetrics)["bits_per_byte"]
         return found
 
 
@@ -87,7 +89,7 @@ def read_seed(run: Path) -> Seed:
     lineage = {stage.manifest.stage: stage for stage in claims.ancestors(quantized)}
     scores = {role: package.parent(role) for role in claims.SCORES if role in package.manifest.inputs}
     if not scores:
-        raise PgolfError(f"{package.path} claims no score: run pgolf eval --ttt and package again")
+        raise PgolfError(f"{package.path} claims no score: run pgolf eval --ttt, then pgolf package")
     floats = claims.scores_of(quantized.parent("model"), run)
     return Seed(run, package, quantized, lineage.get("train"), scores, floats.get("eval-sliding"))
 
@@ -170,7 +172,7 @@ def describe(
 
 
 def techniques(seed: Seed) -> list[tuple[str, str]]:
-    """What the run did, part by part: settings that are not the defaults, from its manifests."""
+    """The techniques of a run, section by section: settings that are not the defaults, from its manifests."""
     recorded = claims.recorded_config(seed.quantized, seed.scores, Config())
     sections = {key: value for key, value in recorded.items() if isinstance(value, dict)}
     return [
@@ -199,7 +201,7 @@ def log(seed: Seed) -> str:
     ]
     names = {"eval-sliding": "quantized_sliding_window", "eval-ttt": "quantized_ttt"}
     for kind, stage in sorted(seed.scores.items()):
-        metrics = stage.manifest.metrics
+        metrics = stage.manifest.metrics_as(ScoreMetrics)
         lines.append(
             f"{names[kind]} val_loss:{metrics['nats_per_token']:.8f} val_bpb:{metrics['bits_per_byte']:.8f} "
             f"eval_time:{1000 * metrics['seconds']:.0f}ms"
@@ -208,7 +210,7 @@ def log(seed: Seed) -> str:
 
 
 def _compliance(seeds: Sequence[Seed], results: Mapping[str, Mapping[str, Any]]) -> dict[str, bool]:
-    """What the manifests say of the challenge's conditions; what they do not say is left out."""
+    """The challenge's conditions as far as the manifests record them."""
     found = {
         "artifact_under_16mb": all(result["artifact_bytes"] <= SIZE_LIMIT for result in results.values()),
         "eval_under_600s": all(result["eval_time_s"] <= TIME_LIMIT for result in results.values()),
@@ -229,11 +231,11 @@ def _compliance(seeds: Sequence[Seed], results: Mapping[str, Mapping[str, Any]])
 
 
 def _audit_passed(seed: Seed) -> bool | None:
-    """Whether the audits of the submitted score's evaluator in the run passed; None when there was none."""
+    """True if all audits of the submitted score's evaluator in the run passed; None when there was none."""
     models = {seed.package.manifest_sha256, seed.quantized.manifest_sha256}
     evaluator = claims.SCORES[seed.best.manifest.stage]
     found = [
-        not stage.manifest.details["failed"]
+        not stage.manifest.details_as(AuditDetails)["failed"]
         for stage in runs.stages_of(seed.run)
         if stage.manifest.stage == "audit"
         and stage.manifest.inputs["model"].sha256 in models
@@ -253,6 +255,8 @@ def _same_but_seed(seeds: Sequence[Seed]) -> None:
         for key in sorted({*first, *other} - {"seed"}):
             if first.get(key) != other.get(key):
                 raise PgolfError(f"{seed.run} differs from {seeds[0].run} in [{key}]: seeds of one configuration only")
-    texts = {json.dumps(seed.package.manifest.details["claims"]["text"], sort_keys=True) for seed in seeds}
+    texts = {
+        json.dumps(seed.package.manifest.details_as(PackageDetails)["claims"]["text"], sort_keys=True) for seed in seeds
+    }
     if len(texts) > 1:
         raise PgolfError("the runs were not scored on the same text")

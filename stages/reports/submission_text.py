@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pgolf.store.records import PackageDetails
 from stages.reports.compare import Comparison
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _row(seed: str, result: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _bytes(seeds: Sequence["Seed"]) -> list[tuple[str, str, str]]:
-    ledgers = [seed.package.manifest.details["ledger"] for seed in seeds]
+    ledgers = [seed.package.manifest.details_as(PackageDetails)["ledger"] for seed in seeds]
     largest = max(ledgers, key=lambda ledger: int(ledger["counted_bytes"]))
     rows = [(row["file"], f"{row['bytes']:,}", "yes" if row["counted"] else "no") for row in largest["files"]]
     return [*rows, ("what counts", f"{largest['counted_bytes']:,}", f"cap {largest['cap_bytes']:,}")]

@@ -1,7 +1,7 @@
-"""What a run came to, in terms that need no knowledge of the field: bytes of text against bytes of prediction.
+"""Summary of a run for a newcomer: bits per byte of its model next to general compressors on the same text.
 
 A model that gives each next byte of a text a probability can store that text in as many bits as its surprise adds up
-to; so its bits per byte stand in one column with those of gzip and xz on the same text.
+to; so its bits per byte can be compared with those of gzip and xz on the same text.
 """
 
 import itertools
@@ -18,6 +18,7 @@ from pgolf.errors import PgolfError
 from pgolf.runtime import Runtime
 from pgolf.saved import front
 from pgolf.saved.tokens import open_split, tokenizer_of
+from pgolf.store.records import ScoreMetrics, TokenizeDetails
 from pgolf.store.stage_directory import Stage
 from stages.run import Chain
 from stages.tokenize import original_documents
@@ -40,13 +41,13 @@ def readings(chain: Chain) -> list[Reading]:
     rows = [Reading("raw", "the text as it is", 8.0), *compressors(chain.tokens)]
     if chain.float_score is not None:
         rows.append(_scored("float", "this model, full precision", chain.float_score))
-    rows.append(_scored("sliding", "this model, quantized (what is in the package)", chain.sliding_score))
-    rows.append(_scored("ttt", "the same, learning from what it has already read", chain.ttt_score))
+    rows.append(_scored("sliding", "this model, quantized (as packaged)", chain.sliding_score))
+    rows.append(_scored("ttt", "the same, with test-time training", chain.ttt_score))
     return rows
 
 
 def verdict(readings: Sequence[Reading]) -> str:
-    """What the table says to somebody who sees it for the first time, and what to try next."""
+    """Explanation of the table for a newcomer, with commands to try next."""
     found = {reading.key: reading.bits_per_byte for reading in readings}
     model, best = min(found["sliding"], found["ttt"]), found["xz_primed"]
     if model < best:
@@ -92,7 +93,7 @@ def compressors(tokens: Stage) -> list[Reading]:
 
 
 def _scored(key: str, what: str, stage: Stage) -> Reading:
-    return Reading(key, what, float(stage.manifest.metrics["bits_per_byte"]))
+    return Reading(key, what, stage.manifest.metrics_as(ScoreMetrics)["bits_per_byte"])
 
 
 def _documents(tokens: Stage, split: str) -> Iterator[bytes]:
@@ -101,7 +102,7 @@ def _documents(tokens: Stage, split: str) -> Iterator[bytes]:
     Decoded from the shards where that gives the text back. What a lossy tokenizer changed is read from its files once
     more; where those are gone, or never were (the challenge's shards), the decoded text is all that there is.
     """
-    if not tokens.manifest.details.get("lossless", True):
+    if not tokens.manifest.details_as(TokenizeDetails).get("lossless", True):
         with suppress(PgolfError):
             last: deque[bytes] = deque()
             size = 0

@@ -1,6 +1,6 @@
-"""What a package claims: its scores, how and on what text they were measured, their audits, and of which files.
+"""The claims of a package: its scores, their settings and text, their audits, and the hashes of its files.
 
-`claims.json` stands in the package beside the files, so that a stranger can hold them to it (`pgolf verify`). Every
+`claims.json` is part of the package, so that anybody can check the claims (`pgolf verify`). Every
 figure comes out of the manifests of the evaluation stages.
 """
 
@@ -16,12 +16,13 @@ from pgolf import config as configs
 from pgolf.config import Config
 from pgolf.saved import tokens as token_stages
 from pgolf.store import kinds, runs
+from pgolf.store.records import QuantizeDetails, ScoreDetails
 from pgolf.store.stage_directory import Stage
 
 FILE = kinds.CLAIMS
 FORMAT = 1
 SCORES = {"eval-sliding": "sliding", "eval-ttt": "ttt"}
-"""What the score of each evaluation stage is called in the claims."""
+"""Name of each evaluation stage's score in the claims."""
 METRICS = ("bits_per_byte", "nats_per_token", "tokens_scored", "bytes_scored")
 
 
@@ -40,7 +41,7 @@ def scores_of(model: Stage, run: Path) -> dict[str, Stage]:
 
 
 def scored_model(stage: Stage) -> Stage:
-    """The stage that scores of a model are of: what a package packs, any other stage itself."""
+    """The stage that scores refer to: the packaged model's stage for a package, otherwise the stage itself."""
     return stage.parent("model") if stage.manifest.stage == "package" else stage
 
 
@@ -76,14 +77,14 @@ def claim(
 
 
 def text_identity(tokens: Stage) -> dict[str, Any]:
-    """What the val text is, whatever shards it lies in: its tokens, and how many bytes each stands for."""
+    """Identity of the val text, independent of its shards: hashes of the tokens and of their byte counts."""
     stream = token_stages.open_split(tokens, "val")
     ids = np.ascontiguousarray(stream[0 : len(stream)], dtype="<u2")
     return identity(ids, np.asarray(token_stages.token_bytes(tokens)))
 
 
 def identity(ids: np.ndarray, token_bytes: np.ndarray) -> dict[str, Any]:
-    """SHA-256 over the tokens (uint16) and over the bytes each stands for (int64), little-endian."""
+    """SHA-256 over the tokens (uint16) and over their byte counts (int64), little-endian."""
     return {
         "tokens": len(ids),
         "tokens_sha256": hashlib.sha256(np.asarray(ids, dtype="<u2").tobytes()).hexdigest(),
@@ -98,7 +99,7 @@ def recorded_config(model: Stage, scores: Mapping[str, Stage], config: Config) -
     model, since the script, trained again, does not know its own size.
     """
     made: dict[str, Any] = {key: value for key, value in model.manifest.config.items() if key != "options"}
-    made["quantize"] = made["quantize"] | model.manifest.details.get("model_target", {})
+    made["quantize"] = made["quantize"] | model.manifest.details_as(QuantizeDetails).get("model_target", {})
     for kind, stage in scores.items():
         made["evaluate"] = stage.manifest.config["evaluate"] | _resolved(stage)
         if kind == "eval-ttt":
@@ -108,7 +109,7 @@ def recorded_config(model: Stage, scores: Mapping[str, Stage], config: Config) -
 
 
 def planned_config(source: Stage, config: Config) -> dict[str, Any]:
-    """What `recorded_config` will be for the float model of `source`, quantized and scored as `config` says."""
+    """The future `recorded_config` of the float model of `source`, quantized and scored with `config`."""
     return _with_lineage(configs.to_dict(config), [source, *ancestors(source)])
 
 
@@ -126,7 +127,7 @@ def _with_lineage(made: dict[str, Any], stages: Sequence[Stage]) -> dict[str, An
 
 
 def ancestors(stage: Stage) -> list[Stage]:
-    """Every stage up the lineage that is where its child says it is, the nearest first."""
+    """All ancestors that are still at their recorded paths, nearest first."""
     found: list[Stage] = []
     for role, entry in stage.manifest.inputs.items():
         if entry.kind == "stage":
@@ -142,7 +143,7 @@ def _score(stage: Stage) -> dict[str, Any]:
         settings["ttt"] = manifest.config["ttt"]
     return {
         **{name: manifest.metrics[name] for name in METRICS},
-        "lossless": bool(manifest.details["lossless"]),
+        "lossless": manifest.details_as(ScoreDetails)["lossless"],
         "device": manifest.environment["device"],
         "dtype": manifest.environment["dtype"],
         "settings": settings,

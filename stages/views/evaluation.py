@@ -1,11 +1,10 @@
-"""What the two evaluation stages share: the text to score, its bytes, and how a score is written down."""
+"""Shared by the two evaluation stages: the text to score, its bytes, and writing of the scores."""
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -25,6 +24,7 @@ from pgolf.saved import tokens as token_stages
 from pgolf.saved.models import load_model
 from pgolf.store import kinds
 from pgolf.store.manifest import Input
+from pgolf.store.records import ScoreDetails, ScoreMetrics, TokenizeDetails
 from pgolf.store.stage_directory import Stage
 from stages.context import StageBuild, StageContext
 from stages.views import repeat
@@ -55,7 +55,7 @@ class Documents:
         return cls(tuple(data.source(name) for name in names), text_field)
 
     def inputs(self, model: Stage) -> dict[str, Stage | Path | Input]:
-        """What an evaluation of `model` is made from, by role."""
+        """The inputs of an evaluation of `model`, by role."""
         entries = {f"documents:{index}": token_stages.input_of(item) for index, item in enumerate(self.sources)}
         return {"model": model, **entries}
 
@@ -83,7 +83,7 @@ def load_text(source: Stage, documents: Documents) -> Text:
         tokenized = source.ancestor("tokenize")
         stream = token_stages.open_split(tokenized, "val")
         counts = np.asarray(token_stages.token_bytes(tokenized), dtype=np.int64)
-        lossless = bool(tokenized.manifest.details.get("lossless", True))
+        lossless = tokenized.manifest.details_as(TokenizeDetails).get("lossless", True)
         text = Text(np.asarray(stream[0 : len(stream)]), counts, lossless, "val")
     if len(text.tokens) < 2:
         raise PgolfError(f"{text.source} holds {len(text.tokens)} tokens; a score needs at least 2")
@@ -118,24 +118,22 @@ def write_scores(
 ) -> None:
     """Metrics, per-token payload and the facts of the evaluation, into the stage being built."""
     score = Score.from_nll(trace.nll, text.token_bytes[1:])
-    build.metrics |= score.metrics() | {
-        "seconds": round(seconds, 3),
-        "tokens_per_second": round(score.tokens_scored / max(seconds, 1e-9), 1),
-    }
-    build.details |= {"text": text.source, "lossless": text.lossless, **trace.facts}
+    speed = round(score.tokens_scored / max(seconds, 1e-9), 1)
+    build.metrics |= score.metrics() | ScoreMetrics(seconds=round(seconds, 3), tokens_per_second=speed)
+    build.details |= ScoreDetails(text=text.source, lossless=text.lossless) | trace.facts
     payload = {"nll": trace.nll.astype(np.float32), "token_bytes": text.token_bytes[1:].astype(np.int32)}
     if context.config.evaluate.mixture and context.runtime.is_main:
         clock = time.monotonic()
         mixed = MixtureEvaluator(None, model.config.vocab_size, model.config.bos_id).mix(text.tokens, trace)
         found = Score.from_nll(mixed.nll, text.token_bytes[1:])
-        build.metrics["mixture_bits_per_byte"] = found.bits_per_byte
-        build.metrics["mixture_seconds"] = round(time.monotonic() - clock, 3)
+        mixture_seconds = round(time.monotonic() - clock, 3)
+        build.metrics |= ScoreMetrics(mixture_bits_per_byte=found.bits_per_byte, mixture_seconds=mixture_seconds)
         payload["nll_mixture"] = mixed.nll.astype(np.float32)
     if context.runtime.is_main:
         save_file(payload, build.writer.path(SCORES_FILE))
 
 
-def mixture_row(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+def mixture_row(metrics: ScoreMetrics) -> list[tuple[str, str]]:
     if "mixture_bits_per_byte" not in metrics:
         return []
     gain = metrics["bits_per_byte"] - metrics["mixture_bits_per_byte"]
@@ -144,7 +142,7 @@ def mixture_row(metrics: dict[str, Any]) -> list[tuple[str, str]]:
 
 def line(scored: Stage) -> str:
     """A score in one line."""
-    metrics = scored.manifest.metrics
+    metrics = scored.manifest.metrics_as(ScoreMetrics)
     return (
         f"{scored.label} of {scored.manifest.inputs['model'].name}: {metrics['bits_per_byte']:.4f} bits per byte over "
         f"{metrics['bytes_scored']:,} bytes, {metrics['seconds']:.1f} s"
@@ -153,7 +151,7 @@ def line(scored: Stage) -> str:
 
 def report(reporter: Reporter, scored: Stage) -> None:
     """The score as a table that ends with what repeats it, and beside it what a reader must know."""
-    metrics, details = scored.manifest.metrics, scored.manifest.details
+    metrics, details = scored.manifest.metrics_as(ScoreMetrics), scored.manifest.details_as(ScoreDetails)
     rows = [
         ("bits per byte", f"{metrics['bits_per_byte']:.4f}"),
         *mixture_row(metrics),

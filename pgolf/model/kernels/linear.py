@@ -141,7 +141,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
 @torch.library.custom_op("pgolf::linear_backward", mutates_args=())
 def linear_backward(grad: Tensor, x: Tensor, weight: Tensor, by_x: bool, by_weight: bool) -> tuple[Tensor, Tensor]:
-    """Gradients by x and weight; an empty tensor for one that is not wanted."""
+    """Gradients with respect to x and weight; an empty tensor for one that is not required."""
     g, flat = grad.reshape(-1, grad.shape[-1]).contiguous(), x.reshape(-1, x.shape[-1]).contiguous()
     dx, dw = (x.new_empty(x.shape) if by_x else x.new_empty(0)), (x.new_empty(weight.shape if by_weight else 0))
     if by_x:

@@ -36,7 +36,7 @@ def test_a_program_that_keeps_to_its_inputs_passes(tmp_path):
         ("raise SystemExit(3)", "status 3"),
     ],
 )
-def test_what_is_not_allowed_is_found(tmp_path, source, words):
+def test_forbidden_accesses_are_found(tmp_path, source, words):
     data, other = tmp_path / "input.txt", tmp_path / "secret.txt"
     data.write_text("7")
     other.write_text("8")
