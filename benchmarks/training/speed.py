@@ -53,7 +53,7 @@ FRACTION = 0.5  # of training done, which decides the schedules
 class Printed(Silent):
     """Prints which paths training takes."""
 
-    def message(self, text: str) -> None:
+    def message(self, text: str, detail: bool = False) -> None:
         print(f"  {text}", flush=True)
 
 
