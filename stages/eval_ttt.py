@@ -39,7 +39,8 @@ def eval_ttt(context: StageContext, source: Stage, documents: Documents = VAL, t
                 ttt, trials = _tune(context, source, model, settings)
 
             def on_estimate(estimate: Estimate) -> None:
-                build.details["estimate_seconds"] = {"scoring": estimate.scoring, "learning": estimate.learning}
+                seconds = {"scoring": estimate.scoring, "learning": estimate.learning}
+                build.details |= ScoreDetails(estimate_seconds=seconds)
                 context.reporter.message(f"eval-ttt ({ttt.method}): {estimate.line(ttt.seconds)}")
 
             clock = time.monotonic()

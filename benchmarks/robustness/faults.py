@@ -1,6 +1,8 @@
 """Kills and failures at the file operations of every command, fresh and over a finished stage.
 
-    python benchmarks/robustness/faults.py --per-case 24 --out benchmarks/results/faults.json
+    python benchmarks/robustness/faults.py --per-case 12 --commands train quantize
+
+Each run adds its rows to benchmarks/results/faults.json, in place of older ones of the same commands.
 
 For each command the file operations below the run are counted once; then the command is repeated, each time
 with one operation that fails (EIO, ENOSPC) or at which the process is killed, or with a limit on the size of files.
@@ -105,7 +107,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--per-case", type=int, default=12, help="faults per command, kind of fault and state")
     parser.add_argument("--commands", nargs="*", default=COMMANDS)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=HERE.parents[1] / "results" / "faults.json")
     options = parser.parse_args()
     rows, lost = [], 0
     with tempfile.TemporaryDirectory() as place:
@@ -135,8 +137,10 @@ def main() -> int:
                 )
                 print(json.dumps(rows[-1]), flush=True)
     print(f"{sum(row['faults'] for row in rows)} faults, {lost} wrong")
-    if options.out:
-        options.out.write_text(json.dumps(rows, indent=1) + "\n")
+    kept = json.loads(options.out.read_text("utf-8")) if options.out.exists() else []
+    rows += [row for row in kept if row["command"] not in options.commands]
+    rows.sort(key=lambda row: (COMMANDS.index(row["command"]), row["over"]))
+    options.out.write_text(json.dumps(rows, indent=1) + "\n")
     return 1 if lost else 0
 
 

@@ -135,6 +135,7 @@ class ScoreDetails(TypedDict, total=False):
     chunks_learned: int
     steps: int
     out_of_time: bool
+    estimate_seconds: dict[str, float]
     ttt: dict[str, Any]
     tuned_on: str
     trials: list[dict[str, Any]]

@@ -70,8 +70,11 @@ class TttEvaluator:
             )
         clock = Clock()
         if self.ttt.seconds or self.on_estimate is not None:
-            probed = Recorder(len(tokens) - 1, (), None)
-            clock = time_cap.clock(method, lambda clock: self._task(tokens, probed, clock), self.on_estimate)
+
+            def probed(clock: Clock) -> Task:  # with a recorder of its own: on a short text a probe comes to its end
+                return self._task(tokens, Recorder(len(tokens) - 1, (), None), clock)
+
+            clock = time_cap.clock(method, probed, self.on_estimate)
         recorder = Recorder(len(tokens) - 1, positions, self.on_progress, self.runtime.world_size)
         return method.run(self._task(tokens, recorder, clock))
 
