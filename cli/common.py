@@ -68,7 +68,7 @@ class Common:
 
     def context(self, *extra: str) -> "StageContext":
         """Everything a stage needs, from these options: preset, file, `--set`, then `extra` assignments that a
-        command's own options stand for.
+        command's own options set.
 
         Without preset and file the stage's own earlier settings are the base, or its input's: see `prepare` and
         `StageContext.adopt`.

@@ -272,11 +272,11 @@ class StageContext:
             return
         shown = ", ".join(reasons[:_SHOWN]) + (f" and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else "")
         took = old.manifest.seconds
-        question = f"{label} took {took:.0f} s and would be made again ({shown}). Do it?"
+        question = f"{label} took {took:.0f} s and would be redone ({shown}). Redo it?"
         if took > ASK_SECONDS and not (self.ask and self.ask(question)):
             raise PgolfError(
-                f"{label} took {took:.0f} s and would be made again ({shown}): --force replaces it, --name VARIANT "
-                "makes another beside it"
+                f"{label} took {took:.0f} s and would be redone ({shown}): --force replaces it, --name VARIANT "
+                "makes a separate variant"
             )
         self.reporter.message(f"redoing {label}: {shown}")
 

@@ -2,7 +2,7 @@
 
 One folder `<YYYY-MM-DD>_<Name>`: README.md, submission.json, a log per seed, the script and its requirements. Fields
 and sections are those of the challenge's merged records; every figure is read out of a manifest. The weights stay out,
-as in every record; the package beside the runs has them.
+as in every record; the package of the run has them.
 """
 
 import json

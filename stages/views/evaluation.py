@@ -44,7 +44,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Documents:
-    """Text to score in place of val: what `tokenize` takes as documents. Empty: val."""
+    """Text to score in place of val: documents as for `tokenize`. Empty: val."""
 
     sources: tuple[Source, ...] = ()
     text_field: str = "text"
@@ -150,7 +150,7 @@ def line(scored: Stage) -> str:
 
 
 def report(reporter: Reporter, scored: Stage) -> None:
-    """The score as a table that ends with what repeats it, and beside it what a reader must know."""
+    """The score as a table that ends with the command that repeats it, and remarks for the reader."""
     metrics, details = scored.manifest.metrics_as(ScoreMetrics), scored.manifest.details_as(ScoreDetails)
     rows = [
         ("bits per byte", f"{metrics['bits_per_byte']:.4f}"),
