@@ -76,6 +76,7 @@ class Common:
         from pgolf import config as configs
         from pgolf import runtime
         from pgolf.errors import PgolfError
+        from pgolf.evaluate.ttt import methods as ttt
         from pgolf.progress import Silent
         from pgolf.quant import methods
         from stages.context import StageContext
@@ -89,6 +90,7 @@ class Common:
         complete = self.preset is not None or self.config is not None
         config = configs.load(self.preset, self.config, assignments) if complete else configs.Config()
         methods.of(config.quantize)
+        ttt.of(config.ttt)
         return StageContext(
             run=self.run_dir,
             config=config,
@@ -103,6 +105,7 @@ class Common:
 
     def prepare(self, kind: str, *extra: str) -> tuple["StageContext", "Stage"]:
         """The context and the input of a stage of `kind`, with the settings of its own lineage."""
+        from pgolf.evaluate.ttt import methods as ttt
         from pgolf.quant import methods
         from pgolf.store import kinds
 
@@ -112,6 +115,7 @@ class Common:
         context = context.adopt(context.own(kind), source)
         if self.set or extra:
             methods.of(context.config.quantize)
+            ttt.of(context.config.ttt)
         return context, source
 
     def _ask(self, question: str) -> bool:

@@ -7,6 +7,7 @@ import typer
 from cli.common import Common, command
 from cli.eval_sliding import Context, Documents, Mixture, Reset, TextField, assignments
 from cli.eval_ttt import Seconds
+from cli.launch import Nproc, launched
 
 
 def add_to(app: typer.Typer) -> None:
@@ -20,8 +21,11 @@ def add_to(app: typer.Typer) -> None:
         reset: Reset = False,
         mixture: Mixture = False,
         seconds: Seconds = None,
+        nproc: Nproc = 1,
     ) -> None:
         """Score a model with sliding windows; with --ttt, with test-time training after that."""
+        if launched(nproc):
+            return
         from stages.eval_sliding import eval_sliding
         from stages.eval_ttt import eval_ttt
         from stages.views import evaluation
@@ -34,4 +38,6 @@ def add_to(app: typer.Typer) -> None:
         if ttt:
             stage = eval_ttt(stages.adopt(stages.own("eval-ttt"), source), source, text)
             evaluation.report(stages.reporter, stage)
-        common.finish(stage)
+        if stages.runtime.is_main:
+            common.finish(stage)
+        stages.runtime.leave()

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from cli.common import Common, command
+from cli.launch import Nproc, launched
 
 Documents = Annotated[
     list[str],
@@ -42,8 +43,11 @@ def add_to(app: typer.Typer) -> None:
         context: Context = None,
         reset: Reset = False,
         mixture: Mixture = False,
+        nproc: Nproc = 1,
     ) -> None:
         """Score a model in bits per byte with sliding windows; every token but the first exactly once."""
+        if launched(nproc):
+            return
         from stages.eval_sliding import eval_sliding as run
         from stages.views import evaluation
 

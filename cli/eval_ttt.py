@@ -7,6 +7,7 @@ import typer
 from cli import numbers
 from cli.common import Common, command
 from cli.eval_sliding import Context, Documents, Mixture, Reset, TextField, assignments
+from cli.launch import Nproc, launched
 
 Method = Annotated[str | None, typer.Option("--method", help="sgd, lora, in-place or phased.")]
 Seconds = Annotated[
@@ -28,18 +29,30 @@ def add_to(app: typer.Typer) -> None:
         context: Context = None,
         reset: Reset = False,
         mixture: Mixture = False,
+        nproc: Nproc = 1,
     ) -> None:
-        """Score a model that learns from every chunk of text once it is scored, never before."""
+        """Score a model that learns from every chunk of text once it is scored, never before.
+
+        With --nproc, lora and phased share the documents between processes.
+        """
+        if launched(nproc):
+            return
         from pgolf.errors import PgolfError
+        from pgolf.evaluate.ttt import methods
         from stages.eval_ttt import eval_ttt as run
         from stages.views import evaluation
 
         extra = [] if method is None else [f"ttt.method={method}"]
         extra += [] if seconds is None else [f"ttt.seconds={seconds}"]
         stage_context, source = common.prepare("eval-ttt", *assignments(context, reset, mixture), *extra)
-        chosen = stage_context.config.ttt.method
-        if context is not None and chosen != "in-place":
-            raise PgolfError(f"--context goes with --method in-place; {chosen} has contexts of its own: leave it out")
-        scored = run(stage_context, source, evaluation.Documents.of(documents, text_field), tune)
-        evaluation.report(stage_context.reporter, scored)
-        common.finish(scored)
+        chosen = stage_context.config.ttt
+        if context is not None and not methods.of(chosen).takes_context:
+            fitting = " or ".join(name for name, row in methods.METHODS.items() if row.takes_context)
+            raise PgolfError(
+                f"--context goes with --method {fitting}; {chosen.method} has contexts of its own: leave it out"
+            )
+        stage = run(stage_context, source, evaluation.Documents.of(documents, text_field), tune)
+        evaluation.report(stage_context.reporter, stage)
+        if stage_context.runtime.is_main:
+            common.finish(stage)
+        stage_context.runtime.leave()

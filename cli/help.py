@@ -1,6 +1,5 @@
 """How commands read their arguments and show their help: plain text of at most a screen, own options first."""
 
-import difflib
 import re
 import textwrap
 from collections.abc import Sequence
@@ -113,12 +112,6 @@ def _kind(found: re.Match[str]) -> str:
 
 
 _KINDS = {"int": "N", "float": "X", "path": "PATH", "str": "NAME"}
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """`; did you mean X?` for the likeliest of the known names, or nothing."""
-    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]}?" if matches else ""
 
 
 _SAYS = {

@@ -5,29 +5,46 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.common import Common, command
+from cli.common import LOOK, Common, command
 
 if TYPE_CHECKING:
     from pgolf.store.manifest import Manifest
 
-_HEADLINE = ("bits_per_byte", "total_bytes", "model_bytes", "holdout_bits_per_byte", "parameters")
+_EXAMPLES = ("pgolf inspect --check", "pgolf inspect --diff eval-sliding eval-ttt")
+_HEADLINE = {
+    "bits_per_byte": "{:.4f} bits per byte",
+    "total_bytes": "{:,} bytes",
+    "model_bytes": "{:,} bytes of model",
+    "holdout_bits_per_byte": "{:.4f} BPB held out",
+    "parameters": "{:,} weights",
+}
 
 
 def add_to(app: typer.Typer) -> None:
-    @command(app, "inspect")
+    @command(app, "inspect", (*LOOK, "source"), _EXAMPLES)
     def inspect(
         common: Common,
         check: Annotated[bool, typer.Option("--check", help="Also verify the hash of every payload file.")] = False,
+        diff: Annotated[
+            tuple[str, str] | None,
+            typer.Option(metavar="A B", help="Show in what two stages of the run, or two runs, differ."),
+        ] = None,
     ) -> None:
-        """Show the stages of a run (or of one directory with --from): lineage, time, scores. Exit code 1 if changed."""
+        """Show a run's stages: what each was made from, time, result.
+
+        Exit code 1 when an input of a stage has changed since. --from names one stage directory.
+        """
         from cli.screen import say_error, say_json
         from pgolf.data import files
         from pgolf.errors import CheckFailed, PgolfError
         from pgolf.store import lineage, runs, stage_directory
 
+        if diff is not None:
+            _show_difference(common, diff)
+            return
         stages = [stage_directory.open_stage(common.source)] if common.source else runs.stages_of(common.run_dir)
         if not stages:
-            raise PgolfError(f"{common.run_dir} holds no finished stage; pgolf run --run {common.run} makes them")
+            raise PgolfError(f"{runs.missing(common.run_dir)}; pgolf run makes a run")
         rows, problems, report = [], [], []
         for stage in stages:
             inputs = lineage.ancestors(stage, lambda path: files.source(path).sha256)
@@ -50,6 +67,36 @@ def add_to(app: typer.Typer) -> None:
             raise typer.Exit(CheckFailed.exit_code)
 
 
+def _show_difference(common: Common, names: tuple[str, str]) -> None:
+    from cli.screen import say_json
+    from pgolf.store import runs, stage_directory
+    from stages.reports import runs_table
+
+    places = [
+        common.run_dir / name if stage_directory.exists(common.run_dir / name) else runs.find(common.artifacts, name)
+        for name in names
+    ]
+    found = runs_table.compared(*places)
+    if common.json:
+        say_json({"differences": [dict(zip(("what", "name", "a", "b"), row, strict=True)) for row in found]})
+    elif not found:
+        common.screen.result(f"{names[0]} and {names[1]} do not differ")
+    else:
+        rows = [(what, name, _value(a), _value(b), _change(a, b)) for what, name, a, b in found]
+        common.screen.table("", ("", "what differs", *names, "change"), rows)
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _change(a: Any, b: Any) -> str:
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (a, b))
+    return f"{b - a:+,.6g}" if numbers else ""
+
+
 def _inputs(items: list[Any]) -> str:
     fine = ("ok", "unchecked")
     shown = [item.label if item.state in fine else f"{item.label} ({item.state})" for item in items[:3]]
@@ -64,8 +111,8 @@ def _duration(seconds: float) -> str:
 def _score(manifest: "Manifest") -> str:
     if failed := manifest.details.get("failed"):
         return f"failed: {', '.join(failed)}"
-    for name in _HEADLINE:
-        if name in manifest.metrics:
-            value = manifest.metrics[name]
-            return f"{value:.4f} {name}" if isinstance(value, float) else f"{value:,} {name}"
-    return ""
+    if tokens := manifest.details.get("train", {}).get("tokens"):
+        return f"{tokens:,} train tokens"
+    return next(
+        (text.format(manifest.metrics[name]) for name, text in _HEADLINE.items() if name in manifest.metrics), ""
+    )

@@ -5,10 +5,20 @@ import sys
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from pgolf.errors import PgolfError
+
+Nproc = Annotated[int, typer.Option(min=1, help="Processes, one per GPU, started through torchrun.")]
+
+
+def launched(nproc: int) -> bool:
+    """Whether this command was handed to `nproc` processes, which have done its work; never for one."""
+    if nproc > 1:
+        launch(nproc, without_option(sys.argv[1:], "--nproc"))
+    return nproc > 1
 
 
 def without_option(arguments: Sequence[str], name: str) -> list[str]:

@@ -11,16 +11,17 @@ import typer
 import pgolf
 from cli import interrupts
 from cli.common import Common
-from cli.help import Command, Group, nearest
+from cli.help import Command, Group
 from cli.screen import say_error
 from pgolf import caches
+from pgolf.errors import did_you_mean
 
 COMMANDS: dict[str, tuple[str, ...]] = {
-    "Start here": ("run", "sample", "inspect"),
+    "Start here": ("run", "sample", "inspect", "config"),
     "Stages": ("tokenize", "train", "ema_finalize", "quantize", "eval", "eval_sliding", "eval_ttt", "package"),
-    "Look": ("budget", "report", "compare"),
+    "Look": ("runs", "budget", "report", "compare"),
     "Prove": ("audit", "prove", "verify", "screen_record"),
-    "Exchange": ("submission", "import_checkpoint", "compress"),
+    "Exchange": ("submission", "import_checkpoint", "compress", "clean"),
 }
 """Modules of commands by panel of `pgolf --help`."""
 
@@ -77,7 +78,7 @@ def _help(
         command = commands[topic]
         typer.echo(command.get_help(command.make_context(topic, [], parent=program, resilient_parsing=True)))
     elif topic:
-        say_error(f"no command {topic!r}{nearest(topic, list(commands))}")
+        say_error(f"no command {topic!r}{did_you_mean(topic, list(commands))}")
         raise typer.Exit(2)
     else:
         typer.echo(program.get_help())

@@ -6,6 +6,7 @@ import typer
 
 from cli import numbers
 from cli.common import Common, command
+from pgolf.store.records import PackageDetails
 
 if TYPE_CHECKING:
     from pgolf.progress import Reporter
@@ -37,7 +38,7 @@ def add_to(app: typer.Typer) -> None:
 
 def show(reporter: "Reporter", stage: "Stage", verbose: bool) -> None:
     """Four lines: bytes, path, verdict, next command. verbose: also tables of the code, the roles and the modules."""
-    ledger = stage.manifest.details["ledger"]
+    ledger = stage.manifest.details_as(PackageDetails)["ledger"]
     if verbose:
         _tables(reporter, ledger)
     counted = " + ".join(f"{row['file']} {row['bytes']:,}" for row in ledger["files"] if row["counted"])

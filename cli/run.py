@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.common import Common, command
+from pgolf.store.records import PackageDetails, ScoreMetrics
 
 if TYPE_CHECKING:
     from pgolf.progress import Reporter
@@ -73,7 +74,7 @@ def _show(reporter: "Reporter", chain: "Chain", readings: list["Reading"], texts
     from stages.reports import summary
     from stages.views import repeat
 
-    text_bytes = int(chain.sliding_score.manifest.metrics["bytes_scored"])
+    text_bytes = int(chain.sliding_score.manifest.metrics_as(ScoreMetrics)["bytes_scored"])
     intro = (
         f"How well is text predicted that was never seen in training ({text_bytes:,} bytes of it)? Bits per byte (BPB) "
         "is how many bits each byte of it costs when it is stored by such a prediction: less is better."
@@ -88,10 +89,12 @@ def _show(reporter: "Reporter", chain: "Chain", readings: list["Reading"], texts
         ],
     )
     reporter.result(textwrap.fill(summary.verdict(readings), 78))
+    if chain.proof is not None:
+        reporter.result(textwrap.fill(summary.proof(chain.proof), 78))
     reporter.result("\nThe packaged model goes on where three unseen documents begin:")
     for text in texts:
         reporter.result(textwrap.shorten(text, 78, placeholder=" ..."))
-    ledger = chain.packaged.manifest.details["ledger"]
+    ledger = chain.packaged.manifest.details_as(PackageDetails)["ledger"]
     parts = " + ".join(f"{row['file']} {row['bytes']:,}" for row in ledger["files"] if row["counted"])
     reporter.result(f"\nThe package counts {ledger['counted_bytes']:,} of {ledger['cap_bytes']:,} bytes: {parts}")
     for what, value in repeat.lines(chain.packaged):

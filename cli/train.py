@@ -1,12 +1,12 @@
 """`pgolf train`: from tokens to weights."""
 
-import sys
 from typing import Annotated
 
 import typer
 
 from cli import numbers
 from cli.common import Common, command
+from cli.launch import Nproc, launched
 
 
 def add_to(app: typer.Typer) -> None:
@@ -19,16 +19,13 @@ def add_to(app: typer.Typer) -> None:
             typer.Option(parser=numbers.seconds, metavar="TIME", help="Wall-clock cap (train.seconds); 0: none."),
         ] = None,
         finish: Annotated[bool, typer.Option("--finish", help="End a stopped run where it is.")] = False,
-        nproc: Annotated[int, typer.Option(min=1, help="Processes, one per GPU, started through torchrun.")] = 1,
+        nproc: Nproc = 1,
     ) -> None:
         """Train a model on the run's tokens.
 
         The same command continues a stopped run; more --iterations or --seconds lengthen it, --finish ends it as it is.
         """
-        if nproc > 1:
-            from cli.launch import launch, without_option
-
-            launch(nproc, without_option(sys.argv[1:], "--nproc"))
+        if launched(nproc):
             return
         from stages.train import train as train_stage
 

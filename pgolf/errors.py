@@ -4,9 +4,11 @@ Raised where the cause is known, with a message of one line that says what, wher
 `cli`, which prints that line and exits with the code below.
 """
 
+import difflib
 import errno
 import os
 import re
+from collections.abc import Sequence
 
 
 class PgolfError(Exception):
@@ -59,3 +61,9 @@ def explain(error: Exception, place: object = None, kept: str = "") -> str:
     reason = os.strerror(number) if number else str(error) or type(error).__name__
     advice = _ADVICE.get(number or 0, "")
     return "; ".join(filter(None, (f"{where}: {reason}" if where else reason, kept, advice)))
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """`; did you mean X?` for the most similar of the known names, or nothing."""
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]}?" if matches else ""

@@ -29,6 +29,14 @@ from pgolf.evaluate.compare import by_document
 from pgolf.saved import tokens as token_stages
 from pgolf.saved.models import PACKED, QUANTIZED, WEIGHTS, load_model, training_length
 from pgolf.store import kinds
+from pgolf.store.records import (
+    AuditDetails,
+    PackageDetails,
+    QuantizeDetails,
+    ScoreMetrics,
+    TokenizeDetails,
+    TrainMetrics,
+)
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.shards import write_shards
 from stages.context import StageContext
@@ -84,7 +92,7 @@ def audit(context: StageContext, source: Stage, options: AuditOptions) -> Stage:
     train_length = training_length(source)
     config = evaluators.resolve(context.config, train_length)
     stream = token_stages.open_split(tokenized, "val")
-    bos = int(tokenized.manifest.details["bos_id"])
+    bos = int(tokenized.manifest.details_as(TokenizeDetails)["bos_id"])
     count = min(options.tokens, len(stream)) or evaluators.audited_tokens(stream, bos, options.evaluator, config)
     recorded = {"evaluator": options.evaluator, "tokens": count, "probes": options.probes, "seed": options.seed}
     with context.build("audit", inputs={"model": source}, sections=SECTIONS, options=recorded) as build:
@@ -96,7 +104,8 @@ def audit(context: StageContext, source: Stage, options: AuditOptions) -> Stage:
             build.writer.path(REPORT).write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", "utf-8")
             build.writer.path(READABLE).write_text(markdown(found), "utf-8")
             build.metrics |= found["metrics"]
-            build.details |= {"text": "val", "failed": [row["check"] for row in found["findings"] if _failed(row)]}
+            names = [row["check"] for row in found["findings"] if _failed(row)]
+            build.details |= AuditDetails(text="val", failed=names)
     report = json.loads(build.stage.file(REPORT).read_text("utf-8"))
     show(context.reporter, build.stage, report)
     failed = [Finding(**row) for row in report["findings"] if _failed(row)]
@@ -215,14 +224,14 @@ def _of_the_record(case: _Case, nll: np.ndarray, noise: float) -> list[Finding]:
         findings.append(Finding("reported score", "A4", audits.NOT_RUN, text))
     findings.append(_budget(source))
     trained = lineage.get("train")
-    metrics = trained.manifest.metrics if trained else {}
-    seconds = float(metrics["seconds"]) if "seconds" in metrics else None
+    training = trained.manifest.metrics_as(TrainMetrics) if trained else TrainMetrics()
+    seconds = training.get("seconds")
     findings.append(
         record.clocks(
             seconds,
-            (seconds or 0.0) / max(1, int(metrics.get("iterations", 1))),
+            (seconds or 0.0) / max(1, training.get("iterations", 1)),
             {kind: lineage[kind].manifest.seconds for kind in ("ema-finalize", "quantize") if kind in lineage},
-            {stage.label: float(stage.manifest.metrics["seconds"]) for stage in scores.values()},
+            {stage.label: stage.manifest.metrics_as(ScoreMetrics)["seconds"] for stage in scores.values()},
             case.options.limit_seconds,
         )
     )
@@ -258,7 +267,7 @@ def _reported(case: _Case) -> Stage | None:
 def _budget(source: Stage) -> Finding:
     if source.manifest.stage != "package":
         return Finding("budget", "A14", audits.NOT_RUN, f"{source.label} is no package: there are no files to count")
-    ledger = source.manifest.details.get("ledger")
+    ledger = source.manifest.details_as(PackageDetails).get("ledger")
     if not isinstance(ledger, dict):
         raise PgolfError(f"{source.path} has no ledger of its files in its manifest; rerun package")
     sizes = {name: source.file(name).stat().st_size for name in source.manifest.outputs}
@@ -268,7 +277,7 @@ def _budget(source: Stage) -> Finding:
 def _calibration(case: _Case, quantized: Stage | None) -> Finding:
     if quantized is None:
         return record.calibration(None, {}, {})
-    inputs, details = quantized.manifest.inputs, quantized.manifest.details
+    inputs, details = quantized.manifest.inputs, quantized.manifest.details_as(QuantizeDetails)
     val = case.tokenized.manifest.outputs
     hashes = {role: entry.sha256 for role, entry in inputs.items() if role.startswith("calibration")}
     source = ", ".join(Path(inputs[role].path).name for role in hashes)

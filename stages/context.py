@@ -87,8 +87,8 @@ class StageContext:
     """`--set` of a command without preset and file, for `adopt`; None: `config` is complete."""
     dry_run: bool = False
     """Raise WouldRun in place of making a stage that is not up to date."""
-    ask: Callable[[str], bool] = lambda question: False
-    """Asks the user; without one to ask, the answer is no."""
+    ask: Callable[[str], bool] | None = None
+    """Asks the user; None: there is nobody to ask, and the answer is no."""
 
     def label(self, stage: str) -> str:
         return stage if self.name is None else f"{stage}@{self.name}"
@@ -271,7 +271,8 @@ class StageContext:
             return
         shown = ", ".join(reasons[:_SHOWN]) + (f" and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else "")
         took = old.manifest.seconds
-        if took > ASK_SECONDS and not self.ask(f"{label} took {took:.0f} s and would be made again ({shown}). Do it?"):
+        question = f"{label} took {took:.0f} s and would be made again ({shown}). Do it?"
+        if took > ASK_SECONDS and not (self.ask and self.ask(question)):
             raise PgolfError(
                 f"{label} took {took:.0f} s and would be made again ({shown}): --force replaces it, --name VARIANT "
                 "makes another beside it"

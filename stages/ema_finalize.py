@@ -14,10 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pgolf.errors import PgolfError
-from pgolf.model.fast_paths import Shape, choose_paths
+from pgolf.model.fast_paths import Shape, paths_by_rule
 from pgolf.model.gpt import GPT
 from pgolf.saved.tokens import holdout_of
 from pgolf.store import kinds
+from pgolf.store.records import FinalizeDetails, TrainDetails
 from pgolf.store.stage_directory import Stage
 from pgolf.training.select_checkpoint import Weights, blend, select
 from stages.context import StageBuild, StageContext
@@ -40,7 +41,7 @@ def ema_finalize(context: StageContext, trained: Stage) -> Stage:
 
 def _choose(context: StageContext, build: StageBuild, trained: Stage) -> None:
     started = time.monotonic()
-    config, runtime, details = context.config, context.runtime, trained.manifest.details
+    config, runtime, details = context.config, context.runtime, trained.manifest.details_as(TrainDetails)
     holdout = holdout_of(trained)
     last = _load(trained, kinds.WEIGHTS)
     averages = {
@@ -57,7 +58,7 @@ def _choose(context: StageContext, build: StageBuild, trained: Stage) -> None:
         with torch.random.fork_rng(devices=[]):
             model = GPT(config.model)
         model.compute_dtype = runtime.dtype
-        choose_paths(model.to(runtime.device), runtime, Shape(8, details["seq_len"], False, runtime.threads))
+        paths_by_rule(model.to(runtime.device), runtime, Shape(8, details["seq_len"], False, runtime.threads))
         shares = config.average.interpolate
         choice = select(model, holdout, details["seq_len"], runtime, last, averages, shares, context.reporter)
         losses, best, weights = choice.losses, choice.name, choice.weights
@@ -67,13 +68,13 @@ def _choose(context: StageContext, build: StageBuild, trained: Stage) -> None:
         "parameters": sum(value.numel() for value in weights.values()),
         "seconds": round(time.monotonic() - started, 3),
     }
-    build.details |= {
-        "chosen": best,
-        "chosen_inside_the_training_clock": recorded is not None and losses is recorded["losses"],
-        "candidates": [{"name": name, "holdout_nats_per_token": loss} for name, loss in losses.items()],
-        "holdout_tokens": len(holdout),
-        "seq_len": details["seq_len"],
-    }
+    build.details |= FinalizeDetails(
+        chosen=best,
+        chosen_inside_the_training_clock=recorded is not None and losses is recorded["losses"],
+        candidates=[{"name": name, "holdout_nats_per_token": loss} for name, loss in losses.items()],
+        holdout_tokens=len(holdout),
+        seq_len=details["seq_len"],
+    )
     ordered = sorted(losses, key=lambda name: losses[name])
     gain = losses["last"] - losses[best]
     context.reporter.result(

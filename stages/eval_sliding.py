@@ -4,6 +4,7 @@ import time
 
 from pgolf.evaluate.sliding import SlidingEvaluator
 from pgolf.saved.models import evaluate_settings
+from pgolf.store.records import ScoreDetails
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.views import evaluation
@@ -28,5 +29,5 @@ def eval_sliding(context: StageContext, source: Stage, documents: Documents = VA
                 evaluator = SlidingEvaluator(model, settings, context.runtime, on_progress)
                 trace = evaluator.score(text.tokens)
             evaluation.write_scores(build, context, model, text, trace, time.monotonic() - clock)
-            build.details |= {"seq_len": settings.seq_len, "stride": settings.stride, "context": settings.context}
+            build.details |= ScoreDetails(seq_len=settings.seq_len, stride=settings.stride, context=settings.context)
     return build.stage

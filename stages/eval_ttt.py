@@ -5,12 +5,13 @@ import time
 from typing import Any
 
 from pgolf.config import EvaluateConfig, TttConfig
-from pgolf.errors import PgolfError
 from pgolf.evaluate.ttt.methods import TttEvaluator
+from pgolf.evaluate.ttt.time_cap import Estimate
 from pgolf.evaluate.ttt.tune import trials_at_most, tune
 from pgolf.model.gpt import GPT
 from pgolf.saved import tokens as token_stages
 from pgolf.saved.models import evaluate_settings
+from pgolf.store.records import ScoreDetails
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.views import evaluation
@@ -26,8 +27,6 @@ def eval_ttt(context: StageContext, source: Stage, documents: Documents = VAL, t
 
     Raises PgolfError for settings or documents that cannot be scored, CheckFailed when the coverage is not exact.
     """
-    if context.runtime.world_size > 1:
-        raise PgolfError("eval-ttt learns along one stream and runs in one process; start it without torchrun")
     inputs = documents.inputs(source)
     with context.build("eval-ttt", inputs, SECTIONS, {"tune": tuned, **documents.options}) as build:
         if build.existing is None:
@@ -38,14 +37,20 @@ def eval_ttt(context: StageContext, source: Stage, documents: Documents = VAL, t
             trials: list[dict[str, Any]] = []
             if tuned:
                 ttt, trials = _tune(context, source, model, settings)
+
+            def on_estimate(estimate: Estimate) -> None:
+                build.details["estimate_seconds"] = {"scoring": estimate.scoring, "learning": estimate.learning}
+                context.reporter.message(f"eval-ttt ({ttt.method}): {estimate.line(ttt.seconds)}")
+
             clock = time.monotonic()
             with evaluation.progress(context, "eval-ttt", len(text.tokens) - 1) as on_progress:
-                evaluator = TttEvaluator(model, settings, ttt, context.runtime, on_progress)
+                evaluator = TttEvaluator(model, settings, ttt, context.runtime, on_progress, on_estimate)
                 trace = evaluator.score(text.tokens)
             evaluation.write_scores(build, context, model, text, trace, time.monotonic() - clock)
-            build.details |= {"seq_len": settings.seq_len, "stride": settings.stride, "method": ttt.method}
+            build.details |= ScoreDetails(seq_len=settings.seq_len, stride=settings.stride, method=ttt.method)
             if tuned:
-                build.details |= {"ttt": dataclasses.asdict(ttt), "tuned_on": "held-out train tokens", "trials": trials}
+                facts = dataclasses.asdict(ttt)
+                build.details |= ScoreDetails(ttt=facts, tuned_on="held-out train tokens", trials=trials)
     return build.stage
 
 

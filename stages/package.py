@@ -20,6 +20,7 @@ from pgolf.program.ledger import MODEL, README, SCRIPT, TOKENIZER, File, Ledger
 from pgolf.progress import Reporter
 from pgolf.saved.models import evaluate_settings, load_quantized
 from pgolf.store import kinds
+from pgolf.store.records import PackageDetails, PackageMetrics
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.reports import package_text
@@ -68,12 +69,12 @@ def package(context: StageContext, source: Stage) -> Stage:
             files[claims.FILE] = (json.dumps(claimed, indent=2) + "\n").encode()
             for name, content in files.items():
                 build.writer.path(name).write_bytes(content)
-            build.metrics |= {
-                "model_bytes": ledger.bytes_of(MODEL),
-                "code_bytes": ledger.bytes_of(SCRIPT),
-                "total_bytes": ledger.total_bytes,
-            }
-            build.details |= {"ledger": ledger.to_dict(), "claims": claimed}
+            build.metrics |= PackageMetrics(
+                model_bytes=ledger.bytes_of(MODEL),
+                code_bytes=ledger.bytes_of(SCRIPT),
+                total_bytes=ledger.total_bytes,
+            )
+            build.details |= PackageDetails(ledger=ledger.to_dict(), claims=claimed)
     return build.stage
 
 

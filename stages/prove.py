@@ -1,12 +1,14 @@
 """Prove a score: code the scored tokens with the evaluated model, and let a fresh process get them back.
 
-That process sees pgolf and the stage that holds the model, nothing else: no text, no run, no network. What comes back
-must be the tokens, and the code must have the claimed length.
+That process sees pgolf and the stage that holds the model, nothing else: no text, no run, no network. Where the system
+has no means to build such a wall, the process is only fresh, and `details.wall` says so. What comes back must be the
+tokens, and the code must have the claimed length.
 """
 
 import dataclasses
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from pgolf.compress.proof import Evaluation
 from pgolf.errors import CheckFailed, PgolfError
 from pgolf.saved.models import load_model
 from pgolf.store import kinds
+from pgolf.store.records import ProveDetails, ProveMetrics, ScoreDetails
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.views import evaluation
@@ -47,19 +50,21 @@ def prove(context: StageContext, source: Stage, tokens: int = 0) -> Stage:
             data, code_bytes = proof.encode(model, claimed, part, context.reporter)
             build.writer.path(kinds.PROOF).write_bytes(data)
             with context.reporter.progress("decode in a fresh process"):
-                came_back = _decoded_elsewhere(build.writer.path(kinds.PROOF), model_stage) == proof.digest(part)
+                digest, wall = _decoded_elsewhere(build.writer.path(kinds.PROOF), model_stage)
+            came_back = digest == proof.digest(part)
             coded = proof.bits_per_byte(code_bytes, text_bytes)
             stated = float(nats[: count - 1].sum()) / math.log(2) / text_bytes
-            build.metrics |= {
-                "bits_per_byte": coded,
-                "claimed_bits_per_byte": stated,
-                "tokens_scored": count - 1,
-                "bytes_scored": text_bytes,
-                "code_bytes": code_bytes,
-                "file_bytes": len(data),
-            }
-            build.details |= {"text": text.source, "whole": count == len(text.tokens), "came_back": came_back}
-            _report(context, source, build.metrics, came_back)
+            build.metrics |= ProveMetrics(
+                bits_per_byte=coded,
+                claimed_bits_per_byte=stated,
+                tokens_scored=count - 1,
+                bytes_scored=text_bytes,
+                code_bytes=code_bytes,
+                file_bytes=len(data),
+            )
+            whole = count == len(text.tokens)
+            build.details |= ProveDetails(text=text.source, whole=whole, came_back=came_back, wall=wall)
+            _report(context, source, build.metrics, came_back, wall)
             if not came_back:
                 raise CheckFailed("other tokens came back: this model does not predict the text as the score says")
             if not proof.agrees(coded, stated, code_bytes):
@@ -69,24 +74,22 @@ def prove(context: StageContext, source: Stage, tokens: int = 0) -> Stage:
 
 def _evaluation(source: Stage) -> Evaluation:
     """How `source` was scored. Raises PgolfError when that cannot be repeated from the text alone."""
-    manifest = source.manifest
+    manifest, details = source.manifest, source.manifest.details_as(ScoreDetails)
     if any(role.startswith("documents") for role in manifest.inputs):
         raise PgolfError(f"{source.path} scores other documents than val; score val and prove that")
-    if manifest.details.get("out_of_time"):
+    if details.get("out_of_time"):
         raise PgolfError(f"{source.path} ran out of time to learn, which nobody can repeat; raise ttt.seconds")
     recorded: dict[str, Any] = {key: manifest.config[key] for key in ("evaluate", "ttt") if key in manifest.config}
     config = configs.recorded(recorded)
-    settings = dataclasses.replace(
-        config.evaluate, seq_len=manifest.details["seq_len"], stride=manifest.details["stride"]
-    )
+    settings = dataclasses.replace(config.evaluate, seq_len=details["seq_len"], stride=details["stride"])
     if manifest.stage != "eval-ttt":
         return Evaluation(settings, None)
-    ttt = configs.recorded({"ttt": manifest.details["ttt"]}).ttt if "ttt" in manifest.details else config.ttt
+    ttt = configs.recorded({"ttt": details["ttt"]}).ttt if "ttt" in details else config.ttt
     return Evaluation(settings, ttt)
 
 
-def _decoded_elsewhere(file: Any, model: Stage) -> str:
-    """SHA-256 of the tokens that a process gets which sees the file and the model's stage alone."""
+def _decoded_elsewhere(file: Path, model: Stage) -> tuple[str, str]:
+    """SHA-256 of the tokens that a fresh process gets from the file and the model's stage, and the wall around it."""
     job = json.dumps({"file": str(file.resolve()), "model": str(model.path.resolve())})
     arguments = sandbox.module("stages.workers.proof_worker", job)
     try:
@@ -98,20 +101,16 @@ def _decoded_elsewhere(file: Any, model: Stage) -> str:
     answer = json.loads(outcome.stdout)
     if "error" in answer:
         raise PgolfError(str(answer["error"]))
-    return str(answer["tokens_sha256"])
+    return str(answer["tokens_sha256"]), outcome.level
 
 
-def _report(context: StageContext, source: Stage, metrics: dict[str, Any], came_back: bool) -> None:
+def _report(context: StageContext, source: Stage, metrics: dict[str, Any], came_back: bool, wall: str) -> None:
+    where = "a fresh process" if wall == sandbox.NOTHING else "a fresh process without the text"
     rows = [
         ("text", f"{metrics['bytes_scored']:,} bytes"),
         ("code", f"{metrics['code_bytes']:,} bytes, {metrics['bits_per_byte']:.5f} bits per byte"),
         ("the score says", f"{metrics['claimed_bits_per_byte']:.5f} bits per byte"),
         ("the file, with header and checks", f"{metrics['file_bytes']:,} bytes"),
-        ("a fresh process without the text", "got the text back" if came_back else "got another text"),
+        (where, "got the text back" if came_back else "got another text"),
     ]
     context.reporter.table(f"proof of {source.label}", ("measure", "value"), rows)
-
-
-def sentence(metrics: dict[str, Any]) -> str:
-    """The proof in one line, for a report."""
-    return f"{metrics['bytes_scored']:,} bytes of text became {metrics['code_bytes']:,}, and came back"

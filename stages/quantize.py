@@ -8,7 +8,7 @@ import numpy as np
 
 from pgolf.codec import container
 from pgolf.errors import PgolfError
-from pgolf.model.fast_paths import Shape, choose_paths
+from pgolf.model.fast_paths import Shape, paths_by_rule
 from pgolf.quant import hessian, methods, pipeline
 from pgolf.quant.calibrated_model import CalibratedModel
 from pgolf.quant.hessian import Calibration
@@ -16,6 +16,7 @@ from pgolf.quant.tensor_report import TensorReport
 from pgolf.quantized import storage
 from pgolf.saved import models
 from pgolf.store import kinds, stage_directory
+from pgolf.store.records import FinalizeDetails, QuantizeDetails, QuantizeMetrics
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.shards import TokenStream
 from pgolf.training import reserve
@@ -66,19 +67,20 @@ def sweep(
                 result = pipeline.finish(calibrated, target)
                 rows = result.tensor_reports()
                 storage.save(build.writer.path(models.QUANTIZED), result.model)
-                build.details |= {
-                    "tensors": [dataclasses.asdict(row) for row in rows],
-                    "calibration_tokens": calibrated.calibration_tokens,
-                }
-                build.metrics["parameters"] = sum(tensor.numel() for tensor in calibrated.weights.values())
+                build.details |= QuantizeDetails(
+                    tensors=[dataclasses.asdict(row) for row in rows],
+                    calibration_tokens=calibrated.calibration_tokens,
+                )
+                parameters = sum(tensor.numel() for tensor in calibrated.weights.values())
+                build.metrics |= QuantizeMetrics(parameters=parameters)
                 if target:
-                    build.details |= {
-                        "reserved_bytes": files,
-                        "model_target": {"target_bytes": target},
-                        "allocation": [dataclasses.asdict(share) for share in result.allocation],
-                    }
+                    build.details |= QuantizeDetails(
+                        reserved_bytes=files,
+                        model_target={"target_bytes": target},
+                        allocation=[dataclasses.asdict(share) for share in result.allocation],
+                    )
                     coded = container.encode(result.model, each.config.package.coder)
-                    build.metrics["model_bytes"] = len(coded)
+                    build.metrics |= QuantizeMetrics(model_bytes=len(coded))
                 _show(each, rows)
         stages.append(build.stage)
     return stages
@@ -111,7 +113,7 @@ def _calibrate(context: StageContext, source: Stage, paths: Sequence[Path], apar
     stream = TokenStream.open(paths) if paths else None
     length = context.config.quantize.sequence or (_training_length(context, source) if paths else 0)
     if stream is not None:
-        choose_paths(model, context.runtime, Shape(8, length, False, context.runtime.threads))
+        paths_by_rule(model, context.runtime, Shape(8, length, False, context.runtime.threads))
     if stream is not None and not apart:
         stream = stream.view(0, len(stream) - models.held_out(source))
     made = None if apart else _made_inside_clock(context, source, length)
@@ -132,7 +134,7 @@ def _made_inside_clock(
     statistics, found = hessian.load(trained.file(kinds.HESSIANS))
     expected = reserve.facts(context.config) | {
         "sequence": length,
-        "weights": source.manifest.details.get("chosen", "last"),
+        "weights": source.manifest.details_as(FinalizeDetails).get("chosen", "last"),
     }
     differing = [key for key, value in expected.items() if found.get(key) != value]
     if differing:

@@ -17,6 +17,7 @@ import numpy as np
 from pgolf.data import hub
 from pgolf.errors import PgolfError
 from pgolf.store.manifest import Input
+from pgolf.store.records import TokenizeDetails
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens import byte_counts, shards
 from pgolf.tokens.tokenizer import Tokenizer
@@ -81,7 +82,7 @@ def register_hub(context: StageContext, repository: str, variant: str | None, tr
         item.name: Input(kind="url", path=item.url, sha256=item.content.sha256, bytes=item.content.bytes)
         for item in fetched.values()
     }
-    details = {"variant": chosen.variant, "train_shards_published": chosen.train_available}
+    details = TokenizeDetails(variant=chosen.variant, train_shards_published=chosen.train_available)
     options = {"shards": True, "hub": repository, "variant": chosen.variant, "train_shards": train_shards}
     tokenizer = fetched[chosen.tokenizer.path].local
     return _register(context, _Published(repository, files, tokenizer, inputs, options, details))

@@ -24,6 +24,8 @@ class Chain:
     sliding_score: Stage
     ttt_score: Stage
     packaged: Stage
+    proof: Stage | None
+    """The proof of a part of `sliding_score`; None unless `evaluate.prove_tokens` asks for one."""
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -36,6 +38,7 @@ class Chain:
             self.sliding_score,
             self.ttt_score,
             self.packaged,
+            self.proof,
         )
         return tuple(stage for stage in everything if stage is not None)
 
@@ -128,6 +131,7 @@ def _stages(make: Any, context: StageContext, tokenize: Any, score_float: bool) 
     from stages.eval_sliding import eval_sliding
     from stages.eval_ttt import eval_ttt
     from stages.package import package
+    from stages.prove import prove
     from stages.quantize import quantize
     from stages.train import train as train_model
 
@@ -141,4 +145,6 @@ def _stages(make: Any, context: StageContext, tokenize: Any, score_float: bool) 
     sliding = make("eval-sliding", eval_sliding, quantized, name)
     ttt = make("eval-ttt", eval_ttt, quantized, name)
     packaged = make("package", package, quantized, name, sliding, ttt)
-    return tokens, trained, averaged, quantized, float_score, sliding, ttt, packaged
+    count = context.config.evaluate.prove_tokens
+    proof = make("prove", lambda built, source: prove(built, source, count), sliding, name) if count else None
+    return tokens, trained, averaged, quantized, float_score, sliding, ttt, packaged, proof

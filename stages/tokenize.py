@@ -17,6 +17,7 @@ from pgolf.data.split import fingerprint
 from pgolf.errors import PgolfError
 from pgolf.saved.tokens import input_of, recorded_documents
 from pgolf.store.manifest import Input
+from pgolf.store.records import TokenizeDetails, TokenizeMetrics
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens import encode
 from pgolf.tokens import shards as shard_files
@@ -58,7 +59,8 @@ class _Corpus:
     val: tuple[Source, ...]
     text_field: str
     val_fraction: float
-    cache: list[bytes] = field(default_factory=list)
+    cache: list[tuple[bytes, bool]] = field(default_factory=list)
+    """The embedded corpus, each document with whether it is val."""
 
     @property
     def name(self) -> str:
@@ -69,18 +71,27 @@ class _Corpus:
         if self.val:
             yield from self._all(self.val if wanted == "val" else self.train)
             return
-        for document in self._all(self.train):
-            if data.in_val(document, self.val_fraction) == (wanted == "val"):
-                yield document
+        parts: Iterator[tuple[bytes, bool]]
+        if self.train:
+            parts = ((item, data.in_val(item, self.val_fraction)) for item in self._all(self.train))
+        else:
+            parts = iter(self._embedded())
+        yield from (document for document, is_val in parts if is_val == (wanted == "val"))
 
     def _all(self, sources: tuple[Source, ...]) -> Iterator[bytes]:
-        if sources:
-            for item in sources:
-                yield from data.documents(item, self.text_field)
-            return
+        for item in sources:
+            yield from data.documents(item, self.text_field)
+
+    def _embedded(self) -> list[tuple[bytes, bool]]:
+        """Its val documents share no passage with any other document: it repeats itself a lot."""
         if not self.cache:  # parsing the standard library takes seconds, and it is read several times
-            self.cache.extend(data.embedded_documents())
-        yield from self.cache
+            documents = list(data.embedded_documents())
+            unlike = data.unlike_others(documents)
+            size = sum(len(document) for document, alone in zip(documents, unlike, strict=True) if alone)
+            fraction = self.val_fraction * sum(map(len, documents)) / max(size, 1)
+            parts = zip(documents, unlike, strict=True)
+            self.cache.extend((document, alone and data.in_val(document, fraction)) for document, alone in parts)
+        return self.cache
 
 
 def tokenize(
@@ -147,11 +158,14 @@ def tokenize(
             train_counts, repeated = _write_split(context, build, used, texts, "train", known)
             seconds = time.monotonic() - clock
             _describe(build, used, {"train": train_counts, "val": val_counts})
-            build.details["trained"] = given is None
-            build.details["corpus"] = texts.name
-            build.details["train_documents_in_val"] = len(repeated)
-            build.details["documents_per_second"] = round((train_counts.documents + val_counts.documents) / seconds, 1)
-            build.metrics["tokens_per_second"] = round((train_counts.tokens + val_counts.tokens) / seconds, 1)
+            build.details |= TokenizeDetails(
+                trained=given is None,
+                corpus=texts.name,
+                train_documents_in_val=len(repeated),
+                documents_per_second=round((train_counts.documents + val_counts.documents) / seconds, 1),
+            )
+            speed = round((train_counts.tokens + val_counts.tokens) / seconds, 1)
+            build.metrics |= TokenizeMetrics(tokens_per_second=speed)
             for item in sources.values():
                 if item.kind != "file":
                     context.reporter.message(item.describe())
@@ -254,11 +268,12 @@ def _empty(texts: _Corpus, split: str) -> PgolfError:
 
 def _describe(build: StageBuild, used: Tokenizer, counts: dict[str, Counts]) -> None:
     lossy = sum(count.lossy_documents for count in counts.values())
-    build.details |= tokenizer_facts(used) | {
-        "lossless": lossy == 0,
-        "lossy_documents": lossy,
-        "changed_bytes": sum(count.changed_bytes for count in counts.values()),
-    }
+    build.details |= tokenizer_facts(used)
+    build.details |= TokenizeDetails(
+        lossless=lossy == 0,
+        lossy_documents=lossy,
+        changed_bytes=sum(count.changed_bytes for count in counts.values()),
+    )
     build.details |= {split: count.describe() for split, count in counts.items()}
 
 

@@ -19,6 +19,7 @@ from pgolf.errors import PgolfError
 from pgolf.quant import hessian
 from pgolf.saved.tokens import open_split, tokenizer_of, with_bos
 from pgolf.store import kinds
+from pgolf.store.records import TokenizeDetails, TrainDetails, TrainMetrics
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.byte_counts import ByteTable
 from pgolf.tokens.loader import Loader
@@ -122,14 +123,14 @@ def _train(
         raise KeyboardInterrupt
     rate = matrix_rate(runtime.device, runtime.dtype)  # on all at once, as they trained: cores may be shared
     if runtime.is_main:
-        build.details["matrix_flops_per_second"] = round(rate * runtime.world_size)
-        build.details["restarts"] = values["restarts"]
-        build.metrics["loss"] = log.last_loss
-        _finish(context, build, made, holdout, tokens)
+        rate = round(rate * runtime.world_size)
+        build.details |= TrainDetails(matrix_flops_per_second=rate, restarts=values["restarts"])
+        build.metrics |= TrainMetrics(loss=log.last_loss)
+        _finish(context, build, made, holdout, tokens, rate)
 
 
-def _finish(context: StageContext, build: StageBuild, made: Fit, holdout: Holdout, tokens: Stage) -> None:
-    """Write the weights, the averages and the curve, and what the run scored."""
+def _finish(context: StageContext, build: StageBuild, made: Fit, holdout: Holdout, tokens: Stage, rate: float) -> None:
+    """Write the weights, the averages and the curve, and what the run scored. rate: FLOP/s of this machine."""
     config, trainer, writer = context.config, made.trainer, build.writer
     _, seq_len = config.train.sizes_at(1.0)
     averages = trainer.averages.finished()
@@ -141,26 +142,26 @@ def _finish(context: StageContext, build: StageBuild, made: Fit, holdout: Holdou
         writer.add(writer.payload / "tensorboard")
     build.metrics |= made.run_metrics()
     if made.seconds:
-        rate = build.details["matrix_flops_per_second"]
-        build.metrics["flops_utilization"] = round(trainer.flops / made.seconds / rate, 4)
+        build.metrics |= TrainMetrics(flops_utilization=round(trainer.flops / made.seconds / rate, 4))
     build.metrics |= holdout.holdout_metrics(holdout.loss(trainer.model, seq_len, context.runtime), byte_table(tokens))
-    build.details |= {
-        "path": made.path,
-        "fast_paths": made.fast_paths,
-        "paused_seconds": round(made.paused, 3),
-        "holdout_tokens": len(holdout),
-        "train_tokens": len(holdout.training),
-        "passes": round(trainer.tokens / len(holdout.training), 3),
-        "seq_len": seq_len,
-        "averages": sorted(averages),
-    }
+    build.details |= TrainDetails(
+        path=made.path,
+        fast_paths=made.fast_paths,
+        paused_seconds=round(made.paused, 3),
+        holdout_tokens=len(holdout),
+        train_tokens=len(holdout.training),
+        passes=round(trainer.tokens / len(holdout.training), 3),
+        seq_len=seq_len,
+        averages=sorted(averages),
+    )
     if made.reserved is not None:
         choice, statistics = made.reserved.choice, made.reserved.statistics
-        build.details["choice"] = {"average": choice.average, "share": choice.share, "losses": dict(choice.losses)}
+        found = {"average": choice.average, "share": choice.share, "losses": dict(choice.losses)}
+        build.details |= TrainDetails(choice=found)
         if statistics:
             facts = reserve.facts(config) | {"weights": choice.name, "tokens": made.reserved.tokens}
             hessian.save(writer.path(kinds.HESSIANS), statistics, facts)
-            build.details["hessians"] = facts
+            build.details |= TrainDetails(hessians=facts)
         else:
             context.reporter.message("train.reserve_seconds left no time for Hessians: quantize will read train tokens")
 
@@ -180,7 +181,7 @@ def _check(config: Config, tokens: Stage) -> None:
         )
     if tokens.manifest.stage != "tokenize":
         raise PgolfError(f"{tokens.path} holds a {tokens.manifest.stage} stage; train needs tokenize")
-    pieces = tokens.manifest.details.get("vocab_size")
+    pieces = tokens.manifest.details_as(TokenizeDetails).get("vocab_size")
     rows = config.model.vocab_size
     if pieces is None or pieces == rows or (pieces < rows and config.train.allow_unused_rows):
         return

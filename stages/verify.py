@@ -30,6 +30,7 @@ from pgolf.sandbox import Limits, Outcome
 from pgolf.store import kinds
 from pgolf.store import manifest as manifests
 from pgolf.store.manifest import Manifest
+from pgolf.store.records import PackageDetails
 from stages import package as packages
 from stages.context import git_commit
 from stages.views import claims
@@ -230,7 +231,7 @@ class _Package:
         manifest, claimed = self.manifest, self.claimed
         if manifest.stage != "package" or claimed["format"] != claims.FORMAT:
             raise _Untrue(f"a {manifest.stage} stage with claims of format {claimed['format']}, unknown to this pgolf")
-        if manifest.details["claims"] != claimed:
+        if manifest.details_as(PackageDetails)["claims"] != claimed:
             raise _Untrue(f"the claims in {manifests.FILE_NAME} are not those of {claims.FILE}")
         for name, entry in claimed["files"].items():
             if name not in manifest.outputs or manifest.outputs[name].sha256 != entry["sha256"]:
@@ -250,7 +251,7 @@ class _Package:
     def size(self) -> str:
         """Bytes on disk against the verifier's cap; the package's own ledger must agree with the files."""
         sizes = {name: (self.folder / name).stat().st_size for name in (MODEL, SCRIPT, TOKENIZER)}
-        for row in self.manifest.details["ledger"]["files"]:
+        for row in self.manifest.details_as(PackageDetails)["ledger"]["files"]:
             if sizes.get(row["file"]) != row["bytes"]:
                 raise _Untrue(f"the ledger has {row['bytes']} bytes for {row['file']}, not {sizes.get(row['file'])}")
         total = sizes[MODEL] + sizes[SCRIPT]

@@ -24,7 +24,7 @@ from pgolf.config import EvaluateConfig, TttConfig
 from pgolf.evaluate.bpb import Score
 from pgolf.evaluate.sliding import SlidingEvaluator, plan_windows
 from pgolf.evaluate.ttt.methods import TttEvaluator
-from pgolf.model.fast_paths import Shape, choose_paths
+from pgolf.model.fast_paths import Shape, paths_by_rule
 from pgolf.model.gpt import GPT
 from pgolf.saved.models import evaluate_settings
 from pgolf.store import stage_directory
@@ -71,7 +71,7 @@ def _windows(seq_len: int, threads: int, clock: Clock) -> None:
     windows = one_at_a_time(model, tokens, seq_len, 64)
     plain = best(lambda: one_at_a_time(model, tokens, seq_len, 64), clock)
     batched = best(lambda: SlidingEvaluator(model, settings, runtime).score(tokens), clock)
-    choose_paths(model, runtime, Shape(settings.batch_windows, seq_len, False, 1))
+    paths_by_rule(model, runtime, Shape(settings.batch_windows, seq_len, False, 1))
     fast = best(lambda: SlidingEvaluator(model, settings, runtime).score(tokens), clock)
     print(
         f"mini, context {seq_len}, {runtime.threads} threads: plain {windows / plain:.1f} windows/s, batched "
@@ -92,7 +92,7 @@ def bench_in_place(threads: int, clock: Clock) -> None:
     windows = one_at_a_time(model, part, length, chunk)
     slow = chunk * windows / (clock() - begun)
     print(f"seed, {runtime.threads} threads, a full forward for each {chunk}: {slow:.1f} tokens/s", flush=True)
-    choose_paths(model, runtime, Shape(2, length, False, runtime.threads))
+    paths_by_rule(model, runtime, Shape(2, length, False, runtime.threads))
     ttt = TttConfig(method="in-place", chunk_tokens=chunk)
     base = EvaluateConfig(seq_len=length, stride=chunk, batch_windows=2)
     for name, settings in {

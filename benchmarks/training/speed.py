@@ -4,7 +4,7 @@
         [--presets mini] [--compile-reference] [--cpu-time] [--matmul float32]
 
 At the record script's scaled shape (4 layers of 64, 2 heads of 32 over 1 KV head, MLP 3x, 1,024 pieces, batches of 8
-sequences of 512; blocks 1-2 once or three times) ours and the reference train in turns on the same random tokens, and
+sequences of 512; blocks 1-2 once or three times) ours and the reference train in turns on random tokens, and
 the large matrix product is timed between them. Rates are medians over rounds; utilization counts 6 operations per
 executed weight and token and attention's own (`pgolf/model/flops.py`). Both make the same arithmetic: their losses on
 the same weights are compared first. `--isa` runs a child process for each instruction set, which holds torch, MKL,
@@ -23,52 +23,49 @@ import tempfile
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from reference_record import ReferenceGPT, ReferenceTraining
 from torch import Tensor
 
 from pgolf import config as configs
 from pgolf import runtime as runtimes
-from pgolf.config import AverageConfig, Config, ModelConfig, OptimConfig
-from pgolf.model.fast_paths import IN_C, Shape, choose_paths, use_graph, use_paths
+from pgolf.config import AverageConfig, Config, ModelConfig, OptimConfig, TrainConfig
 from pgolf.model.flops import training_flops_per_token
 from pgolf.model.gpt import GPT
 from pgolf.model.kernels import native
-from pgolf.optim.average import Averages
-from pgolf.optim.flat import FlatParameters, parameter_groups
-from pgolf.optim.optimizer import Optimizer
+from pgolf.model.paths import IN_C, use_paths
+from pgolf.progress import Silent
+from pgolf.tokens.loader import Loader
+from pgolf.tokens.shards import TokenStream
+from pgolf.training.prepare import prepare
+from pgolf.training.trainer import Trainer
 
 RECORD = ModelConfig(
     vocab_size=1024, dim=64, num_layers=4, num_heads=2, num_kv_heads=1, mlp_ratio=3.0, mlp_slope=0.5, rope_dims=16,
     norm_scale=True, xsa_from=0, skips=True, loop_first=1, loop_last=2, loop_passes=3,
 )  # fmt: skip
 BATCH, LENGTH, MATRIX = 8, 512, 2048
+FRACTION = 0.5  # of training done, which decides the schedules
 
 
-class Ours:
-    def __init__(
-        self, config: Config, looped: bool, runtime: runtimes.Runtime, rows: int, length: int, matmul: str, graph: bool
-    ) -> None:
-        torch.manual_seed(0)
-        self.model, self.looped = GPT(config.model), looped
-        self.flat = FlatParameters(self.model, parameter_groups(self.model, self.model.matrix_roles()))
-        self.optimizer = Optimizer(self.flat, config.optim)
-        self.averages = Averages(self.flat.data, config.average)
-        self.made = choose_paths(self.model, runtime, Shape(rows, length, True, runtime.threads), matmul)
-        if graph:
-            use_graph(self.model, runtime)
-        self.iteration = 0
+class Printed(Silent):
+    """Prints which paths training takes."""
 
-    def step(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        self.model.set_looped(self.looped)
-        self.flat.zero_grad()
-        loss = self.model.loss(tokens, targets)
-        loss.backward()
-        self.optimizer.clip()
-        self.optimizer.step(self.iteration, 0.5)
-        self.averages.update(0.5)
-        self.iteration += 1
-        return loss.detach()
+    def message(self, text: str) -> None:
+        print(f"  {text}", flush=True)
+
+
+def ours(config: Config, runtime: runtimes.Runtime) -> Trainer:
+    """What `pgolf train` steps with, on random tokens and the paths that it would choose."""
+    torch.manual_seed(0)
+    batch_tokens, _ = config.train.sizes_at(FRACTION)
+    tokens = np.random.default_rng(0).integers(3, config.model.vocab_size, 64 * batch_tokens).astype(np.uint16)
+    loader = Loader(TokenStream([tokens], "random tokens"), seed=0)
+    trainer = Trainer(GPT(config.model).train(), loader, config, runtime)
+    prepare(trainer, config, runtime, Printed())
+    trainer.model.set_progress(FRACTION)
+    return trainer
 
 
 def batch(vocab_size: int, rows: int, length: int) -> tuple[Tensor, Tensor]:
@@ -162,24 +159,25 @@ def main() -> None:
     tokens_of, flops_of = {}, {}
     record = Config(model=RECORD, optim=OptimConfig(newton_schulz="fixed", grad_clip=0.3))
     record = dataclasses.replace(record, average=AverageConfig(ema_decays=(0.997,), ema_from=0.0, tail_from=1.0))
-    shapes = [(f"record, {'looped' if looped else 'not looped'}", record, looped, BATCH, LENGTH) for looped in (0, 1)]
-    for preset in options.presets:
-        config = configs.load(preset)
-        rows = config.train.batch_tokens // config.train.seq_len
-        shapes.append((f"preset {preset}", config, 1, rows, config.train.seq_len))
-    for name, config, looped, rows, length in shapes:
-        ours = Ours(config, bool(looped), runtime, rows, length, options.matmul, can_compile)
-        data = batch(config.model.vocab_size, rows, length)
-        first = seconds(lambda step=ours.step, data=data: step(*data), time.perf_counter)
-        print(f"{name}: first step {first:.1f} s with compilation; {ours.made.line()}")
-        contenders[f"{name}: ours"] = lambda step=ours.step, data=data: step(*data)
-        ours.model.set_looped(bool(looped))
-        tokens_of[name], flops_of[name] = rows * length, training_flops_per_token(ours.model, length)
+    train = TrainConfig(batch_tokens=BATCH * LENGTH, seq_len=LENGTH)
+    shapes: list[tuple[str, Config, bool]] = []
+    for name, start in (("record, not looped", 1.0), ("record, looped", 0.0)):
+        model_config = dataclasses.replace(RECORD, loop_from=start)
+        shapes.append((name, dataclasses.replace(record, model=model_config, train=train), start == 0.0))
+    shapes += [(f"preset {preset}", configs.load(preset), True) for preset in options.presets]
+    for name, config, looped in shapes:
+        print(name)
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, matmul=options.matmul))
+        trainer = ours(config, runtime)
+        batch_tokens, length = config.train.sizes_at(FRACTION)
+        data = batch(config.model.vocab_size, batch_tokens // length, length)
+        contenders[f"{name}: ours"] = lambda trainer=trainer: trainer.step(FRACTION)
+        tokens_of[name], flops_of[name] = batch_tokens, training_flops_per_token(trainer.model, length)
         if not name.startswith("record"):
             continue
         for compiled in (False, True) if options.compile_reference else (False,):
             reference = ReferenceTraining(config.model.vocab_size, config.model.dim, compile=compiled)
-            reference.model.looping = bool(looped)
+            reference.model.looping = looped
             reference.step(*data)
             label = f"{name}: reference{', compiled' if compiled else ''}"
             contenders[label] = lambda step=reference.step, data=data: step(*data)

@@ -11,6 +11,10 @@ from pgolf.audit.subject import FLOOR_BF16, FLOOR_FP32, ISOLATES_ALL, ISOLATES_C
 from pgolf.config import Config
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluator import Evaluator
+from pgolf.evaluate.mixture import MixtureEvaluator
+from pgolf.evaluate.sliding import SlidingEvaluator
+from pgolf.evaluate.ttt import methods
+from pgolf.evaluate.ttt.methods import TttEvaluator
 from pgolf.model.gpt import GPT
 from pgolf.runtime import Runtime
 from pgolf.tokens.sentencepiece_model import Pieces
@@ -18,9 +22,6 @@ from pgolf.tokens.shards import TokenStream
 
 SLIDING, TTT = "sliding", "ttt"
 EVALUATORS = (SLIDING, TTT)
-LORA, IN_PLACE = "lora", "in-place"
-PER_DOCUMENT = (LORA, "phased")
-"""Methods whose contexts never cross documents, whatever the settings say."""
 _STRETCHES = 3  # of the text, besides its beginning, that are probed
 _FEW = 5  # documents that the audited stream should hold the beginnings of
 _SPACE, _WORD, _DIGIT, _PUNCTUATION, _BYTE = range(5)
@@ -39,30 +40,24 @@ def evaluator(name: str, model: GPT, config: Config, runtime: Runtime) -> Evalua
     plain = _plain_evaluator(name, model, config, runtime)
     if not config.evaluate.mixture:
         return plain
-    from pgolf.evaluate.mixture import MixtureEvaluator
-
     return MixtureEvaluator(plain, model.config.vocab_size, model.config.bos_id)
 
 
 def _plain_evaluator(name: str, model: GPT, config: Config, runtime: Runtime) -> Evaluator:
     if name == SLIDING:
-        from pgolf.evaluate.sliding import SlidingEvaluator
-
         return SlidingEvaluator(model, config.evaluate, runtime)
     if name == TTT:
-        from pgolf.evaluate.ttt.methods import TttEvaluator
-
         return TttEvaluator(model, config.evaluate, config.ttt, runtime)
     raise PgolfError(f"--evaluator {name!r}: choose {' or '.join(EVALUATORS)}")
 
 
 def plain(model: GPT, config: Config, runtime: Runtime) -> Evaluator:
     """What test-time training starts from: the sliding window with the contexts that the method sees."""
-    method = config.ttt.method
+    method = methods.of(config.ttt)
     evaluate = config.evaluate
-    if method != IN_PLACE:
+    if not method.takes_context:
         evaluate = replace(evaluate, context="windowed")
-    if method in PER_DOCUMENT:
+    if method.per_document:
         evaluate = replace(evaluate, reset_at_documents=True)
     return evaluator(SLIDING, model, replace(config, evaluate=evaluate), runtime)
 
@@ -75,10 +70,11 @@ def claims(name: str, config: Config) -> Claims:
     if name == SLIDING:
         documents = ISOLATES_CONTEXT if resets else ISOLATES_NOTHING
         return Claims(documents=documents, periods=periods, adapts=mixture)
-    method = config.ttt.method
-    forgets = not mixture and (method == LORA or (method == IN_PLACE and resets))  # begins anew with every document
-    documents = ISOLATES_ALL if forgets else ISOLATES_CONTEXT if resets or method in PER_DOCUMENT else ISOLATES_NOTHING
-    return Claims(documents=documents, periods=(*periods, config.ttt.chunk_tokens), adapts=True)
+    method = methods.of(config.ttt)
+    isolated = ISOLATES_CONTEXT if resets or method.per_document else ISOLATES_NOTHING
+    documents = ISOLATES_ALL if method.forgets and not mixture else isolated
+    chunks = [pair[1] for pair in config.ttt.lora_chunks]
+    return Claims(documents=documents, periods=(*periods, config.ttt.chunk_tokens, *chunks), adapts=True)
 
 
 def black_box(

@@ -98,7 +98,8 @@ def bundle(
     for what, size, limit in (("source", len(text), _MAX_TEXT), ("data", len(values), _MAX_DATA)):
         if size > limit:
             raise BundleError(f"the program has {size:,} bytes of {what}; a bundle holds at most {limit:,}")
-    literal = _to_literal(brotli.compress(text, mode=brotli.MODE_TEXT, quality=11, lgwin=24))
+    modes = brotli.MODE_GENERIC, brotli.MODE_TEXT, brotli.MODE_FONT  # hints; which one is best is not known beforehand
+    literal = _to_literal(min((brotli.compress(text, mode=mode, quality=11, lgwin=24) for mode in modes), key=len))
     head = ["# coding: latin-1", *(f"# {line}" for line in title.splitlines())]
     lines = [*head, f"F={values}", f"P='{literal}'", _loader(entry, roots)]
     script = "\n".join(lines).encode("latin-1")

@@ -4,7 +4,7 @@
 known one.
 """
 
-from pgolf.config.compose import from_dict, load, preset_names, recorded, to_dict
+from pgolf.config.compose import composed, from_dict, load, preset_names, recorded, to_dict
 from pgolf.config.effects import settings_of
 from pgolf.config.sections import (
     AverageConfig,
@@ -30,6 +30,7 @@ __all__ = [
     "TokenizerConfig",
     "TrainConfig",
     "TttConfig",
+    "composed",
     "from_dict",
     "load",
     "preset_names",

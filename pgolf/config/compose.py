@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pgolf.config.sections import Config
-from pgolf.errors import PgolfError
+from pgolf.errors import PgolfError, did_you_mean
 
 
 def preset_names() -> list[str]:
@@ -34,6 +34,16 @@ def load(
     Raises PgolfError for an unknown preset, section or key (naming the nearest known one), a value of the wrong
     type, or a file that is not TOML.
     """
+    return from_dict(composed(preset, file, assignments, base))
+
+
+def composed(
+    preset: str | None = None,
+    file: Path | None = None,
+    assignments: Iterable[str] = (),
+    base: Config | None = None,
+) -> dict[str, Any]:
+    """The values that `load` builds a configuration from, by section and key: without `base`, those that are given."""
     values: dict[str, Any] = {} if base is None else to_dict(base)
     if preset is not None:
         _merge(values, _read_preset(preset), f"preset {preset}")
@@ -41,7 +51,7 @@ def load(
         _merge(values, _read_toml(file), str(file))
     for assignment in assignments:
         _merge(values, _parse_assignment(assignment), f"--set {assignment}")
-    return from_dict(values)
+    return values
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
@@ -96,7 +106,7 @@ def _read_preset(name: str) -> dict[str, Any]:
     """The values of a preset, put over those of the preset that its key `base` names."""
     known = preset_names()
     if name not in known:
-        raise PgolfError(f"no preset named {name!r}{_nearest(name, known)}; presets: {', '.join(known)}")
+        raise PgolfError(f"no preset named {name!r}{did_you_mean(name, known)}; presets: {', '.join(known)}")
     text = (importlib.resources.files("pgolf.config") / "presets" / f"{name}.toml").read_text("utf-8")
     values = tomllib.loads(text)
     if "base" not in values:
@@ -148,7 +158,7 @@ def _build(kind: Any, values: Mapping[str, Any], prefix: str, check_only: bool =
     arguments: dict[str, Any] = {}
     for key, value in values.items():
         if key not in names:
-            raise PgolfError(f"unknown key {prefix}{key}{_nearest(key, sorted(names), prefix)}")
+            raise PgolfError(f"unknown key {prefix}{key}{_meant(key, sorted(names), prefix)}")
         hint = hints[key]
         if dataclasses.is_dataclass(hint):
             if not isinstance(value, Mapping):
@@ -194,6 +204,17 @@ def _type_name(hint: Any) -> str:
     return names.get(hint, str(hint))
 
 
-def _nearest(name: str, known: list[str], prefix: str = "") -> str:
-    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {prefix}{matches[0]}?" if matches else ""
+def _meant(key: str, known: list[str], prefix: str) -> str:
+    """`; did you mean train.iterations?` for a wrong key, also for one whose section was left out."""
+    hints = {} if prefix else typing.get_type_hints(Config)
+    whole = [
+        f"{section}.{field.name}"
+        for section, hint in hints.items()
+        if dataclasses.is_dataclass(hint)
+        for field in dataclasses.fields(hint)
+    ]
+    if owners := [name for name in whole if name.endswith(f".{key}")]:
+        return f"; did you mean {' or '.join(owners)}?"
+    by_name = {name.rpartition(".")[2]: name for name in whole} | {name: f"{prefix}{name}" for name in known}
+    matches = difflib.get_close_matches(key, by_name, n=1, cutoff=0.5)
+    return f"; did you mean {by_name[matches[0]]}?" if matches else ""

@@ -21,10 +21,14 @@ class EvaluateConfig:
     `seq_len` tokens back, so that the last layer sees further."""
     reset_at_documents: bool = False
     """Contexts begin at the document's BOS instead of crossing into the document before (the challenge crosses)."""
+    prove_tokens: int = field(default=0, metadata=NO_EFFECT)
+    """Tokens of val whose sliding score `pgolf run` proves at its end (`pgolf prove`); 0: none."""
     mixture: bool = False
     """Also score a mixture with causal statistics of the scored tokens; reported beside `bits_per_byte`, not in it."""
 
     def __post_init__(self) -> None:
+        if self.prove_tokens < 0:
+            raise PgolfError(f"evaluate.prove_tokens is {self.prove_tokens}; it must be at least 0")
         if self.stride < 1:
             raise PgolfError(f"evaluate.stride is {self.stride}; it must be at least 1")
         if self.seq_len < 0:

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 from pgolf.errors import PgolfError
 
-METHODS = ("sgd", "lora", "in-place", "phased")
 OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("constant", "cosine")
 ROLES = ("all", "attn", "mlp", "embed", "control")
+MAPS = ("attn.c_q", "attn.c_k", "attn.c_v", "attn.proj", "mlp.fc", "mlp.proj")
+"""Linear maps of a block, by the end of their names."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class TttConfig:
     """`sgd`: weights learn chunk by chunk over the stream; `lora`: adapters per document; `in-place`: the last MLP's
     down-projection as fast weights; `phased`: `lora` with global steps on scored documents between its phases."""
     seconds: float = 0.0
-    """Wall clock of the whole evaluation: learning stops when what is left is needed for scoring. 0: no cap."""
+    """Wall clock of the whole evaluation: learning stops when what is left is needed for scoring; refused before it
+    starts when scoring alone would take longer. 0: no cap."""
     chunk_tokens: int = 64
     """Targets scored between two updates. Up to `evaluate.stride` it is dynamic evaluation (arXiv 1709.07432) and the
     scoring forward is the learning one; the records take 32,768 on a stream a hundred times as long."""
@@ -46,6 +48,11 @@ class TttConfig:
     """Adapters are multiplied by alpha / rank."""
     lora_lr: float = 6e-3
     """Learning rate of the adapters (adam, betas 0 and 0.99, as in record 2026-04-27)."""
+    lora_without: tuple[str, ...] = ()
+    """Maps that get no adapters, such as `attn.c_q` and `attn.c_v` (PR #1953)."""
+    lora_chunks: tuple[tuple[int, ...], ...] = ()
+    """Chunks by the document's length, `[below, chunk]` with the shortest first; `chunk_tokens` beyond. The newest
+    records: [[256, 8], [2000, 24]] and 48."""
     lora_documents: int = 32
     """Documents adapted side by side, each with adapters of its own."""
     in_place_lr: float = 0.003
@@ -54,12 +61,21 @@ class TttConfig:
     """Stretches of documents between which the global weights learn from everything scored (PR #1626: 3)."""
 
     def __post_init__(self) -> None:
-        for name, known in (("method", METHODS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             if getattr(self, name) not in known:
                 raise PgolfError(f"ttt.{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
         wrong = [role for role in self.weights if role not in ROLES]
         if wrong or not self.weights:
             raise PgolfError(f"ttt.weights holds {wrong or 'nothing'}; choose from {', '.join(ROLES)}")
+        unknown = [name for name in self.lora_without if name not in MAPS]
+        if unknown:
+            raise PgolfError(f"ttt.lora_without holds {unknown}; choose from {', '.join(MAPS)}")
+        lengths = [pair[0] for pair in self.lora_chunks]
+        if any(len(pair) != 2 or min(pair) < 1 for pair in self.lora_chunks) or lengths != sorted(set(lengths)):
+            raise PgolfError(
+                f"ttt.lora_chunks is {[*map(list, self.lora_chunks)]}; give pairs [below, chunk] of whole numbers from "
+                "1 on, with increasing lengths"
+            )
         for name in ("chunk_tokens", "lora_rank", "lora_documents", "phases"):
             if getattr(self, name) < 1:
                 raise PgolfError(f"ttt.{name} is {getattr(self, name)}; it must be at least 1")

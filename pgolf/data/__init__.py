@@ -2,6 +2,7 @@
 
 from pgolf.data.embedded import embedded_documents, embedded_name
 from pgolf.data.files import Source, documents, source
+from pgolf.data.near_duplicates import unlike_others
 from pgolf.data.split import in_val
 
-__all__ = ["Source", "documents", "embedded_documents", "embedded_name", "in_val", "source"]
+__all__ = ["Source", "documents", "embedded_documents", "embedded_name", "in_val", "source", "unlike_others"]

@@ -7,11 +7,14 @@ and verified. A file is one frame or more, back to back; anything else behind a 
 
 Memory stays bounded whatever the file claims: input is fed in pieces too small to unpack into much at once, and the
 dictionary or window of a frame is limited. A file that unpacks to far more than text ever does is refused.
+
+Documents are `.gz`, `.xz` or `.zst`; checkpoints of other programs also come as bare zlib and brotli streams.
 """
 
 import io
 import lzma
 import zlib
+from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import IO, Any
 
@@ -45,12 +48,21 @@ def decompressed(raw: IO[bytes], name: str) -> IO[bytes]:
     return io.BufferedReader(_Unpacked(raw, name, suffix), 1 << 20) if suffix else raw
 
 
+def unpacked(data: bytes, suffix: str, name: str, max_ratio: int) -> bytes:
+    """The content of compressed bytes; suffix: one of COMPRESSIONS, `.zlib` or `.br`.
+
+    name: the file, for errors. max_ratio: PgolfError where more than this many times `data` comes out; otherwise as
+    `decompressed`.
+    """
+    return _Unpacked(io.BytesIO(data), name, suffix, max_ratio).readall()
+
+
 class _Unpacked(io.RawIOBase):
     """One compressed file as a stream of its content."""
 
-    def __init__(self, raw: IO[bytes], name: str, suffix: str) -> None:
-        self._raw, self._name, self._suffix = raw, name, suffix
-        self._decoder = _decoder(suffix)
+    def __init__(self, raw: IO[bytes], name: str, suffix: str, max_ratio: int = MAX_RATIO) -> None:
+        self._raw, self._name, self._suffix, self._max_ratio = raw, name, suffix, max_ratio
+        self._decoder = _DECODERS[suffix]()
         self._begun = False  # whether the present frame has had any input
         self._frames = self._bytes_in = self._bytes_out = 0
         self._unused = b""
@@ -79,23 +91,21 @@ class _Unpacked(io.RawIOBase):
                 if self._begun or not self._frames:
                     raise self._error("it is cut short: its end is missing")
                 return False
-        if not self._begun and self._frames and self._suffix != ".zst":
+        if not self._begun and self._frames and self._suffix in (".gz", ".xz"):
             data = data.lstrip(b"\0")  # padding, which gzip and xz allow between and behind their frames
             if not data:
                 return True
         self._begun = True
         try:
             self._ready = memoryview(self._decoder.decompress(data))
-        except (zlib.error, lzma.LZMAError, EOFError, MemoryError, zstandard.ZstdError) as error:
+        except (zlib.error, lzma.LZMAError, EOFError, MemoryError, ValueError, zstandard.ZstdError) as error:
             raise self._error(f"it is damaged ({error})") from error
         self._bytes_out += len(self._ready)
-        if self._bytes_out > max(FREE_BYTES, MAX_RATIO * self._bytes_in):
-            raise self._error(
-                f"it unpacks to more than {MAX_RATIO} times its size, as no text does; unpack it yourself"
-            )
+        if self._bytes_out > max(FREE_BYTES, self._max_ratio * self._bytes_in):
+            raise self._error(f"it unpacks to more than {self._max_ratio} times its size; unpack it yourself")
         if self._decoder.eof:
             self._unused = self._decoder.unused_data
-            self._decoder, self._begun = _decoder(self._suffix), False
+            self._decoder, self._begun = _DECODERS[self._suffix](), False
             self._frames += 1
         return True
 
@@ -103,9 +113,35 @@ class _Unpacked(io.RawIOBase):
         return PgolfError(f"cannot read {self._name}: {what}")
 
 
-def _decoder(suffix: str) -> Any:
-    if suffix == ".gz":
-        return zlib.decompressobj(wbits=31)  # header, checksum and length of gzip are checked
-    if suffix == ".xz":
-        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=WINDOW_BYTES)
-    return zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES).decompressobj()
+class _Brotli:
+    """brotli's decompressor with the interface of zlib's; bytes behind the end are an error."""
+
+    unused_data = b""
+
+    def __init__(self) -> None:
+        import brotli  # only checkpoints need it
+
+        self._reader, self._damage = brotli.Decompressor(), brotli.error
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._reader.is_finished())
+
+    def decompress(self, data: bytes) -> bytes:
+        try:
+            parts = [self._reader.process(data, output_buffer_limit=FREE_BYTES)]
+            # A few bytes of brotli can stand for any number of bytes.
+            while not self.eof and not self._reader.can_accept_more_data() and sum(map(len, parts)) <= FREE_BYTES:
+                parts.append(self._reader.process(b"", output_buffer_limit=FREE_BYTES))
+        except self._damage as error:
+            raise ValueError(str(error)) from error
+        return b"".join(parts)
+
+
+_DECODERS: dict[str, Callable[[], Any]] = {
+    ".gz": lambda: zlib.decompressobj(wbits=31),  # header, checksum and length of gzip are checked
+    ".zlib": zlib.decompressobj,
+    ".xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=WINDOW_BYTES),
+    ".zst": lambda: zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES).decompressobj(),
+    ".br": _Brotli,
+}

@@ -18,12 +18,11 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from pgolf.config.evaluate import EvaluateConfig
 from pgolf.errors import PgolfError
-from pgolf.evaluate import windows
+from pgolf.evaluate import ranks, windows
 from pgolf.evaluate.evaluator import OnProgress, Trace
 from pgolf.evaluate.windows import Window
 from pgolf.model.gpt import GPT
@@ -68,9 +67,8 @@ class SlidingEvaluator:
                 done, total = done + targets.size, total + float(losses.sum())
                 if self.on_progress is not None:
                     self.on_progress(min(done * runtime.world_size, count), total / done)
-        if runtime.world_size > 1:
-            nll, times = _sum_over_ranks(nll, runtime), _sum_over_ranks(times, runtime)
-            found = _merge_over_ranks(found, positions, self.model.config.vocab_size, runtime)
+        nll, times = ranks.total(nll, runtime), ranks.total(times, runtime)
+        found = ranks.merged(found, positions, self.model.config.vocab_size, runtime)
         windows.check_coverage(times)
         return Trace(nll=nll, order=np.zeros(count, dtype=np.int64), log_probs=found)
 
@@ -199,19 +197,3 @@ def batched(plan: Sequence[Window], size: int) -> list[list[Window]]:
 
 def _alike(first: Window, other: Window) -> bool:
     return other.length > first.length * 3 // 4 and (other.scored == other.length) == (first.scored == first.length)
-
-
-def _sum_over_ranks(values: np.ndarray, runtime: Runtime) -> np.ndarray:
-    tensor = torch.from_numpy(values).to(runtime.device)
-    dist.all_reduce(tensor)
-    return tensor.cpu().numpy()
-
-
-def _merge_over_ranks(
-    found: dict[int, np.ndarray], positions: Sequence[int], vocab_size: int, runtime: Runtime
-) -> dict[int, np.ndarray]:
-    table = np.zeros((len(positions), vocab_size))
-    for row, position in enumerate(positions):
-        if position in found:
-            table[row] = found[position]
-    return dict(zip(positions, _sum_over_ranks(table, runtime), strict=True))

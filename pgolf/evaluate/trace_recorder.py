@@ -6,15 +6,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgolf.evaluate import windows
+from pgolf.evaluate import ranks, windows
 from pgolf.evaluate.evaluator import OnProgress, Trace
+from pgolf.runtime import Runtime
 
 
 class Recorder:
     """The trace of an evaluation under way."""
 
-    def __init__(self, count: int, positions: Sequence[int], on_progress: OnProgress | None) -> None:
-        """count: targets of the stream."""
+    def __init__(
+        self,
+        count: int,
+        positions: Sequence[int],
+        on_progress: OnProgress | None,
+        processes: int = 1,
+    ) -> None:
+        """count: targets of the stream; processes: how many share them."""
+        self._positions, self._processes = positions, processes
         self.nll, self.order = np.zeros(count), np.zeros(count, dtype=np.int64)
         self.wanted = set(positions)
         self.log_probs: dict[int, np.ndarray] = {}
@@ -27,7 +35,7 @@ class Recorder:
         np.add.at(self._times, targets, 1)
         self._done, self._total = self._done + targets.size, self._total + float(nll.sum())
         if self._on_progress is not None:
-            self._on_progress(self._done, self._total / self._done)
+            self._on_progress(min(self._done * self._processes, len(self.nll)), self._total / self._done)
 
     def keep(self, targets: np.ndarray, logits: Tensor) -> None:
         """Whole distributions where they are wanted; logits (n, vocab_size) of the targets."""
@@ -37,6 +45,11 @@ class Recorder:
             if target + 1 in self.wanted:
                 vector = torch.log_softmax(logits[row].detach().double(), dim=-1)
                 self.log_probs[target + 1] = vector.cpu().numpy()
+
+    def gather_ranks(self, runtime: Runtime, vocab_size: int) -> None:
+        """Take in what the other processes have scored."""
+        self.nll, self.order, self._times = (ranks.total(v, runtime) for v in (self.nll, self.order, self._times))
+        self.log_probs = ranks.merged(self.log_probs, self._positions, vocab_size, runtime)
 
     def trace(self, **facts: object) -> Trace:
         """Raises CheckFailed unless every target was scored exactly once."""

@@ -1,10 +1,13 @@
-"""Choose how each part of the model is computed on this machine, by measuring.
+"""Choose how each part of the model is computed on this machine, by measuring or by a fixed rule.
 
-`choose_paths` checks each fast path of `paths` against plain torch, times both in turn at the run's own shapes, and
-uses the faster one; the times are kept in the cache folder, so a second start measures nothing. torch.compile takes
-seconds to minutes, so `Compilation.pays` compares what it is expected to save in the run's budget with what it costs.
+Training calls `choose_paths`: it checks each fast path of `paths` against plain torch, times both in turn at the run's
+own shapes, and uses the faster one; the times are kept in the cache folder, so a second start measures nothing.
+Everything after training calls `paths_by_rule`: kernels round differently and the winner of a race can change, so with
+`choose_paths` a model quantized or scored twice could give different bytes. torch.compile takes seconds to minutes, so
+`Compilation.pays` compares what it is expected to save in the run's budget with what it costs.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -21,7 +24,7 @@ from pgolf.model import attention_mask
 from pgolf.model.attention import attend
 from pgolf.model.attention_mask import View
 from pgolf.model.gpt import GPT
-from pgolf.model.kernels import attention, cache, linear, loss, native
+from pgolf.model.kernels import attention, cache, linear, loss, native, shapes  # noqa: F401 - shapes registers
 from pgolf.model.layers import Linear, bfloat16_linear
 from pgolf.model.loss import CHUNK_TOKENS, plain_outer, plain_product, plain_softmax
 from pgolf.model.paths import IN_C, LOADERS, TOLERANCE, plain_model, use_paths
@@ -31,8 +34,12 @@ BFLOAT16_TOLERANCE = 0.05  # 8 bits of mantissa
 RACE_SECONDS = 0.35  # for each of at most five races, so that all of them take less than 2 s
 RACE_ROUNDS = 9
 RACE_TOKENS = 4096  # at most in a race: beyond, the ratio of two times no longer changes
+BY_RULE = ("attention in C", "softmax in C")
+"""The kernels that won by 1.3 to 10 times at every instruction set measured; products in C won at some only
+(benchmarks/results/training_speed.md)."""
 COMPILE_SECONDS, COMPILE_SPEEDUP = 45.0, 1.25
-"""What torch.compile cost and gained `mini` on two cores, until this machine has measured its own."""
+"""Estimates of what torch.compile costs and gains on a CPU, not measured; they serve until this machine has measured
+its own (`remember_compilation`)."""
 
 Tensors = Sequence[Tensor]
 
@@ -104,6 +111,24 @@ def choose_paths(model: GPT, runtime: Runtime, shape: Shape, matmul: str = "floa
     return choice
 
 
+def paths_by_rule(model: GPT, runtime: Runtime, shape: Shape) -> None:
+    """Use the kernels of `BY_RULE` that this machine can build and that agree with plain torch.
+
+    Nothing is timed: on one machine, the same model always takes the same paths. Nothing is used on a GPU or with
+    `runtime.compile` false.
+    """
+    plain_model(model)
+    if not runtime.compile or runtime.device.type == "cuda":
+        return
+    used = []
+    for name in BY_RULE:
+        with contextlib.suppress(native.Unavailable):
+            LOADERS[name](model, runtime.cache)
+            _check(*PAIRS[name](model, shape), TOLERANCE, shape.training)
+            used.append(name)
+    use_paths(model, used)
+
+
 @dataclass(frozen=True)
 class Compilation:
     """Cost and gain of torch.compile for one model and shape, measured earlier on this machine or expected."""
@@ -157,12 +182,12 @@ def _races(model: GPT, shape: Shape, matmul: str, runtime: Runtime) -> dict[str,
     def race(name: str, before: dict[str, Timing]) -> Timing:
         LOADERS[name](model, runtime.cache)
         plain, fast = PAIRS[name](model, shape)
-        return _race(name, plain, fast, TOLERANCE, shape.training)
+        return _race(plain, fast, TOLERANCE, shape)
 
     def race_bfloat16(before: dict[str, Timing]) -> Timing:
         """Against the faster of torch and C in float32."""
         plain, fast = _layer_products(model, shape, bfloat16_linear)
-        found = _race("bfloat16 products", plain, fast, BFLOAT16_TOLERANCE, shape.training)
+        found = _race(plain, fast, BFLOAT16_TOLERANCE, shape)
         layers = before.get("layer products in C")
         share = 1.0 if layers is None else min(1.0, layers.fast / layers.plain)
         return found._replace(plain=found.plain * share)
@@ -171,25 +196,31 @@ def _races(model: GPT, shape: Shape, matmul: str, runtime: Runtime) -> dict[str,
     return made | ({"bfloat16 products": race_bfloat16} if shape.training and matmul != "float32" else {})
 
 
-def _race(
-    name: str, plain: Callable[[], Tensors], fast: Callable[[], Tensors], tolerance: float, learns: bool
-) -> Timing:
-    """Check one against the other and take the fastest of each over interleaved runs.
-
-    Raises native.Unavailable where they differ.
-    """
+def _check(plain: Callable[[], Tensors], fast: Callable[[], Tensors], tolerance: float, learns: bool) -> None:
+    """Raises native.Unavailable where the two differ."""
     with torch.set_grad_enabled(learns):
         for mine, theirs in zip(fast(), plain(), strict=True):
             error = float((mine - theirs).detach().abs().max() / theirs.detach().abs().max().clamp(min=1.0))
             if not error < tolerance:
                 raise native.Unavailable(f"its results are off by {error:.1e} here")
+
+
+def _race(plain: Callable[[], Tensors], fast: Callable[[], Tensors], tolerance: float, shape: Shape) -> Timing:
+    """Check one against the other and take the fastest of each over interleaved runs.
+
+    Raises native.Unavailable where they differ.
+    """
+    _check(plain, fast, tolerance, shape.training)
+    # On one thread other processes cannot disturb processor time; several threads do not add up to a time.
+    clock = time.process_time if shape.threads == 1 else time.perf_counter
+    with torch.set_grad_enabled(shape.training):
         times: tuple[list[float], list[float]] = [], []
         stop = time.perf_counter() + RACE_SECONDS
-        while len(times[0]) < 2 or (len(times[0]) < RACE_ROUNDS and time.perf_counter() < stop):
+        while len(times[0]) < 3 or (len(times[0]) < RACE_ROUNDS and time.perf_counter() < stop):
             for work, kept in zip((plain, fast), times, strict=True):
-                begun = time.perf_counter()
+                begun = clock()
                 work()
-                kept.append(time.perf_counter() - begun)
+                kept.append(clock() - begun)
     return Timing(*map(min, times))  # what else the machine does only ever adds
 
 

@@ -133,7 +133,8 @@ class GPT(nn.Module):
     def set_progress(self, fraction: float) -> None:
         """Tell the model how much of training is done, 0 to 1: parts that switch on or fade out look at it."""
         self.set_looped(fraction >= self.config.loop_from)
-        self.future_share = multi_token_prediction.share(self.config, fraction)
+        if self.config.future_weights:
+            self.future_share = multi_token_prediction.share(self.config, fraction)
 
     def layer_order(self) -> list[int]:
         """Physical layer of every block executed now: training or evaluation depth by `self.training`."""
@@ -265,7 +266,10 @@ class GPT(nn.Module):
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """The training loss: mean nats per token and whatever terms exist in training only. A scalar."""
         x = self.before_head(self.hidden(tokens)).flatten(0, 1)  # (B T, dim)
-        wanted, weights = multi_token_prediction.targets(targets, self.config, self.future_share)
+        count = targets.numel()
+        wanted, weights = targets.reshape(-1, 1), torch.full((count, 1), 1.0 / count, device=targets.device)
+        if self.future_share:
+            wanted, weights = multi_token_prediction.targets(targets, self.config, self.future_share)
         return weighted_loss(
             x, self._head(), self.logit_bias, wanted, weights, self.config.logit_softcap, self.arithmetic
         )

@@ -24,9 +24,6 @@ def targets(following: Tensor, config: ModelConfig, share: float) -> tuple[Tenso
     A further token has no weight behind the start of another document or the end of the row.
     """
     count = following.numel()
-    next_weight = torch.full((count, 1), 1.0 / count, device=following.device)
-    if share == 0.0:
-        return following.reshape(-1, 1), next_weight
     wanted, weights = [following], [torch.full(following.shape, 1.0 / count, device=following.device)]
     alive = torch.ones_like(following, dtype=torch.bool)
     for ahead, weight in enumerate(config.future_weights, start=1):

@@ -7,6 +7,7 @@ from typing import Any
 from pgolf.bundle import Bundle, BundleError, bundle, unpack
 from pgolf.config import Config, from_dict
 from pgolf.errors import PgolfError
+from pgolf.evaluate.ttt import methods
 
 ENTRY = "pgolf.program.main"
 PACKAGES = ("pgolf",)
@@ -22,6 +23,7 @@ _OPTIONAL: Mapping[str, Callable[[Config], bool]] = {
     "pgolf.model.copy_heads": lambda config: bool(config.model.copy_orders),
     "pgolf.model.head_gate": lambda config: config.model.head_gate != "none",
     "pgolf.model.lanes": lambda config: config.model.parallel_lanes > 1,
+    "pgolf.model.multi_token_prediction": lambda config: bool(config.model.future_weights),
     "pgolf.model.skips": lambda config: config.model.skips,
     "pgolf.model.smear": lambda config: config.model.smear_gate,
     "pgolf.model.value_embedding": lambda config: bool(config.model.value_embed_layers),
@@ -30,10 +32,8 @@ _OPTIONAL: Mapping[str, Callable[[Config], bool]] = {
     "pgolf.quant.progressive_rounding": lambda config: config.quantize.distill_steps > 0,
     "pgolf.quant.gptq": lambda config: config.quantize.method not in ("trellis", "waterfill"),
     "pgolf.codec.baseline": lambda config: config.package.coder != "range",
-    "pgolf.evaluate.ttt.dynamic_evaluation": lambda config: config.ttt.method == "sgd",
+    "pgolf.evaluate.ttt.time_cap": lambda config: False,  # the program has no clock: its score is any machine's
     "pgolf.evaluate.ttt.fast_output": lambda config: bool(config.ttt.output_lr or config.ttt.output_stream_lr),
-    "pgolf.evaluate.ttt.in_place": lambda config: config.ttt.method == "in-place",
-    "pgolf.evaluate.ttt.lora": lambda config: config.ttt.method in ("lora", "phased"),
 }
 _TITLE = "Made by pgolf package. python train_gpt.py --help; python train_gpt.py source DIR writes the code out."
 
@@ -46,6 +46,7 @@ def build(config: Mapping[str, Any], on_module: Callable[[int, int], None] = lam
     try:
         settings = from_dict(config)
         unused = [module for module, used in _OPTIONAL.items() if not used(settings)]
+        unused += methods.modules_without(settings.ttt)
         return bundle(ENTRY, PACKAGES, {SETTINGS: dumps(config)}, _TITLE, _CHECKS, unused, on_module)
     except BundleError as error:
         raise PgolfError(f"cannot make the script: {error}") from error

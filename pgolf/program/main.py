@@ -8,7 +8,6 @@ import argparse
 import ast
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,9 +24,7 @@ def main(sources: Mapping[str, str]) -> None:
     parser = argparse.ArgumentParser(description="A packaged language model: score it, train it again, read its code.")
     commands = parser.add_subparsers(dest="command", required=True)
     score = commands.add_parser("eval", help="bits per byte of a text")
-    score.add_argument(
-        "--val", type=Path, required=True, help="text: .jsonl (field text), .txt or a folder of val shards"
-    )
+    score.add_argument("--val", type=Path, required=True, help="folder of val shards, from pgolf tokenize")
     score.add_argument("--ttt", action="store_true", help="learn from the text once it is scored")
     score.add_argument("--model", type=Path, help="container to score")
     again = commands.add_parser("train", help="train, average and quantize again; under torchrun on every rank")
@@ -65,8 +62,6 @@ def _train(given: Any, config: Config) -> None:
 
 
 def _score(given: Any, config: Config) -> None:
-    if given.ttt and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise PgolfError("--ttt learns in one process; run it without torchrun")
     folder = Path(sys.argv[0]).resolve().parent
     model_file = given.model or folder / "model.pgz"
     for path in (given.val, model_file):

@@ -4,7 +4,7 @@ What the packaged script and `pgolf verify` share, so that both measure what the
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -94,10 +94,10 @@ def score(
     runtime: Runtime,
     on_progress: OnProgress | None = None,
 ) -> Score:
-    """Sliding-window score, or with `ttt` that of a model which learns from what it has scored."""
+    """Sliding-window score, or with `ttt` that of a model which learns from what it has scored, without a clock."""
     evaluator = (
         SlidingEvaluator(model, evaluate, runtime, on_progress)
         if ttt is None
-        else TttEvaluator(model, evaluate, ttt, runtime, on_progress)
+        else TttEvaluator(model, evaluate, replace(ttt, seconds=0.0), runtime, on_progress)
     )
     return Score.from_nll(evaluator.score(text.tokens).nll, text.token_bytes[1:])

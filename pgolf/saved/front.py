@@ -27,6 +27,7 @@ from pgolf.model.gpt import GPT
 from pgolf.runtime import Runtime, choose
 from pgolf.saved import models, tokens
 from pgolf.store import kinds, runs, stage_directory
+from pgolf.store.records import ScoreMetrics
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.tokenizer import Tokenizer
 
@@ -110,7 +111,7 @@ class Run:
     def scores(self) -> dict[str, float]:
         """Bits per byte of every stage that holds a score."""
         scored = (item for item in self.stages.items() if item[1].manifest.stage in kinds.SCORED)
-        return {label: float(stage.manifest.metrics["bits_per_byte"]) for label, stage in scored}
+        return {label: float(stage.manifest.metrics_as(ScoreMetrics)["bits_per_byte"]) for label, stage in scored}
 
     def load(self, label: str | None = None, device: str = "auto", threads: int = 0) -> Model:
         """The model of a stage; without a label, of the plain stage that comes last in the chain.

@@ -13,6 +13,7 @@ from pgolf.model.gpt import GPT
 from pgolf.quantized.tensors import QuantizedModel
 from pgolf.runtime import Runtime
 from pgolf.store import kinds
+from pgolf.store.records import TrainDetails
 from pgolf.store.stage_directory import Stage
 
 FLOAT_KINDS = kinds.FLOATS
@@ -56,7 +57,7 @@ def evaluate_settings(settings: EvaluateConfig, stage: Stage) -> EvaluateConfig:
 def held_out(stage: Stage) -> int:
     """Tokens at the end of the train stream that training left alone, for choices to be made on; 0 for an import."""
     try:
-        return int(stage.ancestor("train").manifest.details["holdout_tokens"])
+        return int(stage.ancestor("train").manifest.details_as(TrainDetails)["holdout_tokens"])
     except (PgolfError, KeyError):
         return 0
 

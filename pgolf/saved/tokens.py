@@ -12,6 +12,7 @@ from pgolf.data import Source
 from pgolf.errors import PgolfError
 from pgolf.store import kinds
 from pgolf.store.manifest import Input
+from pgolf.store.records import TokenizeDetails, TrainDetails
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.byte_counts import ByteTable
 from pgolf.tokens.encode import encode_documents as encode_all
@@ -32,7 +33,7 @@ def holdout_of(stage: Stage) -> Holdout:
     """The train tokens of a stage's run, with the slice that its training held out cut off.
 
     Raises PgolfError when neither a train nor a tokenize stage is in reach."""
-    held_out = stage.ancestor("train").manifest.details["holdout_tokens"]
+    held_out = stage.ancestor("train").manifest.details_as(TrainDetails)["holdout_tokens"]
     return Holdout.recorded(open_split(stage.ancestor("tokenize"), "train"), held_out)
 
 
@@ -62,7 +63,7 @@ def with_bos(config: Config, stage: Stage) -> Config:
 
     Manifests of before this detail existed come from tokenizers whose BOS is the default.
     """
-    bos_id = int(stage.manifest.details.get("bos_id", config.model.bos_id))
+    bos_id = int(stage.manifest.details_as(TokenizeDetails).get("bos_id", config.model.bos_id))
     return dataclasses.replace(config, model=dataclasses.replace(config.model, bos_id=bos_id))
 
 

@@ -45,6 +45,9 @@ class Input:
     bytes: int | None = None
 
 
+_Record = typing.TypeVar("_Record")
+
+
 @dataclass(frozen=True)
 class Manifest:
     stage: str
@@ -61,6 +64,14 @@ class Manifest:
     seconds: float
     details: dict[str, Any] = field(default_factory=dict)  # the stage's own tables, see docs/MANIFEST.md
     schema: int = SCHEMA
+
+    def metrics_as(self, record: type[_Record]) -> _Record:
+        """The metrics, with the types of a kind's record (`records`)."""
+        return typing.cast(_Record, self.metrics)
+
+    def details_as(self, record: type[_Record]) -> _Record:
+        """The details, with the types of a kind's record (`records`)."""
+        return typing.cast(_Record, self.details)
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

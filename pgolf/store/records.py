@@ -86,6 +86,7 @@ class FinalizeDetails(TypedDict, total=False):
     seq_len: int
     imported_from: str
     imported_format: str
+    imported_assumed: dict[str, Any]
 
 
 class QuantizeMetrics(TypedDict, total=False):
@@ -152,6 +153,7 @@ class ProveDetails(TypedDict, total=False):
     text: str
     whole: bool
     came_back: bool
+    wall: str
 
 
 class AuditMetrics(TypedDict, total=False):

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from pgolf.store import stage_directory
+from pgolf.errors import PgolfError, did_you_mean
+from pgolf.store import kinds, stage_directory
 from pgolf.store.stage_directory import Stage
 
 
@@ -10,3 +11,38 @@ def stages_of(run: Path) -> list[Stage]:
     """Every finished stage of a run, oldest first."""
     found = [stage_directory.open_stage(folder) for folder in stage_directory.stage_folders(run)]
     return sorted(found, key=lambda stage: (stage.manifest.started, stage.label))
+
+
+def find(artifacts: Path, name: str) -> Path:
+    """The folder that a user means by `name`: a run in `artifacts`, or a path to a run or a stage directory.
+
+    Raises PgolfError, naming the nearest run, when there is none.
+    """
+    for place in (artifacts / name, Path(name)):
+        if name and (stage_directory.exists(place) or stage_directory.stage_folders(place)):
+            return place
+    known = names(artifacts)
+    shown = f"; its runs: {', '.join(known)}" if known else ", which holds no run: pgolf run makes one"
+    raise PgolfError(f"no run {name!r} in {artifacts}{did_you_mean(name, known) or shown}")
+
+
+def missing(run: Path) -> str:
+    """What to say of a run directory without a finished stage: where it was looked for and which runs are there."""
+    known = names(run.parent)
+    if run.name in known or not known:
+        return f"{run} holds no finished stage"
+    return f"there is no run {run.name!r} in {run.parent}{did_you_mean(run.name, known)}; its runs: {', '.join(known)}"
+
+
+def names(artifacts: Path) -> list[str]:
+    """The runs in a folder: those of its folders that hold a finished stage, sorted."""
+    folders = sorted(path for path in artifacts.iterdir() if path.is_dir()) if artifacts.is_dir() else []
+    return [path.name for path in folders if path.name[0] != "." and stage_directory.stage_folders(path)]
+
+
+def last_stage(place: Path) -> Stage:
+    """The stage in a stage directory, or the plain stage of a run that comes last in the chain."""
+    if stage_directory.exists(place):
+        return stage_directory.open_stage(place)
+    found = {stage.label: stage for stage in stages_of(place)}
+    return next((found[kind] for kind in kinds.MODELS if kind in found), [*found.values()][-1])

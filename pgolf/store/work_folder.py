@@ -101,11 +101,22 @@ class WorkFolder:
         """The stage that `publish` replaced; None when there was none."""
         return next((self.path / name for name in (PREVIOUS, PAYLOAD) if (self.path / name).exists()), None)
 
+    def take(self, stage: Path) -> None:
+        """Move a finished stage in here, to be deleted with this folder."""
+        (self.path / PAYLOAD).rmdir()
+        move(stage, self.path / PAYLOAD)
+
     def remove(self) -> None:
         """Delete the folder; what cannot be deleted now is left for the next command's sweep."""
         self._ready = False
         if _owner(self.path) is not None:
             _remove(self.path)
+
+
+def abandoned(run: Path) -> list[Path]:
+    """The resumable folders of a run whose process is gone, sorted."""
+    found = sorted(run.glob(f"*{PARTIAL}")) if run.is_dir() else []
+    return [folder for folder in found if (owner := _owner(folder)) is not None and not _alive(owner)]
 
 
 def sweep(run: Path) -> None:

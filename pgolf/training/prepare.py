@@ -27,12 +27,14 @@ _FEWEST_STEPS = 10  # a clock that a CPU cannot fill with so many steps was mean
 
 
 def prepare(trainer: Trainer, config: Config, runtime: Runtime, reporter: Reporter) -> tuple[str, dict[str, Any]]:
-    """Choose the fastest paths by measuring and warm them up; the trainer's state is as before afterwards.
+    """Choose the fastest paths by measuring and warm them up; the trainer's state is as before afterwards. From then on
+    it counts the operations of its steps.
 
     Returns what runs (`compiled`, `C kernels` or `plain`) and the measurements, for the manifest. Raises PgolfError for
     a configuration that is meant for a GPU on a CPU.
     """
     _check_machine(trainer.model, config, runtime)
+    trainer.flops_per_token = training_flops_per_token
     train, model = config.train, trainer.model
     fractions = sorted({*train.breakpoints(), *config.model.breakpoints()})
     batch_tokens, seq_len = train.sizes_at(fractions[-1])

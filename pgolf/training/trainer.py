@@ -1,6 +1,6 @@
 """One training run as an object: everything that changes from step to step, and the step."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pgolf.config import Config
 from pgolf.errors import PgolfError
-from pgolf.model.flops import training_flops_per_token
 from pgolf.model.gpt import GPT
 from pgolf.optim.average import Averages
 from pgolf.optim.flat import FlatParameters, parameter_groups
@@ -34,8 +33,10 @@ class Trainer:
         self.learning_rate = 0.0
         """Of the matrices, in the last step."""
         self.flops = 0.0
-        """Operations of all steps so far, as `model.flops` counts them."""
-        self._flops_per_token: dict[tuple[int, int], float] = {}  # by executed blocks and sequence length
+        """Operations of all steps so far, by `flops_per_token`."""
+        self.flops_per_token: Callable[[GPT, int], float] | None = None
+        """Counts the operations of a step of the model on a sequence length, per token; None: nothing is counted."""
+        self._known_flops: dict[tuple[int, int], float] = {}  # by executed blocks and sequence length
         self._watch = Watch(self.flat.data)
         self._batches: dict[int, tuple[Tensor, Tensor, float]] = {}  # of the steps whose loss is not known yet
         for fraction in config.train.breakpoints():
@@ -69,10 +70,11 @@ class Trainer:
         self._update(fraction, batch_tokens)
         self.iteration += 1
         self.tokens += batch_tokens
-        kind = len(self.model.layer_order()), seq_len
-        if kind not in self._flops_per_token:
-            self._flops_per_token[kind] = training_flops_per_token(self.model, seq_len)
-        self.flops += batch_tokens * self._flops_per_token[kind]
+        if self.flops_per_token is not None:
+            kind = len(self.model.layer_order()), seq_len
+            if kind not in self._known_flops:
+                self._known_flops[kind] = self.flops_per_token(self.model, seq_len)
+            self.flops += batch_tokens * self._known_flops[kind]
         self._forget(known)
         return known
 

@@ -19,6 +19,7 @@ from pgolf.progress import Reporter
 from pgolf.saved import tokens as token_stages
 from pgolf.store import kinds, runs, stage_directory
 from pgolf.store import manifest as manifests
+from pgolf.store.records import ScoreMetrics
 from pgolf.store.stage_directory import Stage
 from stages.views import evaluation
 
@@ -112,7 +113,7 @@ def compare(reporter: Reporter, reference: Sequence[Stage], candidate: Sequence[
         reporter.message(
             f"note: {' and '.join(sorted(kinds))} are compared; one adapts to the text, the other does not"
         )
-    sizes = [int(stage.manifest.metrics["bytes_scored"]) for stage in stages]
+    sizes = [stage.manifest.metrics_as(ScoreMetrics)["bytes_scored"] for stage in stages]
     if max(sizes) > min(sizes) * (1 + _SAME_BYTES):
         shown = ", ".join(f"{stage.path} {size:,} bytes" for stage, size in zip(stages, sizes, strict=True))
         raise PgolfError(f"these evaluations did not score the same text: {shown}")

@@ -1,9 +1,9 @@
 """The README.md inside a package: what the folder is, on which text it was scored, how to run and verify it."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from pgolf.program.ledger import Ledger
+from pgolf.store.records import TokenizeDetails
 from pgolf.store.stage_directory import Stage
 from stages.views import claims
 
@@ -49,7 +49,7 @@ TEXT is a folder of shards `fineweb_val_*.bin`; `pgolf tokenize` makes them of d
 
 def _text(tokens: Stage) -> str:
     """Name, source and hash of the val text, as far as the tokenize stage's manifest has them."""
-    details: Mapping[str, Any] = tokens.manifest.details
+    details = tokens.manifest.details_as(TokenizeDetails)
     inputs = tokens.manifest.inputs
     named = {role: entry for role, entry in inputs.items() if role.startswith("val:") or "_val_" in role}
     lines = [f"- `{entry.path}`, {entry.bytes:,} bytes, SHA-256 {entry.sha256}" for _, entry in sorted(named.items())]

@@ -17,6 +17,7 @@ from pgolf.config import Config
 from pgolf.errors import PgolfError
 from pgolf.program.ledger import SCRIPT, TOKENIZER
 from pgolf.store import kinds, runs, stage_directory
+from pgolf.store.records import AuditDetails, PackageDetails, PackageMetrics, ScoreMetrics, TrainMetrics
 from pgolf.store.stage_directory import Stage
 from stages.reports import submission_text
 from stages.reports.compare import Comparison
@@ -59,7 +60,8 @@ class Seed:
 
     def results(self) -> dict[str, Any]:
         """The challenge's `seed_results` entry."""
-        metrics, package = self.best.manifest.metrics, self.package.manifest.metrics
+        metrics = self.best.manifest.metrics_as(ScoreMetrics)
+        package = self.package.manifest.metrics_as(PackageMetrics)
         found: dict[str, Any] = {
             "val_loss": metrics["nats_per_token"],
             "val_bpb": metrics["bits_per_byte"],
@@ -69,14 +71,14 @@ class Seed:
             "eval_time_s": metrics["seconds"],
         }
         if self.train is not None:
-            trained = self.train.manifest.metrics
+            trained = self.train.manifest.metrics_as(TrainMetrics)
             steps, seconds = trained["iterations"], trained["seconds"]
             found |= {"steps": steps, "train_time_s": seconds, "step_avg_ms": round(1000 * seconds / max(1, steps), 3)}
         if "eval-ttt" in self.scores and "eval-sliding" in self.scores:
-            before = self.scores["eval-sliding"].manifest.metrics["bits_per_byte"]
+            before = self.scores["eval-sliding"].manifest.metrics_as(ScoreMetrics)["bits_per_byte"]
             found |= {"pre_ttt_val_bpb": before, "ttt_gain_bpb": before - metrics["bits_per_byte"]}
         if self.float_score is not None:
-            found["pre_quant_val_bpb"] = self.float_score.manifest.metrics["bits_per_byte"]
+            found["pre_quant_val_bpb"] = self.float_score.manifest.metrics_as(ScoreMetrics)["bits_per_byte"]
         return found
 
 
@@ -199,7 +201,7 @@ def log(seed: Seed) -> str:
     ]
     names = {"eval-sliding": "quantized_sliding_window", "eval-ttt": "quantized_ttt"}
     for kind, stage in sorted(seed.scores.items()):
-        metrics = stage.manifest.metrics
+        metrics = stage.manifest.metrics_as(ScoreMetrics)
         lines.append(
             f"{names[kind]} val_loss:{metrics['nats_per_token']:.8f} val_bpb:{metrics['bits_per_byte']:.8f} "
             f"eval_time:{1000 * metrics['seconds']:.0f}ms"
@@ -233,7 +235,7 @@ def _audit_passed(seed: Seed) -> bool | None:
     models = {seed.package.manifest_sha256, seed.quantized.manifest_sha256}
     evaluator = claims.SCORES[seed.best.manifest.stage]
     found = [
-        not stage.manifest.details["failed"]
+        not stage.manifest.details_as(AuditDetails)["failed"]
         for stage in runs.stages_of(seed.run)
         if stage.manifest.stage == "audit"
         and stage.manifest.inputs["model"].sha256 in models
@@ -253,6 +255,8 @@ def _same_but_seed(seeds: Sequence[Seed]) -> None:
         for key in sorted({*first, *other} - {"seed"}):
             if first.get(key) != other.get(key):
                 raise PgolfError(f"{seed.run} differs from {seeds[0].run} in [{key}]: seeds of one configuration only")
-    texts = {json.dumps(seed.package.manifest.details["claims"]["text"], sort_keys=True) for seed in seeds}
+    texts = {
+        json.dumps(seed.package.manifest.details_as(PackageDetails)["claims"]["text"], sort_keys=True) for seed in seeds
+    }
     if len(texts) > 1:
         raise PgolfError("the runs were not scored on the same text")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pgolf.store.records import PackageDetails
 from stages.reports.compare import Comparison
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ def readme(
 ) -> str:
     """Markdown. `entry` is the content of submission.json."""
     spread = f" ± {entry['val_bpb_std']:.5f} (sample deviation)" if "val_bpb_std" in entry else ""
+    learns = " --ttt" if any("eval-ttt" in seed.scores for seed in seeds) else ""
     parts = [
         f"# {entry['name']}: {entry['val_bpb']:.5f} bits per byte",
         entry["blurb"],
@@ -39,7 +41,7 @@ def readme(
         "normalized and made before its tokens were learned from is listed when `pgolf audit` tested it.",
         "## How to run",
         "```\npip install -r requirements.txt\npython train_gpt.py train --data FOLDER_OF_SHARDS --out model.pgz\n"
-        "python train_gpt.py eval --val FOLDER_OF_SHARDS [--ttt]\npython train_gpt.py source FOLDER\n```",
+        f"python train_gpt.py eval --val FOLDER_OF_SHARDS{learns}\npython train_gpt.py source FOLDER\n```",
         "`torchrun --nproc_per_node 8 train_gpt.py train ...` on several GPUs. The script is packed; `source` writes "
         "its code out.",
         "## Included files",
@@ -71,7 +73,7 @@ def _row(seed: str, result: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _bytes(seeds: Sequence["Seed"]) -> list[tuple[str, str, str]]:
-    ledgers = [seed.package.manifest.details["ledger"] for seed in seeds]
+    ledgers = [seed.package.manifest.details_as(PackageDetails)["ledger"] for seed in seeds]
     largest = max(ledgers, key=lambda ledger: int(ledger["counted_bytes"]))
     rows = [(row["file"], f"{row['bytes']:,}", "yes" if row["counted"] else "no") for row in largest["files"]]
     return [*rows, ("what counts", f"{largest['counted_bytes']:,}", f"cap {largest['cap_bytes']:,}")]

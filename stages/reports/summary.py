@@ -18,6 +18,7 @@ from pgolf.errors import PgolfError
 from pgolf.runtime import Runtime
 from pgolf.saved import front
 from pgolf.saved.tokens import open_split, tokenizer_of
+from pgolf.store.records import ScoreMetrics, TokenizeDetails
 from pgolf.store.stage_directory import Stage
 from stages.run import Chain
 from stages.tokenize import original_documents
@@ -57,6 +58,15 @@ def verdict(readings: Sequence[Reading]) -> str:
     )
 
 
+def proof(stage: Stage) -> str:
+    """The proof in one sentence."""
+    found = stage.manifest.metrics
+    return (
+        f"Proof: {found['bytes_scored']:,} bytes of that text became {found['code_bytes']:,} by this model's "
+        "predictions, and a fresh process that has only the model got them back."
+    )
+
+
 def samples(chain: Chain, runtime: Runtime, tokens: int = 60) -> list[str]:
     """Three beginnings of val documents, each continued by the packaged model, a line each."""
     model = front.of_stage(chain.packaged, runtime)
@@ -83,7 +93,7 @@ def compressors(tokens: Stage) -> list[Reading]:
 
 
 def _scored(key: str, what: str, stage: Stage) -> Reading:
-    return Reading(key, what, float(stage.manifest.metrics["bits_per_byte"]))
+    return Reading(key, what, stage.manifest.metrics_as(ScoreMetrics)["bits_per_byte"])
 
 
 def _documents(tokens: Stage, split: str) -> Iterator[bytes]:
@@ -92,7 +102,7 @@ def _documents(tokens: Stage, split: str) -> Iterator[bytes]:
     Decoded from the shards where that gives the text back. What a lossy tokenizer changed is read from its files once
     more; where those are gone, or never were (the challenge's shards), the decoded text is all that there is.
     """
-    if not tokens.manifest.details.get("lossless", True):
+    if not tokens.manifest.details_as(TokenizeDetails).get("lossless", True):
         with suppress(PgolfError):
             last: deque[bytes] = deque()
             size = 0

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pgolf.errors import PgolfError
+from pgolf.store.records import QuantizeDetails, QuantizeMetrics, ScoreMetrics
 from pgolf.store.stage_directory import Stage
 from stages import quantize as quantizing
 from stages.context import StageContext
@@ -27,7 +28,7 @@ class Variant:
 
     @property
     def bits_per_byte(self) -> float | None:
-        return None if self.score is None else float(self.score.manifest.metrics["bits_per_byte"])
+        return None if self.score is None else self.score.manifest.metrics_as(ScoreMetrics)["bits_per_byte"]
 
     def to_dict(self) -> dict[str, Any]:
         values = asdict(self) | {"bits_per_byte": self.bits_per_byte, "stage": str(self.stage.path)}
@@ -54,14 +55,14 @@ def sweep(
 
 
 def _variant(stage: Stage, target: int, score: Stage | None) -> Variant:
-    metrics, details = stage.manifest.metrics, stage.manifest.details
-    model = int(metrics["model_bytes"])
+    metrics, details = stage.manifest.metrics_as(QuantizeMetrics), stage.manifest.details_as(QuantizeDetails)
+    model = metrics["model_bytes"]
     return Variant(
         stage=stage,
         target_bytes=target,
         model_bytes=model,
         total_bytes=model + sum(details["reserved_bytes"].values()),
-        bits_per_weight=8 * model / int(metrics["parameters"]),
+        bits_per_weight=8 * model / metrics["parameters"],
         score=score,
     )
 

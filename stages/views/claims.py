@@ -16,6 +16,7 @@ from pgolf import config as configs
 from pgolf.config import Config
 from pgolf.saved import tokens as token_stages
 from pgolf.store import kinds, runs
+from pgolf.store.records import QuantizeDetails, ScoreDetails
 from pgolf.store.stage_directory import Stage
 
 FILE = kinds.CLAIMS
@@ -98,7 +99,7 @@ def recorded_config(model: Stage, scores: Mapping[str, Stage], config: Config) -
     model, since the script, trained again, does not know its own size.
     """
     made: dict[str, Any] = {key: value for key, value in model.manifest.config.items() if key != "options"}
-    made["quantize"] = made["quantize"] | model.manifest.details.get("model_target", {})
+    made["quantize"] = made["quantize"] | model.manifest.details_as(QuantizeDetails).get("model_target", {})
     for kind, stage in scores.items():
         made["evaluate"] = stage.manifest.config["evaluate"] | _resolved(stage)
         if kind == "eval-ttt":
@@ -142,7 +143,7 @@ def _score(stage: Stage) -> dict[str, Any]:
         settings["ttt"] = manifest.config["ttt"]
     return {
         **{name: manifest.metrics[name] for name in METRICS},
-        "lossless": bool(manifest.details["lossless"]),
+        "lossless": manifest.details_as(ScoreDetails)["lossless"],
         "device": manifest.environment["device"],
         "dtype": manifest.environment["dtype"],
         "settings": settings,

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -17,7 +16,7 @@ from pgolf.errors import PgolfError
 from pgolf.evaluate.bpb import Score
 from pgolf.evaluate.evaluator import OnProgress, Trace
 from pgolf.evaluate.mixture import MixtureEvaluator
-from pgolf.model.fast_paths import Shape, choose_paths
+from pgolf.model.fast_paths import Shape, paths_by_rule
 from pgolf.model.gpt import GPT
 from pgolf.progress import Reporter
 from pgolf.runtime import Runtime
@@ -25,6 +24,7 @@ from pgolf.saved import tokens as token_stages
 from pgolf.saved.models import load_model
 from pgolf.store import kinds
 from pgolf.store.manifest import Input
+from pgolf.store.records import ScoreDetails, ScoreMetrics, TokenizeDetails
 from pgolf.store.stage_directory import Stage
 from stages.context import StageBuild, StageContext
 from stages.views import repeat
@@ -83,7 +83,7 @@ def load_text(source: Stage, documents: Documents) -> Text:
         tokenized = source.ancestor("tokenize")
         stream = token_stages.open_split(tokenized, "val")
         counts = np.asarray(token_stages.token_bytes(tokenized), dtype=np.int64)
-        lossless = bool(tokenized.manifest.details.get("lossless", True))
+        lossless = tokenized.manifest.details_as(TokenizeDetails).get("lossless", True)
         text = Text(np.asarray(stream[0 : len(stream)]), counts, lossless, "val")
     if len(text.tokens) < 2:
         raise PgolfError(f"{text.source} holds {len(text.tokens)} tokens; a score needs at least 2")
@@ -104,11 +104,11 @@ def progress(context: StageContext, title: str, targets: int) -> Iterator[OnProg
 
 
 def model_of(source: Stage, runtime: Runtime, settings: EvaluateConfig, learns: bool = False) -> GPT:
-    """The stage's model on the fastest paths that this machine has for its windows, or (`learns`) for one window at a
+    """The stage's model on this machine's kernels (`paths_by_rule`) for its windows, or (`learns`) for one window at a
     time forward and backward."""
     model = load_model(source, runtime)
     rows, threads = (1, runtime.threads) if learns else (settings.batch_windows, 1)
-    choose_paths(model, runtime, Shape(rows, settings.seq_len, learns, threads))
+    paths_by_rule(model, runtime, Shape(rows, settings.seq_len, learns, threads))
     return model
 
 
@@ -117,24 +117,22 @@ def write_scores(
 ) -> None:
     """Metrics, per-token payload and the facts of the evaluation, into the stage being built."""
     score = Score.from_nll(trace.nll, text.token_bytes[1:])
-    build.metrics |= score.metrics() | {
-        "seconds": round(seconds, 3),
-        "tokens_per_second": round(score.tokens_scored / max(seconds, 1e-9), 1),
-    }
-    build.details |= {"text": text.source, "lossless": text.lossless, **trace.facts}
+    speed = round(score.tokens_scored / max(seconds, 1e-9), 1)
+    build.metrics |= score.metrics() | ScoreMetrics(seconds=round(seconds, 3), tokens_per_second=speed)
+    build.details |= ScoreDetails(text=text.source, lossless=text.lossless) | trace.facts
     payload = {"nll": trace.nll.astype(np.float32), "token_bytes": text.token_bytes[1:].astype(np.int32)}
     if context.config.evaluate.mixture and context.runtime.is_main:
         clock = time.monotonic()
         mixed = MixtureEvaluator(None, model.config.vocab_size, model.config.bos_id).mix(text.tokens, trace)
         found = Score.from_nll(mixed.nll, text.token_bytes[1:])
-        build.metrics["mixture_bits_per_byte"] = found.bits_per_byte
-        build.metrics["mixture_seconds"] = round(time.monotonic() - clock, 3)
+        mixture_seconds = round(time.monotonic() - clock, 3)
+        build.metrics |= ScoreMetrics(mixture_bits_per_byte=found.bits_per_byte, mixture_seconds=mixture_seconds)
         payload["nll_mixture"] = mixed.nll.astype(np.float32)
     if context.runtime.is_main:
         save_file(payload, build.writer.path(SCORES_FILE))
 
 
-def mixture_row(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+def mixture_row(metrics: ScoreMetrics) -> list[tuple[str, str]]:
     if "mixture_bits_per_byte" not in metrics:
         return []
     gain = metrics["bits_per_byte"] - metrics["mixture_bits_per_byte"]
@@ -143,7 +141,7 @@ def mixture_row(metrics: dict[str, Any]) -> list[tuple[str, str]]:
 
 def line(scored: Stage) -> str:
     """A score in one line."""
-    metrics = scored.manifest.metrics
+    metrics = scored.manifest.metrics_as(ScoreMetrics)
     return (
         f"{scored.label} of {scored.manifest.inputs['model'].name}: {metrics['bits_per_byte']:.4f} bits per byte over "
         f"{metrics['bytes_scored']:,} bytes, {metrics['seconds']:.1f} s"
@@ -152,7 +150,7 @@ def line(scored: Stage) -> str:
 
 def report(reporter: Reporter, scored: Stage) -> None:
     """The score as a table that ends with what repeats it, and beside it what a reader must know."""
-    metrics, details = scored.manifest.metrics, scored.manifest.details
+    metrics, details = scored.manifest.metrics_as(ScoreMetrics), scored.manifest.details_as(ScoreDetails)
     rows = [
         ("bits per byte", f"{metrics['bits_per_byte']:.4f}"),
         *mixture_row(metrics),

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import brotli
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -33,9 +34,9 @@ from safetensors.torch import save_file
 
 from pgolf import config as configs
 from pgolf import data as documents
+from pgolf import interop
 from pgolf.codec import container
 from pgolf.errors import PgolfError
-from pgolf.model import challenge_checkpoint
 from pgolf.model.gpt import GPT
 from pgolf.quantized import storage
 from pgolf.store import manifest as manifests
@@ -120,10 +121,23 @@ def _torch_file() -> bytes:
     return stream.getvalue()
 
 
+def _record_file() -> bytes:
+    """Integers as the records write them: brotli over a byte shuffle."""
+    weights, how, stream = {}, {}, io.BytesIO()
+    for name, value in _weights().items():
+        if value.ndim == 2:
+            weights[f"{name}.q"], weights[f"{name}.scale"] = (value * 9).to(torch.int8), torch.ones(len(value)).half()
+            how[name] = "gptq (int6)"
+        else:
+            weights[name], how[name] = value.half(), "passthrough (float16)"
+    torch.save({"w": weights, "m": how}, stream)
+    data = stream.getvalue()
+    return brotli.compress(b"BSHF\2" + data[::2] + data[1::2], quality=5)
+
+
 def _imported(path: Path) -> Any:
-    weights, kind = challenge_checkpoint.read_state_dict(path)
-    challenge_checkpoint.model_config(weights, configs.Config().model)
-    return kind, _key(weights)
+    found = interop.read(path)
+    return found.kind, _key(found.weights)
 
 
 def _save_checkpoint(folder: Path) -> Path:
@@ -199,6 +213,7 @@ KINDS = {
     "training checkpoint": Kind(_save_checkpoint, _read_checkpoint, tells=False),
     "checkpoint .pt": Kind(_written("a.pt", _torch_file), _imported, tells=False),
     "checkpoint .ptz": Kind(_written("a.ptz", lambda: zlib.compress(_torch_file())), _imported),
+    "checkpoint of a record": Kind(_written("a.int6.ptz", _record_file), _imported, tells=False),
     "checkpoint .safetensors": Kind(
         _save_weights,
         _imported,

@@ -1,7 +1,9 @@
 """Audit, compare and report on a small run with a real tokenizer and a model that was never trained."""
 
 import json
+import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from stages.context import StageContext
 from stages.eval_sliding import eval_sliding
 from stages.eval_ttt import eval_ttt
 from stages.reports import compare
-from stages.reports.html import FILE, html_report
+from stages.reports.html import FILE, html_report, render
 from stages.tokenize import tokenize
 
 SETTINGS = (
@@ -216,4 +218,13 @@ def test_report_is_one_file_that_needs_nothing(run):
     assert 'src="' not in text
     value = stage.parent("eval-sliding").manifest.metrics["bits_per_byte"]
     assert f"{value:.4f}" in text
+    drawn = re.findall(r"<svg.*?</svg>", text, re.S)
+    assert len(drawn) >= 3  # scores, loss, gain
+    for svg in drawn:
+        ElementTree.fromstring(re.sub(r"xlink:", "", svg))
+    rude = render("<b>rude", [stage.parent("train")])
+    assert "&lt;b&gt;rude" in rude
+    assert "<b>rude" not in rude
+    assert "This run holds no audit" in rude
+    assert "This run holds no audit" not in text
     assert html_report(context).manifest_sha256 == stage.manifest_sha256

@@ -183,7 +183,7 @@ def test_settings_come_from_the_own_earlier_stage_or_the_input(context):
         ("train.tensorboard=true", None),
         ("train.micro_tokens=64", None),
         ("evaluate.batch_windows=3", None),
-        ("train.seconds=300.0", "train.seconds 120.0 -> 300.0"),
+        ("train.seconds=300.0", "train.seconds 180.0 -> 300.0"),
         ("evaluate.stride=8", "evaluate.stride 64 -> 8"),
         ("seed=7", "seed 0 -> 7"),
         ("package.cap_bytes=9", "package.cap_bytes 16000000 -> 9"),
@@ -234,13 +234,13 @@ def test_more_than_a_minute_is_not_replaced_unasked(context):
     first = make(context, "train", sections=("train",))
     slow(first, 61.0)
     changed = context.replace(config=configs.load("demo", assignments=["train.seconds=5.0"]))
-    with pytest.raises(PgolfError, match=r"train took 61 s and .*\(train\.seconds 120\.0 -> 5\.0\): --force replaces"):
+    with pytest.raises(PgolfError, match=r"train took 61 s and .*\(train\.seconds 180\.0 -> 5\.0\): --force replaces"):
         make(changed, "train", sections=("train",))
-    assert stage_directory.open_stage(first.path).manifest.config["train"]["seconds"] == 120.0
+    assert stage_directory.open_stage(first.path).manifest.config["train"]["seconds"] == 180.0
     questions = []
     asked = changed.replace(ask=lambda text: questions.append(text) or True)
     assert make(asked, "train", sections=("train",)).manifest.config["train"]["seconds"] == 5.0
-    assert "train.seconds 120.0 -> 5.0" in questions[0]
+    assert "train.seconds 180.0 -> 5.0" in questions[0]
     slow(first, 61.0)
     assert make(context, "train", sections=("train",), force=True).manifest.seconds < 60
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from pgolf import config as configs
+from pgolf import interop
+from pgolf.data import decompress
 from pgolf.errors import PgolfError
-from pgolf.model import challenge_checkpoint
 from pgolf.model.gpt import GPT
 from pgolf.saved.models import load_model, load_weights
 from stages.eval_sliding import eval_sliding
@@ -50,7 +51,7 @@ def int8_file(path: Path, weights: dict[str, Tensor]) -> None:
         else:
             passthrough[name] = value
     content = {
-        "__quant_format__": challenge_checkpoint.INT8_FORMAT, "quantized": quantized, "scales": scales,
+        "__quant_format__": "int8_clean_per_row_v1", "quantized": quantized, "scales": scales,
         "dtypes": dict.fromkeys(quantized, "float32"), "passthrough": passthrough,
     }  # fmt: skip
     stream = io.BytesIO()
@@ -63,11 +64,11 @@ def test_seed_checkpoint_is_quantized_scored_and_packaged(chain, documents, tmp_
     torch.save({"model": weights, "step": 3}, tmp_path / "final.pt")
     # Without a tokenize stage in its lineage it can be quantized, on any shards.
     alone = context(tmp_path / "alone")
-    bare = quantize(alone, import_checkpoint(alone, tmp_path / "final.pt"), calibration=chain.tokens.path)
+    bare = quantize(alone, import_checkpoint(alone, interop.read(tmp_path / "final.pt")), calibration=chain.tokens.path)
     assert load_weights(bare)["tok_emb.weight"].shape == (384, 16)
     # With one, everything that comes after works.
     run = context(tmp_path / "run")
-    imported = import_checkpoint(run, tmp_path / "final.pt", chain.tokens)
+    imported = import_checkpoint(run, interop.read(tmp_path / "final.pt"), chain.tokens)
     assert imported.manifest.stage == "ema-finalize"
     found = load_weights(imported)
     assert all(torch.equal(found[name], weights[name]) for name in weights)
@@ -102,7 +103,7 @@ def baseline_skips(model: GPT, tokens: Tensor) -> Tensor:
 def test_baseline_checkpoint_has_its_plain_skips(tmp_path, context):
     torch.save(baseline_state_dict(), tmp_path / "final_model.pt")
     run = context(tmp_path / "run")
-    model = load_model(import_checkpoint(run, tmp_path / "final_model.pt"), run.runtime)
+    model = load_model(import_checkpoint(run, interop.read(tmp_path / "final_model.pt")), run.runtime)
     assert model.config == config_of(BASELINE)
     tokens = torch.randint(2, 384, (1, 12), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -112,7 +113,7 @@ def test_baseline_checkpoint_has_its_plain_skips(tmp_path, context):
 def test_quantized_file_is_its_integers_times_their_scales(tmp_path, context):
     weights = state_dict(SEED)
     int8_file(tmp_path / "final.int8.ptz", weights)
-    found = load_weights(import_checkpoint(context(tmp_path / "run"), tmp_path / "final.int8.ptz"))
+    found = load_weights(import_checkpoint(context(tmp_path / "run"), interop.read(tmp_path / "final.int8.ptz")))
     assert set(found) == set(weights)
     for name, value in weights.items():
         assert float((found[name] - value).abs().max()) <= float(value.abs().max()) / 127
@@ -131,7 +132,7 @@ def test_other_files_are_refused(tmp_path, context):
 
     def refuses(name: str, match: str) -> None:
         with pytest.raises(PgolfError, match=match):
-            import_checkpoint(run, tmp_path / name)
+            import_checkpoint(run, interop.read(tmp_path / name))
 
     torch.save({"model": _Evil(tmp_path / "pwned")}, tmp_path / "evil.pt")
     refuses("evil.pt", "no checkpoint of tensors alone")
@@ -141,7 +142,7 @@ def test_other_files_are_refused(tmp_path, context):
     refuses("text.pt", "no checkpoint of tensors alone")
     int8_file(tmp_path / "cut.ptz", state_dict(SEED))
     (tmp_path / "cut.ptz").write_bytes((tmp_path / "cut.ptz").read_bytes()[:500])
-    refuses("cut.ptz", "cut off")
+    refuses("cut.ptz", "cut short")
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "linear.pt")
     refuses("linear.pt", "matches neither the challenge's baseline nor the seed")
     odd = state_dict(SEED)
@@ -167,19 +168,19 @@ def test_other_files_are_refused(tmp_path, context):
 def test_odd_checkpoints_are_refused_for_their_own_reason(tmp_path, context, change, match):
     torch.save(state_dict(SEED) | change, tmp_path / "odd.pt")
     with pytest.raises(PgolfError, match=match):
-        import_checkpoint(context(tmp_path / "run"), tmp_path / "odd.pt")
+        import_checkpoint(context(tmp_path / "run"), interop.read(tmp_path / "odd.pt"))
 
 
 def test_prefixes_of_wrappers_in_any_order(tmp_path, context):
     weights = state_dict(SEED)
     for index, prefix in enumerate(("module._orig_mod.", "_orig_mod.module.", "module.module.")):
         torch.save({prefix + name: value for name, value in weights.items()}, tmp_path / "wrapped.pt")
-        found = load_weights(import_checkpoint(context(tmp_path / str(index)), tmp_path / "wrapped.pt"))
+        found = load_weights(import_checkpoint(context(tmp_path / str(index)), interop.read(tmp_path / "wrapped.pt")))
         assert all(torch.equal(found[name], value) for name, value in weights.items())
 
 
 def test_checkpoints_that_unpack_to_far_more_than_they_are(tmp_path, context, monkeypatch):
-    monkeypatch.setattr(challenge_checkpoint, "_FREE_BYTES", 1 << 16)
+    monkeypatch.setattr(decompress, "FREE_BYTES", 1 << 16)
     (tmp_path / "bomb.ptz").write_bytes(zlib.compress(bytes(8 << 20), 9))
     torch.save(state_dict(SEED), tmp_path / "plain.pt")
     with (
@@ -188,6 +189,9 @@ def test_checkpoints_that_unpack_to_far_more_than_they_are(tmp_path, context, mo
     ):
         for name in plain.namelist():
             packed.writestr(name, bytes(1 << 20) if "data/" in name else plain.read(name))
-    for name, match in (("bomb.ptz", "unpacks to more than"), ("bomb.pt", "holds compressed records")):
+    for name, match in (
+        ("bomb.ptz", "unpacks to more than 100 times its size"),
+        ("bomb.pt", "holds compressed records"),
+    ):
         with pytest.raises(PgolfError, match=match):
-            import_checkpoint(context(tmp_path / "run"), tmp_path / name)
+            import_checkpoint(context(tmp_path / "run"), interop.read(tmp_path / name))

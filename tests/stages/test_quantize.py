@@ -1,6 +1,7 @@
 """The quantize stage on a tiny model: every method walks, old directories stay, bad input is refused."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from safetensors.torch import save_file
 from pgolf import config as configs
 from pgolf.codec import container
 from pgolf.errors import PgolfError
+from pgolf.model import fast_paths
+from pgolf.model.fast_paths import Timing
 from pgolf.model.gpt import GPT
 from pgolf.progress import Silent
 from pgolf.quant.divergence import Divergence
@@ -74,6 +77,18 @@ def test_every_method_gives_a_model_that_runs(context: StageContext, trained: St
     tokens = torch.arange(32).view(2, 16)
     losses = [load_model(each, context.runtime).token_losses(tokens, tokens) for each in (trained, stage)]
     assert (losses[0] - losses[1]).abs().max() < 0.5
+
+
+def test_quantizing_twice_gives_the_same_payload_whatever_a_race_would_say(
+    context: StageContext, trained: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = replace(context.runtime, compile=True)
+    outputs = []
+    for name, timing in (("fast", Timing(2.0, 1.0)), ("plain", Timing(1.0, 2.0))):
+        monkeypatch.setattr(fast_paths, "_race", lambda *given, timing=timing: timing)
+        stage = quantize(context.replace(name=name, runtime=runtime), trained)
+        outputs.append(stage.manifest.outputs)
+    assert outputs[0] == outputs[1]
 
 
 def test_feedback_beats_nearest_where_it_counts(context: StageContext, trained: Stage) -> None:

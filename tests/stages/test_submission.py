@@ -52,6 +52,7 @@ def test_figures_come_from_the_manifests(chain, seed, tmp_path):
     readme = (folder / "README.md").read_text()
     assert f"**val_bpb {entry['val_bpb']:.8f}** ± {entry['val_bpb_std']:.5f}" in readme
     assert f"{packaged['total_bytes']:,}" in readme
+    assert "\npython train_gpt.py eval --val FOLDER_OF_SHARDS --ttt\n" in readme
     log = (folder / f"train_seed{seed.number}.log").read_text()
     assert f"Total submission size quantized+range: {packaged['total_bytes']} bytes" in log
     assert f"val_bpb:{score['bits_per_byte']:.8f}" in log

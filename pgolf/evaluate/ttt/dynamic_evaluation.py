@@ -7,57 +7,89 @@ from the scored targets alone, and not from the context again, is what keeps sho
 measured at 64 targets in 256).
 """
 
-import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pgolf.config.ttt import TttConfig
 from pgolf.evaluate import windows
 from pgolf.evaluate.evaluator import Trace
 from pgolf.evaluate.sliding import expected_tokens, scored_hidden, targets_of
+from pgolf.evaluate.ttt import time_cap
 from pgolf.evaluate.ttt.fast_output import FastOutput
 from pgolf.evaluate.ttt.optimizer import Learner
-from pgolf.evaluate.ttt.task import Clock, Task
+from pgolf.evaluate.ttt.task import LEARNING, Method, Passes, Task
 from pgolf.evaluate.windows import Window
 
 
 def run(task: Task) -> Trace:
     """Score and learn along the stream."""
-    settings, ttt = task.settings, task.ttt
-    bos = task.bos_id if settings.reset_at_documents else None
-    chunks = list(_chunks(windows.plan(task.tokens, settings.seq_len, settings.stride, bos), ttt.chunk_tokens))
-    learner, clock = Learner(task.model, ttt), Clock(task)
+    settings, ttt, clock = task.settings, task.ttt, task.clock
+    chunks = _chunked(task)
+    learner = Learner(task.model, ttt)
     output = (
         FastOutput(task.model.config.vocab_size, task.bos_id, ttt) if ttt.output_lr or ttt.output_stream_lr else None
     )
     last = len(task.tokens) - 1
+    left = float(sum(map(_length, chunks)))
     learned = 0
     for index, chunk in enumerate(chunks):
-        left = last - chunk[-1].stop
-        learns = bool(ttt.epochs and ttt.lr and left) and clock.may_learn(left)
+        if not clock.may_learn(left):
+            rest = [window for later in chunks[index:] for window in later]
+            time_cap.score_alone(task, rest, max(index, int(targets_of(rest[:1])[0])))
+            break
+        left -= _length(chunk)
+        learns = bool(ttt.epochs and ttt.lr) and chunk[-1].stop < last
         step = None if output is not None else index
         if len(chunk) == 1:
-            begun = time.monotonic()
             with torch.set_grad_enabled(learns):
                 loss = _score(task, chunk, output, step)
-            clock.scored(time.monotonic() - begun, chunk[0].scored)
             if learns:
                 learner.step(loss, chunk[-1].stop / last)
         else:
-            begun = time.monotonic()
             with torch.no_grad():
                 for at in range(0, len(chunk), settings.batch_windows):
                     _score(task, chunk[at : at + settings.batch_windows], output, step)
             first = chunk[0].stop - chunk[0].scored
-            clock.scored(time.monotonic() - begun, chunk[-1].stop - first)
             if learns:
                 _train(task, learner, task.tokens[first : chunk[-1].stop + 1], chunk[-1].stop / last)
+        clock.took(_passes_of(chunk, ttt))
         learned += learns
     return task.recorder.trace(
-        chunks=len(chunks), chunks_learned=learned, steps=learner.steps, out_of_time=clock.stopped
+        chunks=len(chunks),
+        chunks_learned=learned,
+        steps=learner.steps,
+        out_of_time=clock.stopped,
     )
+
+
+def passes(task: Task) -> Passes:
+    """Windows forward, and back where weights learn; longer chunks are trained on again, `epochs` times."""
+    chunks = _chunked(task)
+    return Passes(sum(map(_length, chunks)), sum(_passes_of(chunk, task.ttt) for chunk in chunks))
+
+
+METHOD = Method(run, passes, rates=("lr", "decay", "output_lr", "output_stream_lr"))
+
+
+def _chunked(task: Task) -> list[list[Window]]:
+    settings = task.settings
+    bos = task.bos_id if settings.reset_at_documents else None
+    return list(_chunks(windows.plan(task.tokens, settings.seq_len, settings.stride, bos), task.ttt.chunk_tokens))
+
+
+def _length(chunk: Sequence[Window]) -> int:
+    return sum(window.length for window in chunk)
+
+
+def _passes_of(chunk: Sequence[Window], ttt: TttConfig) -> float:
+    length = _length(chunk)
+    again: float = sum(window.scored for window in chunk)
+    if len(chunk) == 1:  # the scoring forward is the learning one
+        again = length * (1 - 1 / LEARNING) / max(1, ttt.epochs)
+    return length + LEARNING * ttt.epochs * again * bool(ttt.lr)
 
 
 def _score(task: Task, batch: Sequence[Window], output: FastOutput | None, step: int | None) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluator import Trace
 from pgolf.evaluate.sliding import expected_tokens, plan_windows, rows_of, scoring, targets_of
-from pgolf.evaluate.ttt.task import Clock, Task
+from pgolf.evaluate.ttt.task import Method, Passes, Task
 from pgolf.evaluate.windows import Window
 from pgolf.model.block import Block
 from pgolf.model.layers import rms_norm
@@ -44,16 +44,25 @@ def run(task: Task) -> Trace:
     model.requires_grad_(False)
     plan, size = plan_windows(model, task.tokens, settings)
     fast = _FastWeights(task)
-    clock = Clock(task)
-    last = len(task.tokens) - 1
+    left = float(sum(window.length for window in plan))
     with scoring(model, settings):
         for at in range(0, len(plan), size):
             batch = plan[at : at + size]
-            begun = task.elapsed
-            stream, inner = _trunk(task, batch)
-            clock.scored(task.elapsed - begun, int(targets_of(batch).size))
-            fast.run(targets_of(batch), stream, inner, clock.may_learn(last - batch[-1].stop))
-    return task.recorder.trace(steps=fast.steps, out_of_time=clock.stopped)
+            learns = task.clock.may_learn(left)
+            left -= sum(window.length for window in batch)
+            fast.run(targets_of(batch), *_trunk(task, batch), learns)
+            task.clock.took(sum(window.length for window in batch))
+    return task.recorder.trace(steps=fast.steps, out_of_time=task.clock.stopped)
+
+
+def passes(task: Task) -> Passes:
+    """The trunk runs forward once; what the fast weights cost besides is small."""
+    plan, _ = plan_windows(task.model, task.tokens, task.settings)
+    total = float(sum(window.length for window in plan))
+    return Passes(total, total)
+
+
+METHOD = Method(run, passes, rates=("in_place_lr",), takes_context=True)
 
 
 class _FastWeights:

@@ -1,23 +1,45 @@
 """Test-time training, score first: text is scored before anything learns from it.
 
-`TttEvaluator` is what stages and the audit use; the methods stand in modules of their own: `stream` (sgd), `lora` (and
-its phases) and `in_place`. The model handed in is left as it was.
+`METHODS` is the table of methods; a new one is a module with its row, and a line here. `TttEvaluator` is what stages
+and the audit use. The model handed in is left as it was.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pgolf.config.evaluate import EvaluateConfig
 from pgolf.config.ttt import TttConfig
+from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluator import OnProgress, Trace
 from pgolf.evaluate.sliding import check_stream
 from pgolf.evaluate.trace_recorder import Recorder
-from pgolf.evaluate.ttt.task import Task
+from pgolf.evaluate.ttt import dynamic_evaluation, in_place, lora, time_cap
+from pgolf.evaluate.ttt.task import Clock, Method, Task
 from pgolf.model.gpt import GPT
 from pgolf.runtime import Runtime
+
+METHODS: dict[str, Method] = {
+    "sgd": dynamic_evaluation.METHOD,
+    "lora": lora.LORA,
+    "in-place": in_place.METHOD,
+    "phased": lora.PHASED,
+}
+
+
+def of(settings: TttConfig) -> Method:
+    """The configured method. Raises PgolfError for an unknown one."""
+    if settings.method not in METHODS:
+        raise PgolfError(f"ttt.method is {settings.method!r}; choose {', '.join(METHODS)}")
+    return METHODS[settings.method]
+
+
+def modules_without(settings: TttConfig) -> list[str]:
+    """Names of the modules of all other methods: a packaged program does without them."""
+    used = of(settings).run.__module__
+    return sorted({row.run.__module__ for row in METHODS.values()} - {used})
 
 
 @dataclass(frozen=True)
@@ -29,21 +51,30 @@ class TttEvaluator:
     ttt: TttConfig
     runtime: Runtime
     on_progress: OnProgress | None = None
+    on_estimate: Callable[[time_cap.Estimate], None] | None = None
+    """Called before it starts, with what it will take."""
 
     def score(self, tokens: np.ndarray, positions: Sequence[int] = ()) -> Trace:
-        """See `Evaluator.score`; `Trace.facts` says what was learned. One process: ranks would learn apart."""
+        """See `Evaluator.score`; `Trace.facts` says what was learned.
+
+        Raises PgolfError, before it starts, when `ttt.seconds` is too little even for scoring without learning, or
+        for several processes when the method learns along one stream.
+        """
         check_stream(tokens, positions)
-        recorder = Recorder(len(tokens) - 1, positions, self.on_progress)
+        method = of(self.ttt)
+        if self.runtime.world_size > 1 and not method.shared:
+            shared = " and ".join(name for name, row in METHODS.items() if row.shared)
+            raise PgolfError(
+                f"ttt.method {self.ttt.method} learns along one stream, in one process; {shared} share documents "
+                "between processes: choose one of them or leave --nproc out"
+            )
+        clock = Clock()
+        if self.ttt.seconds or self.on_estimate is not None:
+            probed = Recorder(len(tokens) - 1, (), None)
+            clock = time_cap.clock(method, lambda clock: self._task(tokens, probed, clock), self.on_estimate)
+        recorder = Recorder(len(tokens) - 1, positions, self.on_progress, self.runtime.world_size)
+        return method.run(self._task(tokens, recorder, clock))
+
+    def _task(self, tokens: np.ndarray, recorder: Recorder, clock: Clock) -> Task:
         model = copy.deepcopy(self.model).eval()
-        task = Task(model, tokens, self.settings, self.ttt, self.runtime.device, recorder)
-        if self.ttt.method == "sgd":
-            from pgolf.evaluate.ttt import dynamic_evaluation
-
-            return dynamic_evaluation.run(task)
-        if self.ttt.method == "in-place":
-            from pgolf.evaluate.ttt import in_place
-
-            return in_place.run(task)
-        from pgolf.evaluate.ttt import lora
-
-        return lora.run(task, phases=self.ttt.phases if self.ttt.method == "phased" else 1)
+        return Task(model, tokens, self.settings, self.ttt, self.runtime, recorder, clock)

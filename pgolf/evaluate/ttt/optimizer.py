@@ -36,11 +36,18 @@ class Learner:
 
     def step(self, loss: Tensor, done: float) -> None:
         """One step down the gradient of a loss; done: share of the stream that is scored, for the schedule."""
+        self.backward(loss)
+        self.follow(done)
+
+    def backward(self, loss: Tensor) -> None:
+        self._optimizer.zero_grad()
+        loss.backward()
+
+    def follow(self, done: float) -> None:
+        """Step along the gradients that the weights hold."""
         factor = 1.0 if self._settings.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * done))
         for group in self._optimizer.param_groups:
             group["lr"] = self._settings.lr * factor
-        self._optimizer.zero_grad()
-        loss.backward()
         if self._settings.optimizer == "sgd":
             torch.nn.utils.clip_grad_norm_(self.parameters, SGD_CLIP)
         self._optimizer.step()

@@ -1,15 +1,67 @@
-"""One evaluation with test-time training, as its methods see it."""
+"""One evaluation with test-time training: what its methods get, what each states about itself, and its clock.
 
-import time
+Time is measured in token passes: one token through the model's forward is one pass, with its backward three. A method
+counts its passes before it starts; the seconds of a pass are measured on its own first steps.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from pgolf.config.evaluate import EvaluateConfig
 from pgolf.config.ttt import TttConfig
+from pgolf.evaluate.evaluator import Trace
 from pgolf.evaluate.trace_recorder import Recorder
 from pgolf.model.gpt import GPT
+from pgolf.runtime import Runtime
+
+LEARNING = 3.0  # passes of a forward and backward
+
+
+class Passes(NamedTuple):
+    """Token passes of one process for a whole text."""
+
+    scoring: float
+    """Without learning."""
+    learning: float
+    """With all of it, the scoring included."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table of methods (`pgolf.evaluate.ttt.methods`)."""
+
+    run: Callable[["Task"], Trace]
+    passes: Callable[["Task"], Passes]
+    rates: tuple[str, ...]
+    """Settings that `--tune` tries, in this order."""
+    per_document: bool = False
+    """Claim: no context crosses a document's beginning, whatever `evaluate.reset_at_documents` is."""
+    forgets: bool = False
+    """Claim: nothing learned in a document lasts beyond it."""
+    shared: bool = False
+    """Whether several processes share the documents."""
+    takes_context: bool = False
+    """Whether it follows `evaluate.context`."""
+
+
+class Clock:
+    """Decides how long to learn; this one has no cap. `pgolf.evaluate.ttt.time_cap` has those that have."""
+
+    stopped = False
+    """Whether learning has ended before the text."""
+    probing = False
+    """Whether only the first steps are wanted, to measure them."""
+
+    def may_learn(self, left: float) -> bool:
+        """Whether there is time to learn once more with `left` token passes of scoring to do; once no, always no."""
+        return True
+
+    def took(self, passes: float) -> None:
+        """Note a finished step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,38 +71,14 @@ class Task:
     tokens: np.ndarray  # (N,)
     settings: EvaluateConfig
     ttt: TttConfig
-    device: torch.device
+    runtime: Runtime
     recorder: Recorder
-    started: float = field(default_factory=time.monotonic)
+    clock: Clock = field(default_factory=Clock)
 
     @property
     def bos_id(self) -> int:
         return self.model.config.bos_id
 
     @property
-    def elapsed(self) -> float:
-        return time.monotonic() - self.started
-
-
-class Clock:
-    """Decides when learning must stop so that what is left can still be scored in time."""
-
-    def __init__(self, task: Task) -> None:
-        self._task, self._scoring, self._scored = task, 0.0, 0
-        self.stopped = False
-
-    def scored(self, seconds: float, targets: int) -> None:
-        """Note what scoring alone took."""
-        self._scoring, self._scored = self._scoring + seconds, self._scored + targets
-
-    def may_learn(self, left: int) -> bool:
-        """Whether there is time to learn once more with `left` targets unscored; once false, always false."""
-        cap = self._task.ttt.seconds
-        if cap and not self.stopped:
-            need = left * self._scoring / max(1, self._scored)
-            self.stopped = self._task.elapsed + MARGIN * need >= cap - RESERVE
-        return not self.stopped
-
-
-MARGIN = 1.1  # scoring slower than so far by this much still fits
-RESERVE = 1.0  # seconds for writing the result
+    def device(self) -> torch.device:
+        return self.runtime.device

@@ -12,17 +12,11 @@ import numpy as np
 
 from pgolf.config.evaluate import EvaluateConfig
 from pgolf.config.ttt import TttConfig
-from pgolf.evaluate.ttt.methods import TttEvaluator
+from pgolf.evaluate.ttt.methods import TttEvaluator, of
 from pgolf.model.gpt import GPT
 from pgolf.runtime import Runtime
 
 FACTORS = (3.0, 1 / 3.0)
-RATES = {
-    "sgd": ("lr", "decay", "output_lr", "output_stream_lr"),
-    "lora": ("lora_lr",),
-    "in-place": ("in_place_lr",),
-    "phased": ("lora_lr", "lr"),
-}
 
 
 @dataclass(frozen=True)
@@ -55,7 +49,7 @@ def tune(
         return nats
 
     best = loss(changes)
-    for name in RATES[ttt.method]:
+    for name in of(ttt).rates:
         start = getattr(ttt, name)
         for factor in FACTORS:
             value = tuple(rate * factor for rate in start) if isinstance(start, tuple) else start * factor
@@ -69,4 +63,4 @@ def tune(
 
 
 def trials_at_most(ttt: TttConfig) -> int:
-    return 1 + len(FACTORS) * len(RATES[ttt.method])
+    return 1 + len(FACTORS) * len(of(ttt).rates)

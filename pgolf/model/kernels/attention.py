@@ -274,18 +274,6 @@ def attention_backward(
     return gradients
 
 
-@attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
-    return torch.empty(q.shape), torch.empty(q.shape[0], q.shape[2], q.shape[1])
-
-
-@attention_backward.register_fake
-def _(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, first: Tensor | None, y: Tensor, lse: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty(q.shape), torch.empty(k.shape), torch.empty(v.shape)
-
-
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs, *output)
 

@@ -151,16 +151,6 @@ def linear_backward(grad: Tensor, x: Tensor, weight: Tensor, by_x: bool, by_weig
     return dx, dw
 
 
-@linear.register_fake
-def _(x: Tensor, weight: Tensor) -> Tensor:
-    return x.new_empty(*x.shape[:-1], len(weight))
-
-
-@linear_backward.register_fake
-def _(grad: Tensor, x: Tensor, weight: Tensor, by_x: bool, by_weight: bool) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape if by_x else 0), x.new_empty(weight.shape if by_weight else 0)
-
-
 def _save(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 

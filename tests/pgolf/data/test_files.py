@@ -1,6 +1,7 @@
 """Documents come out of every format byte for byte; bad files are named with their line."""
 
 import gzip
+import itertools
 import json
 import lzma
 import sys
@@ -348,3 +349,18 @@ def test_the_embedded_corpus():
     assert 1_500_000 < sum(map(len, documents)) < 3_500_000
     assert any(b"The standard type hierarchy" in document for document in documents)
     assert any(document.startswith(b"json\n") for document in documents)
+    # What may be val is a good part of it, and repeats nothing of the rest.
+    assert 0.2 < sum(map(len, itertools.compress(documents, corpus.unlike_others(documents)))) / 2_400_000 < 0.6
+
+
+def test_documents_that_share_a_passage_are_known():
+    long = b"one two three four five six seven eight nine"
+    documents = [
+        b"zero " + long,
+        b"other words entirely",
+        long + b" ten",
+        b"one two three four five six seven",
+        b"short",
+    ]
+    assert corpus.unlike_others(documents) == [False, True, False, True, True]
+    assert corpus.unlike_others([b"same", b"same"]) == [False, False]

@@ -16,6 +16,7 @@ from pgolf.model.fast_paths import Compilation, Shape, choose_paths, plain_model
 from pgolf.model.gpt import GPT
 from pgolf.model.kernels import cache, loss, native
 from pgolf.model.layers import bfloat16_linear
+from pgolf.model.loss import PLAIN
 from pgolf.runtime import Runtime
 
 CONFIG = ModelConfig(vocab_size=512, dim=64, num_layers=2, num_heads=2, num_kv_heads=1)
@@ -81,7 +82,9 @@ def test_a_slow_or_wrong_kernel_is_not_used(
     right = loss.softmax
 
     def bad(*given: Any) -> Tensor:
-        time.sleep(0.02 * (fault == "slow"))
+        stop = time.process_time() + 0.02 * (fault == "slow")  # not asleep: races on one thread count processor time
+        while time.process_time() < stop:
+            pass
         return right(*given) + (fault == "wrong")
 
     monkeypatch.setattr(loss, "softmax", bad)
@@ -90,6 +93,22 @@ def test_a_slow_or_wrong_kernel_is_not_used(
     assert not choice.uses("softmax in C")
     assert model.arithmetic.softmax is not bad
     assert any("softmax in C: its results are off" in note for note in choice.notes) == (fault == "wrong")
+
+
+def test_the_rule_times_nothing_and_leaves_out_a_wrong_kernel(
+    kernels: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast_paths, "_race", lambda *given: pytest.fail("a path was timed"))
+    model = GPT(CONFIG)
+    fast_paths.paths_by_rule(model, kernels, SHAPE)
+    assert model.native
+    assert model.arithmetic.softmax is loss.softmax
+    assert {module.products for module in model.modules() if hasattr(module, "products")} == {"torch"}
+    right = loss.softmax
+    monkeypatch.setattr(loss, "softmax", lambda *given: right(*given) + 1)
+    fast_paths.paths_by_rule(model, kernels, SHAPE)
+    assert model.native
+    assert model.arithmetic == PLAIN
 
 
 @pytest.mark.parametrize("training", [True, False])

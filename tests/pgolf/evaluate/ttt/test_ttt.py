@@ -12,7 +12,10 @@ from pgolf.config.model import ModelConfig
 from pgolf.config.ttt import TttConfig
 from pgolf.errors import PgolfError
 from pgolf.evaluate.sliding import SlidingEvaluator
+from pgolf.evaluate.ttt import lora, methods, time_cap
 from pgolf.evaluate.ttt.methods import TttEvaluator
+from pgolf.evaluate.ttt.task import Clock
+from pgolf.evaluate.ttt.time_cap import Capped, Probe
 from pgolf.model.gpt import GPT
 from pgolf.runtime import Runtime
 
@@ -124,7 +127,87 @@ def test_without_learning_it_is_sliding(model: GPT, method: str) -> None:
     )
 
 
-def test_the_time_budget_ends_learning_not_scoring(model: GPT) -> None:
-    trace = TttEvaluator(model, SETTINGS, replace(METHODS["dynamic"], seconds=0.5), RUNTIME).score(stream())
+class Ending(Clock):
+    """Lets learning end after some questions."""
+
+    left = 5
+
+    def may_learn(self, left: float) -> bool:
+        self.left -= 1
+        self.stopped = self.left < 0
+        return not self.stopped
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_when_time_ends_the_rest_is_scored_without_learning(model: GPT, method: str, monkeypatch: Any) -> None:
+    monkeypatch.setattr(methods, "Clock", Ending)
+    test_a_token_changes_no_score_fixed_before_it(model, method)
+    trace = TttEvaluator(model, SETTINGS, METHODS[method], RUNTIME).score(stream())
     assert trace.facts["out_of_time"] is True
-    assert trace.facts["chunks_learned"] == 0
+    if method in ("lora", "phased"):  # two groups: the second has no adapters
+        evaluate = replace(SETTINGS, reset_at_documents=True)
+        fixed = SlidingEvaluator(model, evaluate, RUNTIME).score(stream())
+        assert abs(trace.nll - fixed.nll)[90] < 1e-5  # the document of one token, in the last group
+
+
+def test_what_cannot_fit_the_cap_is_refused_with_the_estimate(model: GPT) -> None:
+    with pytest.raises(PgolfError, match=r"ttt.seconds is 0.5, but scoring .* takes about [\d,]+ s"):
+        TttEvaluator(model, SETTINGS, replace(METHODS["dynamic"], seconds=0.5), RUNTIME).score(stream())
+
+
+def test_the_clock_keeps_the_time_that_scoring_needs(monkeypatch: Any) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time_cap.time, "monotonic", lambda: now[0])
+    clock = Capped(cap=600.0, seconds_per_pass=1e-3, started=0.0)
+    assert clock.may_learn(500_000)  # 575 of the 599 seconds
+    now[0] = 25.0
+    assert not clock.may_learn(500_000)
+    assert not clock.may_learn(1)
+
+
+def test_an_estimate_is_the_measured_pace_times_the_passes(model: GPT, monkeypatch: Any) -> None:
+    found = []
+    evaluator = TttEvaluator(model, SETTINGS, METHODS["lora"], RUNTIME, on_estimate=found.append)
+    monkeypatch.setattr(Probe, "pace", 2.0)
+    evaluator.score(stream())
+    # Documents of 90, 1, 109, 117 and 82 targets: windows of 32, then one more of 32 for every 8 targets.
+    alone = sum(min(n, 32) + 32 * -(-max(0, n - 32) // 8) for n in (90, 1, 109, 117, 82))
+    groups = ((117, 109, 90), (82, 1))
+    learned = sum(min(at + 8, 32) * sum(n > at for n in group) for group in groups for at in range(0, group[0], 8))
+    assert (found[0].scoring, found[0].learning) == (2.0 * alone, 2.0 * 3 * learned)
+    assert "learn from about 0%" in found[0].line(2.2 * alone)
+
+
+def test_the_softcap_is_learned_at_test_time() -> None:
+    shifted = build(asymmetric_softcap=True, logit_softcap=2.0)
+    with torch.no_grad():
+        shifted.softcap_shift.zero_()
+    tokens = stream()
+    control = replace(METHODS["phased"], weights=("control",), lr=0.05)
+    fixed = TttEvaluator(shifted, SETTINGS, replace(control, lr=0.0), RUNTIME).score(tokens)
+    learned = TttEvaluator(shifted, SETTINGS, control, RUNTIME).score(tokens)
+    names = [name for name, _ in shifted.named_parameters() if shifted.matrix_roles().get(name, "control") == "control"]
+    assert "softcap_shift" in names
+    assert learned.nll.mean() < fixed.nll.mean()
+
+
+def test_chunks_by_length_and_maps_without_adapters(model: GPT) -> None:
+    ttt = replace(METHODS["lora"], lora_chunks=((100, 4),), lora_without=("attn.c_q", "attn.c_v"))
+    evaluator = TttEvaluator(model, SETTINGS, ttt, RUNTIME)
+    order = evaluator.score(stream()).order
+    assert np.unique(order[:90]).size == 23  # 90 targets, 4 at a time
+    assert np.unique(order[91:200]).size == 14  # 109, 8 at a time
+    adapters = lora.Adapters(model, 2, ttt, torch.device("cpu"))
+    assert len(adapters.parameters) == 2 * (2 * 4 + 1)  # two layers of c_k, proj, fc, proj; the head
+    with pytest.raises(PgolfError, match="lora_without holds"):
+        TttConfig(lora_without=("c_q",))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bfloat16_activations(method: str) -> None:
+    model, tokens = build(), stream()
+    expected = TttEvaluator(model, SETTINGS, METHODS[method], RUNTIME).score(tokens).nll.mean()
+    model.compute_dtype = torch.bfloat16
+    found = TttEvaluator(model, SETTINGS, METHODS[method], RUNTIME).score(tokens).nll.mean()
+    assert found == pytest.approx(expected, abs=0.05)
+    assert found != expected

@@ -1,0 +1,40 @@
+"""Putting together what the processes of an evaluation found, each on its share of the text."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from pgolf.runtime import Runtime
+
+
+def total(values: np.ndarray, runtime: Runtime) -> np.ndarray:
+    """The sum of an array over all processes; the array itself where there is one."""
+    if runtime.world_size == 1:
+        return values
+    tensor = torch.from_numpy(values).to(runtime.device)
+    dist.all_reduce(tensor)
+    return tensor.cpu().numpy()
+
+
+def largest(value: float, runtime: Runtime) -> float:
+    """The largest of a number over all processes."""
+    if runtime.world_size == 1:
+        return value
+    tensor = torch.tensor(value, dtype=torch.float64, device=runtime.device)
+    dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return float(tensor)
+
+
+def merged(
+    found: Mapping[int, np.ndarray], positions: Sequence[int], vocab_size: int, runtime: Runtime
+) -> dict[int, np.ndarray]:
+    """Distributions (vocab_size,) by position, of which each process holds some."""
+    if runtime.world_size == 1:
+        return dict(found)
+    table = np.zeros((len(positions), vocab_size))
+    for row, position in enumerate(positions):
+        if position in found:
+            table[row] = found[position]
+    return dict(zip(positions, total(table, runtime), strict=True))

@@ -1,0 +1,29 @@
+"""Shapes of what the kernels return, for torch.compile; importing this module registers them."""
+
+import torch
+from torch import Tensor
+
+from pgolf.model.kernels.attention import attention, attention_backward
+from pgolf.model.kernels.linear import linear, linear_backward
+
+
+@attention.register_fake
+def _forward(q: Tensor, k: Tensor, v: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
+    return torch.empty(q.shape), torch.empty(q.shape[0], q.shape[2], q.shape[1])
+
+
+@attention_backward.register_fake
+def _backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, first: Tensor | None, y: Tensor, lse: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty(q.shape), torch.empty(k.shape), torch.empty(v.shape)
+
+
+@linear.register_fake
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    return x.new_empty(*x.shape[:-1], len(weight))
+
+
+@linear_backward.register_fake
+def _gradients(grad: Tensor, x: Tensor, weight: Tensor, by_x: bool, by_weight: bool) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape if by_x else 0), x.new_empty(weight.shape if by_weight else 0)

@@ -1,0 +1,131 @@
+"""Runs in one table, what two of them differ in, and settings with their meanings."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typed import pgolf
+from typer.testing import CliRunner
+
+from cli.main import app
+from pgolf.config import catalog
+from pgolf.errors import PgolfError
+from stages.reports import runs_table
+
+
+@pytest.fixture
+def artifacts(chain, tmp_path):
+    """Two runs, the second with a variant of its scores."""
+    run = chain.packaged.path.parent
+    for name in ("one", "two"):
+        shutil.copytree(run, tmp_path / name)
+    return tmp_path
+
+
+def test_every_run_and_variant_is_a_row(artifacts, chain):
+    rows = {row.run: row for row in runs_table.rows(artifacts, "bits_per_byte")}
+    assert list(rows) == sorted(rows, key=lambda name: (rows[name].bits_per_byte, name))
+    assert set(rows) == {"one", "one@float", "two", "two@float"}
+    one = rows["one"]
+    assert one.bits_per_byte == chain.sliding_score.manifest.metrics["bits_per_byte"]
+    assert one.ttt_bits_per_byte == chain.ttt_score.manifest.metrics["bits_per_byte"]
+    assert one.bytes == chain.packaged.manifest.details["ledger"]["counted_bytes"]
+    assert (one.tokens, one.quantizer) == (chain.trained.manifest.metrics["tokens"], "trellis")
+    assert (rows["one@float"].quantizer, rows["one@float"].bytes) == (None, None)
+    shown = pgolf_look("runs", "--artifacts", artifacts)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert f"{one.bytes:,}" in shown
+    lines = pgolf_look("runs", "--artifacts", artifacts, "--csv", "--sort", "run").splitlines()
+    assert lines[0].split(",")[:2] == ["run", "date"]
+    assert [line.split(",")[0] for line in lines[1:]] == ["one", "one@float", "two", "two@float"]
+    with pytest.raises(PgolfError, match="no column 'byts'; did you mean bytes"):
+        runs_table.rows(artifacts, "byts")
+    with pytest.raises(PgolfError, match="holds no run"):
+        runs_table.rows(artifacts / "one" / "train")
+
+
+def pgolf_look(*words):
+    """What a command that makes nothing prints."""
+
+    done = CliRunner().invoke(app, [*map(str, words)], env={"COLUMNS": "80"})
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_what_two_stages_differ_in_and_what_it_did(artifacts, chain):
+    found = runs_table.compared(artifacts / "one" / "eval-sliding", artifacts / "one" / "eval-sliding@float")
+    names = {(what, name) for what, name, _, _ in found}
+    assert {("input", "model"), ("number", "bits_per_byte")} <= names
+    assert runs_table.compared(artifacts / "one", artifacts / "two") == []
+    manifest = artifacts / "two" / "train" / "manifest.json"
+    values = json.loads(manifest.read_text())
+    values["config"]["train"]["iterations"] = 7
+    manifest.write_text(json.dumps(values))
+    assert ("setting", "train.iterations", 6, 7) in runs_table.compared(artifacts / "one", artifacts / "two")
+    told = json.loads(pgolf_look("inspect", "--artifacts", artifacts, "--diff", "one", "two", "--json"))
+    assert {"what": "setting", "name": "train.iterations", "a": 6, "b": 7} in told["differences"]
+    settings = json.loads(
+        pgolf_look("config", "--artifacts", artifacts, "--diff", "one", str(artifacts / "two" / "train"), "--json")
+    )
+    assert settings == {"train.iterations": {"a": 6, "b": 7}}
+    assert pgolf("config", "--artifacts", artifacts, "--diff", "one", "tow").exit_code == 2
+
+
+def test_every_setting_has_a_meaning_and_the_choices_are_accepted():
+    every = catalog.settings()
+    assert len(every) > 100
+    assert all(item.meaning.endswith((".", ")")) for item in every)
+    known = {item.key: item for item in every}
+    assert known["ttt.method"].choices == ("sgd", "lora", "in-place", "phased")
+    assert known["train.matmul"].choices == ("float32", "bfloat16", "auto")
+    assert (known["train.seconds"].unit, known["train.seconds"].default) == ("seconds", 0.0)
+    assert not known["train.log_every"].changes_results
+    assert known["model.dim"].changes_results
+    assert "seed" in known
+    with pytest.raises(PgolfError, match=r"did you mean train.iterations\?"):
+        catalog.find("iteratons")
+    changed = json.loads(pgolf_look("config", "--preset", "demo", "--set", "train.seconds=7", "--json"))["settings"]
+    values = {item["key"]: item["value"] for item in changed}
+    assert (values["train.seconds"], values["model.dim"]) == (7.0, 96)
+    assert "evaluate.stride" not in values
+    assert set(json.loads(pgolf_look("presets", "--json"))) >= {"demo", "mini", "seed", "record"}
+
+
+def test_only_variants_that_nothing_was_made_from_are_removed(artifacts):
+    run = artifacts / "one"
+
+    def variant(label, model=None):
+        """A copy of the float score under another label, made from `model`; returns the hash of its manifest."""
+        shutil.copytree(run / "eval-sliding@float", run / label)
+        values = json.loads((run / label / "manifest.json").read_text()) | {"name": label}
+        if model is not None:
+            values["inputs"]["model"]["sha256"] = model
+        (run / label / "manifest.json").write_text(json.dumps(values))
+        return hashlib.sha256((run / label / "manifest.json").read_bytes()).hexdigest()
+
+    base = variant("eval-sliding@base")
+    shutil.copytree(run / "eval-sliding", artifacts / "other" / "eval-sliding")
+    child = artifacts / "other" / "eval-sliding" / "manifest.json"
+    values = json.loads(child.read_text())
+    values["inputs"]["model"]["sha256"] = base
+    child.write_text(json.dumps(values))
+    variant("eval-sliding@leaf", base)
+    variant("eval-sliding@mine")
+    (run / "eval-sliding@mine" / "notes.txt").write_text("mine")
+    listed = json.loads(pgolf_look("clean", "--artifacts", artifacts, "--run", "one", "--json"))["found"]
+    kept = {Path(item["path"]).name: item["kept_for"] for item in listed}
+    assert kept["eval-sliding@base"] == "other/eval-sliding was made from it"
+    assert "notes.txt in it is not pgolf's" in kept["eval-sliding@mine"]
+    assert {name for name, reason in kept.items() if not reason} == {"eval-sliding@float", "eval-sliding@leaf"}
+    before = {path.name for path in run.iterdir()}
+    assert "--force removes 1," in pgolf_look("clean", "leaf", "--artifacts", artifacts, "--run", "one")
+    assert {path.name for path in run.iterdir()} == before
+    pgolf_look("clean", "leaf", "--artifacts", artifacts, "--run", "one", "--force")
+    assert {path.name for path in run.iterdir()} | {".lock"} == before - {"eval-sliding@leaf"} | {".lock"}
+    pgolf_look("clean", "--artifacts", artifacts, "--run", "one", "--force")
+    assert {path.name for path in run.glob("*@*")} == {"eval-sliding@base", "eval-sliding@mine"}
+    assert (run / "train" / "model.safetensors").is_file()
+    wrong = pgolf("clean", "lefa", "--artifacts", artifacts, "--run", "one")
+    assert wrong.exit_code == 2
