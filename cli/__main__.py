@@ -1,4 +1,4 @@
-"""`python -m cli`: the same as `pgolf`; what torchrun starts in every process."""
+"""`python -m cli` equals `pgolf`; torchrun starts it in every process."""
 
 from cli.main import main
 

@@ -24,7 +24,7 @@ def add_to(app: typer.Typer) -> None:
         ] = 300.0,
         limit_seconds: Annotated[
             float,
-            typer.Option(parser=numbers.seconds, metavar="TIME", help="What training and evaluation may take."),
+            typer.Option(parser=numbers.seconds, metavar="TIME", help="Limit of training and of evaluation, each."),
         ] = 600.0,
         probe_seed: Annotated[
             int | None, typer.Option(help="Repeat the draws of an earlier audit. Default: new ones.")

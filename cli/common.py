@@ -50,7 +50,7 @@ class Common:
         list[str],
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting, over everything else."),
     ] = ()  # type: ignore[assignment]
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")] = "auto"
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Device that computes.")] = "auto"
     threads: Annotated[int, typer.Option(help="CPU threads; 0: every core.")] = 0
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False
     verbose: Annotated[bool, typer.Option("--verbose", help="Show every table.")] = False
@@ -68,7 +68,7 @@ class Common:
 
     def context(self, *extra: str) -> "StageContext":
         """Everything a stage needs, from these options: preset, file, `--set`, then `extra` assignments that a
-        command's own options stand for.
+        command's own options set.
 
         Without preset and file the stage's own earlier settings are the base, or its input's: see `prepare` and
         `StageContext.adopt`.
@@ -218,7 +218,7 @@ def _refuse_not_finite(arguments: dict[str, Any]) -> None:
             raise PgolfError(f"--{name.replace('_', '-')} is {value}; give a finite number")
 
 
-_READER_GONE = 141  # what a shell shows for a program that a closed pipe ended
+_READER_GONE = 141  # a shell's exit code for a program that ended by SIGPIPE
 _OUT_OF_MEMORY = (
     "out of memory: lower train.micro_tokens or train.batch_tokens (training), evaluate.batch_windows (scoring), "
     "ttt.chunk_tokens (test-time training) or quantize.calibration_tokens (quantizing), or use --device cpu"
@@ -246,11 +246,11 @@ def _fail(text: str, code: int, as_json: bool, every_rank: bool = False) -> NoRe
     from cli.screen import say_error, say_json
     from pgolf.errors import PgolfError
 
-    # Under torchrun all processes meet the same foreseen error; one tells it.
+    # Under torchrun all processes raise the same expected error; rank 0 reports it.
     if every_rank or os.environ.get("RANK", "0") == "0":
         text = " ".join(text.splitlines())
         if as_json:
-            with suppress(PgolfError, OSError):  # stdout may be what failed
+            with suppress(PgolfError, OSError):  # stdout itself may have failed
                 say_json({"error": text, "exit_code": code})
         say_error(text)
     raise typer.Exit(code)

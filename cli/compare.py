@@ -15,10 +15,10 @@ def add_to(app: typer.Typer) -> None:
     @command(app, "compare", ("artifacts", "json", "verbose", "debug"), _EXAMPLES)
     def compare(
         common: Common,
-        a: Annotated[str, typer.Argument(metavar="A", help=f"What is to be beaten: {_SIDE}.")],
+        a: Annotated[str, typer.Argument(metavar="A", help=f"The baseline: {_SIDE}.")],
         b: Annotated[str, typer.Argument(metavar="B", help=f"What should be better: {_SIDE}.")],
         stage: Annotated[
-            str | None, typer.Option(help="Which evaluation of a run, for example eval-sliding@int5.")
+            str | None, typer.Option(help="Evaluation stage of each run, for example eval-sliding@int5.")
         ] = None,
     ) -> None:
         """Test whether B beats A: several seeds each (Welch's t-test), or one pair document by document (bootstrap)."""

@@ -40,4 +40,4 @@ def add_to(app: typer.Typer) -> None:
             evaluation.report(stages.reporter, stage)
         if stages.runtime.is_main:
             common.finish(stage)
-        stages.runtime.leave()
+        stages.runtime.shutdown()

@@ -28,7 +28,7 @@ Mixture = Annotated[
 
 
 def assignments(context: str | None, reset: bool, mixture: bool) -> list[str]:
-    """The settings that these options stand for."""
+    """The settings of these options."""
     found = [] if context is None else [f"evaluate.context={context}"]
     found += ["evaluate.reset_at_documents=true"] if reset else []
     return found + (["evaluate.mixture=true"] if mixture else [])
@@ -60,4 +60,4 @@ def add_to(app: typer.Typer) -> None:
         if stages.runtime.is_main:
             evaluation.report(stages.reporter, scored)
             common.finish(scored)
-        stages.runtime.leave()
+        stages.runtime.shutdown()

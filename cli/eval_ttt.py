@@ -48,11 +48,9 @@ def add_to(app: typer.Typer) -> None:
         chosen = stage_context.config.ttt
         if context is not None and not methods.of(chosen).takes_context:
             fitting = " or ".join(name for name, row in methods.METHODS.items() if row.takes_context)
-            raise PgolfError(
-                f"--context goes with --method {fitting}; {chosen.method} has contexts of its own: leave it out"
-            )
+            raise PgolfError(f"--context applies to --method {fitting} only; leave it out with {chosen.method}")
         stage = run(stage_context, source, evaluation.Documents.of(documents, text_field), tune)
         evaluation.report(stage_context.reporter, stage)
         if stage_context.runtime.is_main:
             common.finish(stage)
-        stage_context.runtime.leave()
+        stage_context.runtime.shutdown()

@@ -23,7 +23,7 @@ class Command(TyperCommand):
         try:
             return list(super().parse_args(ctx, self._spread(args)))
         except _UsageError as error:
-            raise _told(error, ctx, as_json="--json" in args) from error
+            raise _usage_error(error, ctx, as_json="--json" in args) from error
 
     def _spread(self, args: list[str]) -> list[str]:
         """Let an option whose metavar ends in `...` take several values: `--val A B` becomes `--val A --val B`.
@@ -97,13 +97,13 @@ class Group(TyperGroup):
         try:
             return list(super().parse_args(ctx, args))
         except _UsageError as error:
-            raise _told(error, ctx, as_json="--json" in args) from error
+            raise _usage_error(error, ctx, as_json="--json" in args) from error
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         try:
             return super().resolve_command(ctx, args)
         except _UsageError as error:
-            raise _told(error, ctx, as_json="--json" in args) from error
+            raise _usage_error(error, ctx, as_json="--json" in args) from error
 
 
 def _kind(found: re.Match[str]) -> str:
@@ -115,21 +115,21 @@ _KINDS = {"int": "N", "float": "X", "path": "PATH", "str": "NAME"}
 
 
 _SAYS = {
-    r"Input should be a valid integer.*": "it wants a whole number",
-    r"Input should be a valid number.*": "it wants a number",
+    r"Input should be a valid integer.*": "it must be a whole number",
+    r"Input should be a valid number.*": "it must be a number",
     r"Input should be greater than or equal to (\S+)": r"it must be at least \1",
 }
 
 
-def _told(error: Any, ctx: Any, as_json: bool) -> typer.Exit:
+def _usage_error(error: Any, ctx: Any, as_json: bool) -> typer.Exit:
     """Say a usage error in one line, on stderr and with --json to a program; the exit that follows."""
     from cli.screen import plain, say_error, say_json
 
-    said = " ".join(plain(error.format_message()).split())
+    message = " ".join(plain(error.format_message()).split())
     for theirs, ours in _SAYS.items():
-        said = re.sub(theirs, ours, said)
+        message = re.sub(theirs, ours, message)
     where = getattr(ctx, "info_name", None) if isinstance(getattr(ctx, "command", None), Command) else None
-    text = f"{said.rstrip('.')}; pgolf {f'{where} ' if where else ''}--help shows what there is"
+    text = f"{message.rstrip('.')}; pgolf {f'{where} ' if where else ''}--help shows what there is"
     if as_json:
         say_json({"error": text, "exit_code": error.exit_code})
     say_error(text)

@@ -53,7 +53,7 @@ def show(reporter: "Reporter", stage: "Stage", verbose: bool) -> None:
 def _tables(reporter: "Reporter", ledger: dict[str, Any]) -> None:
     reporter.table(
         "sizes of the code; the shipped file decides",
-        ("what", "bytes"),
+        ("file", "bytes"),
         [(k, f"{v:,}") for k, v in ledger["readings"].items()],
     )
     reporter.table(

@@ -12,9 +12,9 @@ def add_to(app: typer.Typer) -> None:
     def prove(
         common: Common,
         score: Annotated[str, typer.Option(help="sliding or ttt, where the run has both scores.")] = "",
-        tokens: Annotated[int, typer.Option(min=0, help="Only so many tokens from the beginning. 0: all.")] = 0,
+        tokens: Annotated[int, typer.Option(min=0, help="Prove only this many tokens from the beginning; 0: all.")] = 0,
     ) -> None:
-        """Code the scored text into as many bits as the score says, and get it back without the text."""
+        """Code the scored text into the bits that the score claims, and decode it without the text."""
         from pgolf.errors import PgolfError
         from pgolf.store import kinds
         from stages.prove import prove as run

@@ -14,7 +14,7 @@ def add_to(app: typer.Typer) -> None:
     def quantize(
         common: Common,
         method: Annotated[
-            str | None, typer.Option(help="How weights are rounded, such as trellis (default), gptq or rtn.")
+            str | None, typer.Option(help="Quantization method, such as trellis (default), gptq or rtn.")
         ] = None,
         target_bytes: Annotated[
             list[str],
@@ -30,7 +30,7 @@ def add_to(app: typer.Typer) -> None:
             typer.Option("--score", help="Score the model with sliding windows; several targets are also drawn."),
         ] = False,
         coder: Annotated[
-            str | None, typer.Option(help="How the model is coded: range, brotli, zlib or lzma; package.coder for it.")
+            str | None, typer.Option(help="Coder of the model: range, brotli, zlib or lzma (package.coder).")
         ] = None,
         calibration: Annotated[
             Path | None,

@@ -13,7 +13,7 @@ def add_to(app: typer.Typer) -> None:
     @command(app, "sample", ("artifacts", "run", "source", "name", "device", "threads", "json", "debug"), _EXAMPLES)
     def sample(
         common: Common,
-        prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="How the text begins; it may be empty.")] = "",
+        prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Beginning of the text; it may be empty.")] = "",
         tokens: Annotated[int, typer.Option(help="New tokens at most.")] = 200,
         temperature: Annotated[float, typer.Option(help="Below 1 safer, above 1 bolder; 0: likeliest.")] = 0.8,
         top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that hold this much.")] = 0.95,

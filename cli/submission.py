@@ -19,12 +19,12 @@ def add_to(app: typer.Typer) -> None:
         name: Annotated[str, typer.Option(help="Title of the submission.")],
         author: Annotated[str, typer.Option(help="Who submits.")],
         github_id: Annotated[str, typer.Option(help="GitHub name of who submits.")],
-        blurb: Annotated[str, typer.Option(help="A sentence or two on what is new.")] = "",
+        blurb: Annotated[str, typer.Option(help="One or two sentences on the new idea.")] = "",
         track: Annotated[str, typer.Option(help="10min_16mb or non_record_16mb.")] = "non_record_16mb",
         against: Annotated[
             str | None, typer.Option(help="The record to beat, for the significance statement: runs, comma-separated.")
         ] = None,
-        out: Annotated[Path, typer.Option(help="Where the folder is written.")] = Path("records"),
+        out: Annotated[Path, typer.Option(help="Destination of the folder.")] = Path("records"),
     ) -> None:
         """Write README.md, submission.json, logs and script from the manifests of packaged runs."""
         from cli.screen import say_json

@@ -37,10 +37,11 @@ def add_to(app: typer.Typer) -> None:
             ),
         ] = None,
         variant: Annotated[
-            str | None, typer.Option(help="Which of --hub's shards: sp1024, sp4096, ... None: its only one, or sp1024.")
+            str | None,
+            typer.Option(help="Variant of --hub's shards: sp1024, sp4096, ...; default: the only one, else sp1024."),
         ] = None,
         train_shards: Annotated[
-            int, typer.Option(help="How many train shards --hub fetches; every val shard comes.")
+            int, typer.Option(help="Number of train shards that --hub fetches, besides all val shards.")
         ] = 1,
         text_field: Annotated[str, typer.Option(help="Field or column that holds the text.")] = "text",
     ) -> None:

@@ -35,4 +35,4 @@ def add_to(app: typer.Typer) -> None:
         stage = train_stage(context, source, finish)
         if context.runtime.is_main:
             common.finish(stage)
-        context.runtime.leave()
+        context.runtime.shutdown()

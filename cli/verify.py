@@ -1,4 +1,4 @@
-"""`pgolf verify`: hold a package to what it claims."""
+"""`pgolf verify`: check a package's claims."""
 
 import dataclasses
 from pathlib import Path
@@ -21,12 +21,12 @@ def add_to(app: typer.Typer) -> None:
             Path | None,
             typer.Option(
                 help="Text that the scores are of: documents, or a folder of shards. "
-                "Default: the documents that the tokenize stage beside the package was made from."
+                "Default: the documents of the run's tokenize stage."
             ),
         ] = None,
         tokenizer: Annotated[
             Path | None,
-            typer.Option(help="Tokenizer of the shards in --val. Default: the .model file beside them."),
+            typer.Option(help="Tokenizer of the shards in --val. Default: the .model file next to them."),
         ] = None,
         run_code: Annotated[
             bool, typer.Option("--run-code", help="Also run the package's own script, in a sandbox.")
@@ -78,7 +78,7 @@ def add_to(app: typer.Typer) -> None:
         checks = stage.verify(folder, options, screen)
         answer = stage.answer_of(checks)
         rows = [(one.what, one.answer if one.answer != stage.FAIL else "FAIL", one.detail) for one in checks]
-        screen.table(stage.printable(str(folder)), ("check", "answer", "what was found"), rows)
+        screen.table(stage.printable(str(folder)), ("check", "answer", "result"), rows)
         if common.json:
             found = [dataclasses.asdict(one) for one in checks]
             say_json({"answer": answer, "checks": found})
@@ -89,4 +89,4 @@ def add_to(app: typer.Typer) -> None:
         if answer == stage.CANNOT and deciding:
             say_error(f"CANNOT CHECK {deciding.what}: {deciding.detail}")
             raise typer.Exit(PgolfError.exit_code)
-        screen.result("PASS: this pgolf computed every claim again from the packed weights and the text")
+        screen.result("PASS: this pgolf recomputed every claim from the packed weights and the text")

@@ -15,7 +15,7 @@ def ensure_home() -> None:
     """Give this process and its children a private, temporary home where `HOME`, or the folder of caches in it,
     cannot be written in.
 
-    What is kept there goes with the process. Nothing is shared between users: the folder is new and of mode 700.
+    Its contents are deleted with the process. Nothing is shared between users: the folder is new and of mode 700.
     """
     if os.name != "posix":
         return

@@ -16,7 +16,7 @@ class PgolfError(Exception):
 
     exit_code = 2
     every_rank = False
-    """Whether it may have happened on this process alone. Of several processes only the first reports the others."""
+    """True if the error may have happened on this process alone; all other errors are reported by rank 0 only."""
 
 
 class RankError(PgolfError):
@@ -51,7 +51,7 @@ def explain(error: Exception, place: object = None, kept: str = "") -> str:
     """One line for a failed file operation: the file, the reason, and what to do.
 
     place: where the program was reading or writing, for an error that carries no file name, such as those of writes to
-    an open file and of safetensors, whose text ends in `(os error N)`. kept: what of the user's is still there.
+    an open file and of safetensors, whose text ends in `(os error N)`. kept: names the files that are still intact.
     """
     number = error.errno if isinstance(error, OSError) else None
     if number is None and (match := re.search(r"\(os error (\d+)\)", str(error))):

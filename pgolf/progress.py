@@ -9,7 +9,7 @@ class Progress(Protocol):
     """One piece of work under way. `total` is in whatever unit the work is counted in (tokens, windows, tensors)."""
 
     def update(self, completed: float, total: float | None = None, note: str = "") -> None:
-        """Set how far it is; `note` is a short text beside the bar, for example `loss 2.13  41,000 tokens/s`."""
+        """Set the progress; `note` is a short text next to the bar, for example `loss 2.13  41,000 tokens/s`."""
 
 
 class Reporter(Protocol):
@@ -21,7 +21,7 @@ class Reporter(Protocol):
         """One line about the work, which stays on the screen. detail: for those who ask for everything."""
 
     def result(self, text: str) -> None:
-        """One line of what the work came to."""
+        """Report a result in one line."""
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], detail: bool = False) -> None:
         """A table of results. detail: for those who ask for every table."""

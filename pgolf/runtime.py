@@ -1,4 +1,4 @@
-"""Where computation runs: decided once at the edge of the program and handed in.
+"""Device, dtype, threads and ranks: chosen once by the command and passed to everything that computes.
 
 Under torchrun every rank gets its own device; a single process is rank 0 of 1.
 """
@@ -32,7 +32,7 @@ class Runtime:
     world_size: int
     threads: int
     compile: bool
-    """Whether fast paths (kernels in C, torch.compile) may be used; without them the result is the same."""
+    """Allow fast paths (C kernels, torch.compile); the result is the same without them."""
     cache: Path | None = None
     """Folder for compiled kernels and measured times; None: nothing is kept between runs."""
 
@@ -40,7 +40,7 @@ class Runtime:
     def is_main(self) -> bool:
         return self.world_rank == 0
 
-    def leave(self) -> None:
+    def shutdown(self) -> None:
         """Destroy the process group at the end of the program."""
         if self.world_size > 1 and dist.is_initialized():
             dist.destroy_process_group()
@@ -51,13 +51,13 @@ class Runtime:
             dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
 
     def agree(self, worked: bool) -> bool:
-        """Whether something worked on every process; each of them must ask."""
+        """True if `worked` is true on every process. Collective: every process must call it."""
         if self.world_size == 1:
             return worked
         return bool(self._reduced(torch.tensor(int(worked), device=self.device), dist.ReduceOp.MIN))
 
     def same(self, tensor: torch.Tensor) -> bool:
-        """Whether every process holds the same bits in a float32 tensor, by the sum of its bit patterns."""
+        """True if every process holds the same bits in a float32 tensor, compared by the sum of bit patterns."""
         if self.world_size == 1:
             return True
         total = tensor.detach().view(torch.int32).sum(dtype=torch.int64)
@@ -69,7 +69,7 @@ class Runtime:
         return int(value)
 
     def __str__(self) -> str:
-        """Device, type and processes in words: `2 processes, each on cpu (1 thread, float32)`."""
+        """Device, dtype and processes as text: `2 processes, each on cpu (1 thread, float32)`."""
         if self.device.type == "cuda":
             what = f"{torch.cuda.get_device_name(self.device)} (cuda, {self._dtype_name})"
         else:

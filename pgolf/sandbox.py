@@ -52,7 +52,8 @@ _NOBODY = 65534  # the overflow id of Linux: owns nothing
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use. The defaults hold a packaged model of the challenge's size several times over."""
+    """Resource limits of a program. The defaults are several times the needs of a packaged model of the challenge's
+    size."""
 
     seconds: float = 3600.0
     memory_bytes: int = 16 << 30
@@ -66,7 +67,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a program ended."""
+    """The outcome of a sandboxed program."""
 
     status: int
     """Exit status; minus the signal's number after a signal."""
@@ -125,27 +126,27 @@ def run(
             "PYTHONDONTWRITEBYTECODE": "1",
             "LC_ALL": "C.UTF-8",
         }
-        told, tell = os.pipe()
+        reader, writer = os.pipe()
         try:
             launcher = subprocess.Popen(
-                [executable, "-I", "-S", __file__, str(tell), json.dumps(spec)],
+                [executable, "-I", "-S", __file__, str(writer), json.dumps(spec)],
                 cwd=work,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
-                pass_fds=[tell],
+                pass_fds=[writer],
             )
         finally:
-            os.close(tell)
-        with launcher, os.fdopen(told, "rb") as answer:
+            os.close(writer)
+        with launcher, os.fdopen(reader, "rb") as answer:
             stdout, stderr, ended = _collect(launcher, limits)
-            said = json.loads(answer.read() or b"{}")
-    if "unavailable" in said:
-        raise Unavailable(str(said["unavailable"]))
+            reported = json.loads(answer.read() or b"{}")
+    if "unavailable" in reported:
+        raise Unavailable(str(reported["unavailable"]))
     text = (stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace"))
-    return Outcome(int(said.get("status", -signal.SIGKILL)), *text, ended or str(said.get("ended", "")), chosen)
+    return Outcome(int(reported.get("status", -signal.SIGKILL)), *text, ended or str(reported.get("ended", "")), chosen)
 
 
 def module(name: str, *arguments: str) -> list[str]:
@@ -162,7 +163,7 @@ def script(path: Path, *arguments: str) -> list[str]:
 
 
 def search_path() -> str:
-    """Where this process imports from, as JSON; never its working folder."""
+    """The import path of this process as JSON, without its working folder."""
     return json.dumps([*_import_path(), str(Path(__file__).parents[1])])
 
 
@@ -220,7 +221,7 @@ def _collect(launcher: "subprocess.Popen[bytes]", limits: Limits) -> tuple[bytes
         except subprocess.TimeoutExpired:
             ended = "time"
     if ended:
-        launcher.kill()  # what is behind the wall dies with its launcher
+        launcher.kill()  # the sandboxed processes die with their launcher
     launcher.wait()
     stdout, stderr = streams.values()
     return bytes(stdout), bytes(stderr), ended
@@ -238,7 +239,7 @@ def python_files() -> list[str]:
 
 
 def _existing(paths: Sequence[str]) -> list[Path]:
-    """Real absolute paths without those inside another; a link is kept beside what it points to."""
+    """Real absolute paths without those inside another; a link is kept together with its target."""
     found: set[Path] = set()
     for path in filter(None, paths):
         if os.path.exists(path):
@@ -413,7 +414,7 @@ def _can_read(path: str) -> bool:
 
 
 def _restrict_files(spec: dict) -> None:
-    """Landlock: read what is named, write the work folder, no TCP, no signals to and no sockets of other programs."""
+    """Landlock: read the named paths, write the work folder; no TCP, no signals to and no sockets of other programs."""
     create, add, restrict = 444, 445, 446
     abi = _call("syscall", create, None, 0, 1)
     if abi < 3:
@@ -486,7 +487,7 @@ def _limit(limits: Limits, gpu: bool) -> None:
 
 
 def _supervise(child: int, limits: Limits, proc: bool) -> dict:
-    """Wait for the program, reaping what it leaves; end it when all processes together hold too much memory."""
+    """Wait for the program and reap its children; end it when all processes together use too much memory."""
     page, pause = os.sysconf("SC_PAGE_SIZE"), 0.005
     while True:
         done, status = os.waitpid(-1, os.WNOHANG)
@@ -506,8 +507,8 @@ def _supervise(child: int, limits: Limits, proc: bool) -> dict:
         pause = min(0.1, pause * 1.5)
 
 
-def _launch(tell: int, spec: dict) -> None:
-    """Build the wall of the wanted level around a child, execute the program in it, and tell how it ended."""
+def _launch(writer: int, spec: dict) -> None:
+    """Build the wall of the requested level around a child, execute the program in it, and report the outcome."""
     limits, level = Limits(**spec["limits"]), spec["level"]
     answer: dict = {}
     try:
@@ -523,7 +524,7 @@ def _launch(tell: int, spec: dict) -> None:
             _call("prctl", _PR_SET_DUMPABLE, 0)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             proc = _new_root(spec, limits.memory_bytes)
-        os.set_inheritable(tell, False)
+        os.set_inheritable(writer, False)
         failed, fail = os.pipe()
         child = os.fork()
         if child == 0:
@@ -552,7 +553,7 @@ def _launch(tell: int, spec: dict) -> None:
         answer = {"unavailable": reason} if reason else _supervise(child, limits, level == NAMESPACES and proc)
     except (OSError, AttributeError, ValueError) as error:
         answer = {"unavailable": str(error)}
-    os.write(tell, json.dumps(answer).encode())
+    os.write(writer, json.dumps(answer).encode())
     os._exit(0)
 
 

@@ -1,7 +1,7 @@
 """Audit an evaluation: is the score of this model, by this evaluator, one that counts?
 
-The evaluator is tested as a black box on the beginning of the run's own val text; what manifests and files say (bytes,
-budget, clocks, calibration, the score on record) is tested beside it. The stage holds the evidence, `report.json` and
+The evaluator is tested as a black box on the beginning of the run's own val text; manifests and files (bytes,
+budget, clocks, calibration, the score on record) are tested as well. The stage holds the evidence, `report.json` and
 `report.md`, whether the audit passed or failed; after that, a failure is raised.
 """
 
@@ -51,7 +51,7 @@ _DOCUMENTS = 2000  # whose bytes are compared one by one
 
 @dataclass(frozen=True)
 class AuditOptions:
-    """How much is tested."""
+    """Settings of the audit's extent and limits."""
 
     evaluator: str = evaluators.SLIDING
     tokens: int = 0
@@ -59,9 +59,9 @@ class AuditOptions:
     probes: int = AuditSettings.probes
     """Changes of the text, one evaluation each."""
     seconds: float = 300.0
-    """After so many seconds no further probe is made; at least 8 are; 0: no limit."""
+    """Seconds after which no further probe is started (at least 8 are made); 0: no limit."""
     limit_seconds: float = record.CAP_SECONDS
-    """What training and evaluation may take."""
+    """Limit in seconds of training and of evaluation."""
     seed: int | None = None
     """Of places and replacements, to repeat an audit; None: drawn from the system's randomness."""
 
@@ -190,7 +190,7 @@ def _of_the_text(case: _Case, nll: np.ndarray) -> list[Finding]:
 
 
 def _originals(case: _Case, count: int) -> list[bytes] | None:
-    """The first documents of val as they stand in their files; None when those are gone, changed or never named."""
+    """The first documents of val, read from their files; None when the files are missing, changed or not recorded."""
     try:
         found = list(itertools.islice(token_stages.recorded_documents(case.tokenized, "val"), count))
     except PgolfError:
@@ -266,7 +266,7 @@ def _reported(case: _Case) -> Stage | None:
 
 def _budget(source: Stage) -> Finding:
     if source.manifest.stage != "package":
-        return Finding("budget", "A14", audits.NOT_RUN, f"{source.label} is no package: there are no files to count")
+        return Finding("budget", "A14", audits.NOT_RUN, f"{source.label} is not a package: there are no files to count")
     ledger = source.manifest.details_as(PackageDetails).get("ledger")
     if not isinstance(ledger, dict):
         raise PgolfError(f"{source.path} has no ledger of its files in its manifest; rerun package")
@@ -292,7 +292,7 @@ def _calibration(case: _Case, quantized: Stage | None) -> Finding:
 
 
 def _isolation(case: _Case, nll: np.ndarray, noise: float) -> Finding:
-    """Score the same stream once more in a process of its own, in the sandbox, and compare."""
+    """Score the same stream once more in a separate process in the sandbox, and compare."""
     with tempfile.TemporaryDirectory(prefix="pgolf-audit-") as given:
         inputs = Path(given)
         inputs.chmod(0o755)  # the sandbox's user is another one

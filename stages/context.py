@@ -1,4 +1,4 @@
-"""The contract every stage keeps: inputs and configuration in, one new stage directory out, a manifest beside it.
+"""The stage contract: inputs and configuration in, one new stage directory with a manifest out.
 
 A stage is a function that opens a `StageBuild` in a `with` statement:
 
@@ -73,7 +73,7 @@ class StageBuild:
 
 @dataclass(frozen=True)
 class StageContext:
-    """What every stage is handed: where to write, how it was configured, where it computes, whom it tells."""
+    """The environment of a stage: run directory, configuration, device and progress reporter."""
 
     run: Path
     config: Config
@@ -88,7 +88,7 @@ class StageContext:
     dry_run: bool = False
     """Raise WouldRun in place of making a stage that is not up to date."""
     ask: Callable[[str], bool] | None = None
-    """Asks the user; None: there is nobody to ask, and the answer is no."""
+    """Asks the user a yes-or-no question; None: there is no terminal, and the answer is no."""
 
     def label(self, stage: str) -> str:
         return stage if self.name is None else f"{stage}@{self.name}"
@@ -266,16 +266,17 @@ class StageContext:
         return found
 
     def _announce(self, label: str, old: Stage | None, reasons: Sequence[str]) -> None:
-        """Say why a stage is made again. Raises PgolfError rather than replace more than a minute's work unasked."""
+        """Report why a stage is redone. Raises PgolfError instead of replacing more than a minute's work without
+        consent."""
         if old is None:
             return
         shown = ", ".join(reasons[:_SHOWN]) + (f" and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else "")
         took = old.manifest.seconds
-        question = f"{label} took {took:.0f} s and would be made again ({shown}). Do it?"
+        question = f"{label} took {took:.0f} s and would be redone ({shown}). Redo it?"
         if took > ASK_SECONDS and not (self.ask and self.ask(question)):
             raise PgolfError(
-                f"{label} took {took:.0f} s and would be made again ({shown}): --force replaces it, --name VARIANT "
-                "makes another beside it"
+                f"{label} took {took:.0f} s and would be redone ({shown}): --force replaces it, --name VARIANT "
+                "makes a separate variant"
             )
         self.reporter.message(f"redoing {label}: {shown}")
 
@@ -325,6 +326,6 @@ def _entry(item: Stage | Path | Input, destination: Path) -> Input:
     if isinstance(item, Stage):
         return item.as_input(destination)
     if not item.is_file():
-        raise PgolfError(f"no such file: {item}")
+        raise PgolfError(f"{item} does not exist")
     hashed = manifests.hash_file(item)
     return Input(kind="file", path=item.resolve().as_posix(), sha256=hashed.sha256, bytes=hashed.bytes)

@@ -1,4 +1,4 @@
-"""Score a model that learns from what it has already scored."""
+"""The `eval-ttt` stage: score a model with test-time training on tokens that are already scored."""
 
 import dataclasses
 import time
@@ -39,7 +39,8 @@ def eval_ttt(context: StageContext, source: Stage, documents: Documents = VAL, t
                 ttt, trials = _tune(context, source, model, settings)
 
             def on_estimate(estimate: Estimate) -> None:
-                build.details["estimate_seconds"] = {"scoring": estimate.scoring, "learning": estimate.learning}
+                seconds = {"scoring": estimate.scoring, "learning": estimate.learning}
+                build.details |= ScoreDetails(estimate_seconds=seconds)
                 context.reporter.message(f"eval-ttt ({ttt.method}): {estimate.line(ttt.seconds)}")
 
             clock = time.monotonic()
@@ -57,7 +58,7 @@ def eval_ttt(context: StageContext, source: Stage, documents: Documents = VAL, t
 def _tune(
     context: StageContext, source: Stage, model: GPT, settings: EvaluateConfig
 ) -> tuple[TttConfig, list[dict[str, Any]]]:
-    """Rates chosen on the end of the train tokens that training held out, and the table of what was tried."""
+    """Choose learning rates on the held-out end of the train tokens, and return them with the table of trials."""
     holdout = token_stages.holdout_of(source)
     holdout.require()
     held_out = holdout.tokens[max(0, len(holdout) - TUNE_TOKENS) : len(holdout)]

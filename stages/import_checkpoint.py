@@ -1,7 +1,7 @@
 """A checkpoint from another program as a stage directory, so that it can be quantized, scored and packaged.
 
-The result stands where `ema-finalize` would: float weights, final. Its manifest says which file they came from, and
-which settings were assumed.
+The result is an `ema-finalize` stage: final float weights. Its manifest names the file they came from and the settings
+that were assumed.
 """
 
 import dataclasses
@@ -24,10 +24,10 @@ def import_checkpoint(
     """Write an `ema-finalize` stage with the weights of a checkpoint.
 
     tokens: the tokenize stage whose tokenizer the weights were trained with; quantizing by Hessians, scoring and
-        packaging need it. Sizes are read off the tensors; what they do not tell (loops, slopes, rotary dimensions,
-        `train.seq_len`) is taken from the configuration.
-    given: names of the settings, such as `model.mlp_slope`, that the user chose; all others that the tensors do not
-        tell are named as assumptions.
+        packaging need it. Sizes are read from the tensors; settings that shapes do not determine (loops, slopes, rotary
+        dimensions, `train.seq_len`) is taken from the configuration.
+    given: names of the settings, such as `model.mlp_slope`, that the user chose; all other undetermined settings are
+        recorded as assumptions.
 
     Raises PgolfError for a checkpoint that does not fit the configuration or the tokenizer.
     """
@@ -64,5 +64,5 @@ def import_checkpoint(
             )
             if assumed:
                 values = ", ".join(f"{name.removeprefix('model.')} {value}" for name, value in assumed.items())
-                context.reporter.message(f"assumed: {values} (the tensors do not tell; --set or --preset change them)")
+                context.reporter.message(f"assumed: {values} (not in the tensors; --set or --preset change them)")
     return build.stage

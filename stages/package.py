@@ -34,7 +34,7 @@ _LATER_SETTINGS = 64  # bytes left free for settings of a score that is not made
 def package(context: StageContext, source: Stage) -> Stage:
     """Make the `package` stage from a `quantize` stage and the scores and audits that its run holds of it.
 
-    Raises CheckFailed when what counts is over `package.cap_bytes`; then nothing is written.
+    Raises CheckFailed when the counted bytes exceed `package.cap_bytes`; then nothing is written.
     """
     settings = context.config.package
     scores = claims.scores_of(source, context.run)
@@ -87,9 +87,9 @@ class PlannedScript:
         self._code_bytes = 0
 
     def beside(self, config: Config) -> dict[str, int]:
-        """Bytes of `quantize.target_bytes` that the files beside the model will take, by file.
+        """Bytes of `quantize.target_bytes` that the other counted files will take, by file.
 
-        config: what the model will be quantized and scored with. The script records the target that is left for the
+        config: settings of the quantization and scoring to come. The script records the target that is left for the
         model. Settings are not compressed, and that number has no more digits than the whole target, so the script with
         the whole target in it is at most a few bytes larger than the one to come.
         """
@@ -112,7 +112,7 @@ def _script(reporter: Reporter, recorded: dict[str, Any]) -> Bundle:
 
 
 def remake(data: bytes) -> tuple[bool, str, dict[str, Any]]:
-    """Make the script again from the settings that a package's script holds; nothing of it is run.
+    """Rebuild the script from the settings that a package's script holds, without running it.
 
     Whether both are the same bytes, the requirements of the one made here, and the settings. Raises PgolfError for
     anything but a script made by `package`.

@@ -29,7 +29,7 @@ from stages.views.evaluation import VAL
 
 
 def prove(context: StageContext, source: Stage, tokens: int = 0) -> Stage:
-    """Write a `prove` stage for the evaluation stage `source`: the file, what it costs and what was claimed.
+    """Write a `prove` stage for the evaluation stage `source`: the proof, its coded and the claimed bits per byte.
 
     tokens: of the beginning of the text; 0: all. Raises CheckFailed when other tokens come back or the lengths differ
     by more than `proof.TOLERANCE`, PgolfError for an evaluation that cannot be followed token by token.
@@ -66,14 +66,14 @@ def prove(context: StageContext, source: Stage, tokens: int = 0) -> Stage:
             build.details |= ProveDetails(text=text.source, whole=whole, came_back=came_back, wall=wall)
             _report(context, source, build.metrics, came_back, wall)
             if not came_back:
-                raise CheckFailed("other tokens came back: this model does not predict the text as the score says")
+                raise CheckFailed("the proof decodes to other tokens: this model does not give the claimed score")
             if not proof.agrees(coded, stated, code_bytes):
-                raise CheckFailed(f"the code costs {coded:.5f} bits per byte, the score says {stated:.5f}")
+                raise CheckFailed(f"the code takes {coded:.5f} bits per byte, the score claims {stated:.5f}")
     return build.stage
 
 
 def _evaluation(source: Stage) -> Evaluation:
-    """How `source` was scored. Raises PgolfError when that cannot be repeated from the text alone."""
+    """The settings that `source` was scored with. Raises PgolfError when the text alone cannot repeat the score."""
     manifest, details = source.manifest, source.manifest.details_as(ScoreDetails)
     if any(role.startswith("documents") for role in manifest.inputs):
         raise PgolfError(f"{source.path} scores other documents than val; score val and prove that")
@@ -109,7 +109,7 @@ def _report(context: StageContext, source: Stage, metrics: dict[str, Any], came_
     rows = [
         ("text", f"{metrics['bytes_scored']:,} bytes"),
         ("code", f"{metrics['code_bytes']:,} bytes, {metrics['bits_per_byte']:.5f} bits per byte"),
-        ("the score says", f"{metrics['claimed_bits_per_byte']:.5f} bits per byte"),
+        ("claimed score", f"{metrics['claimed_bits_per_byte']:.5f} bits per byte"),
         ("the file, with header and checks", f"{metrics['file_bytes']:,} bytes"),
         (where, "got the text back" if came_back else "got another text"),
     ]

@@ -36,7 +36,7 @@ def quantize(context: StageContext, source: Stage, calibration: Path | None = No
 def sweep(
     context: StageContext, source: Stage, targets: Mapping[str | None, int], calibration: Path | None = None
 ) -> list[Stage]:
-    """One stage per variant name and byte target, each what `quantize` makes of that target.
+    """One stage per variant name and byte target, each equal to `quantize` with that target.
 
     The size of the script, the calibration and the factored Hessians are computed once. A target out of reach ends the
     sweep; the variants before it stay.
@@ -54,7 +54,7 @@ def sweep(
     inputs, paths = _calibration_source(source, calibration, required)
     sections = ["model", "quantize"]
     sections += ["optim"] if settings.distill_steps else []  # its warmdown and betas
-    sections += ["package"] if any(targets.values()) else []  # what counts beside the model
+    sections += ["package"] if any(targets.values()) else []  # counted files other than the model
     script = PlannedScript(source, context.reporter)
     calibrated: CalibratedModel | None = None
     stages = []
@@ -87,7 +87,7 @@ def sweep(
 
 
 def _other_files(context: StageContext, script: PlannedScript) -> dict[str, int]:
-    """Bytes of the byte target that the files beside the model take, by file; none without a target."""
+    """Bytes of the byte target that other files take, by file; empty without a target."""
     target = context.config.quantize.target_bytes
     if not target:
         return {}
@@ -96,19 +96,19 @@ def _other_files(context: StageContext, script: PlannedScript) -> dict[str, int]
     except PgolfError as error:
         context.reporter.message(f"{error}; the byte target is the model's alone")
         return {}
-    told = " and ".join(f"{size:,} bytes for {name}" for name, size in files.items())
+    reserved = " and ".join(f"{size:,} bytes for {name}" for name, size in files.items())
     if target <= sum(files.values()):
         raise PgolfError(
-            f"--target-bytes {target:,} leaves nothing for the model: it counts {told}; ask for more, "
+            f"--target-bytes {target:,} leaves nothing for the model: it counts {reserved}; ask for more, "
             "or --set package.count_code=false"
         )
     if files:
-        context.reporter.message(f"{target - sum(files.values()):,} bytes of the target are the model's, {told}")
+        context.reporter.message(f"{target - sum(files.values()):,} bytes of the target are the model's, {reserved}")
     return files
 
 
 def _calibrate(context: StageContext, source: Stage, paths: Sequence[Path], apart: bool) -> CalibratedModel:
-    """The model and its statistics. apart: `paths` are not what it was trained on, so nothing in them was held out."""
+    """The model and its statistics. apart: `paths` are not its training text, so they contain no held-out slice."""
     model = models.load_model(source, context.runtime)
     stream = TokenStream.open(paths) if paths else None
     length = context.config.quantize.sequence or (_training_length(context, source) if paths else 0)

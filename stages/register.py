@@ -2,7 +2,7 @@
 
 Nothing is converted. The files are hard links where the file system can (16 GB of shards take no second 16 GB), copies
 where it cannot; their hashes go into the manifest either way. Without documents the bytes of val tokens come from a
-sidecar beside the shards or, by the challenge's definition, from the table per piece.
+sidecar next to the shards or, by the challenge's definition, from the table per piece.
 """
 
 import os
@@ -40,7 +40,7 @@ class _Published:
 def register_folder(context: StageContext, folder: Path, tokenizer: Path | None) -> Stage:
     """Register a folder's shards. Raises PgolfError for a missing split, a bad shard or no tokenizer."""
     if not folder.is_dir():
-        raise PgolfError(f"no such folder of shards: {folder}")
+        raise PgolfError(f"{folder} is not a folder")
     files = {
         TRAIN: sorted(folder.glob(f"{TRAIN}_*.bin")),
         VAL: [path for path in sorted(folder.glob(f"{VAL}_*.bin")) if not path.name.startswith(VAL_BYTES)],
@@ -53,7 +53,7 @@ def register_folder(context: StageContext, folder: Path, tokenizer: Path | None)
     if tokenizer is None and len(models) == 1:
         tokenizer = models[0]
     if tokenizer is None:
-        raise PgolfError(f"{folder} has no tokenizer beside its shards: name the one they were made with (--tokenizer)")
+        raise PgolfError(f"{folder} has no tokenizer (*.model): name the one the shards were made with (--tokenizer)")
     inputs: dict[str, Stage | Path | Input] = {"tokenizer": tokenizer}
     for split, paths in files.items():
         role = split.removeprefix("fineweb_")
@@ -104,7 +104,7 @@ def _register(context: StageContext, published: _Published) -> Stage:
             shutil.copyfile(published.tokenizer, build.writer.path(TOKENIZER))
             val = shards.TokenStream.open(files[VAL])
             build.details |= tokenizer_facts(used) | {
-                # No documents to compare with: what the tokenizer does to awkward texts decides.
+                # There are no documents to compare with, so the tokenizer's round trip of difficult texts decides.
                 "lossless": used.lossless,
                 "trained": False,
                 "corpus": published.name,

@@ -55,8 +55,8 @@ def run(
     """Tokenize, train, finalize the average, quantize, score and package, in that order.
 
     The arguments are `tokenize`'s. `score_float` also scores the averaged weights, as `eval-sliding@float` beside the
-    quantized ones, which is what shows the price of quantization. Raises what the stages raise; everything finished
-    before that is kept, and the next call goes on from there.
+    quantized ones, which shows the loss by quantization. Raises the errors of the stages; finished stages are kept, and
+    the next call continues after them.
     """
 
     from stages.views import evaluation
@@ -72,7 +72,7 @@ def run(
 
 @dataclass(frozen=True)
 class Planned:
-    """What a run would do with one stage, and why."""
+    """The planned action for one stage and its reason."""
 
     label: str
     would_run: bool
@@ -88,7 +88,7 @@ def plan(
     text_field: str = "text",
     score_float: bool = True,
 ) -> list[Planned]:
-    """What `run` would do with the same arguments, without doing it. Raises what its checks of input raise."""
+    """Dry run: the actions of `run` with the same arguments. Raises the errors of its input checks."""
     dry = context.replace(dry_run=True, reporter=Silent())
     rows: list[Planned] = []
 
@@ -126,7 +126,7 @@ def _tokenizing(
 
 
 def _stages(make: Any, context: StageContext, tokenize: Any, score_float: bool) -> tuple[Any, ...]:
-    """The chain, each stage handed to `make(kind, function, source, variant, *what it waits for besides)`."""
+    """The chain: calls `make(kind, function, source, variant, *other stages it waits for)` for each stage."""
     from stages.ema_finalize import ema_finalize
     from stages.eval_sliding import eval_sliding
     from stages.eval_ttt import eval_ttt

@@ -1,8 +1,8 @@
 """The `tokenize` stage: documents in, challenge-format shards, a tokenizer and the bytes of every val token out.
 
 Three ways: train a tokenizer on the train documents, use one that exists, or register shards that exist. Without
-documents the corpus is Python's own documentation. Every document is decoded again and compared; a tokenizer that
-changed text is named as lossy in `details.tokenizer.lossless` and every score computed with it can say so.
+documents the corpus is Python's own documentation. Every document is decoded and compared; a tokenizer that
+changed text is recorded as lossy in `details.tokenizer.lossless`, and every score computed with it reports that.
 """
 
 import time
@@ -30,7 +30,7 @@ from stages.views.token_files import TOKENIZER, TRAIN, VAL, VAL_BYTES, tokenizer
 
 @dataclass
 class Counts:
-    """What tokenizing one split found; goes into the manifest's details."""
+    """Counts of one tokenized split, for the manifest's details."""
 
     documents: int = 0
     bytes: int = 0
@@ -53,7 +53,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class _Corpus:
-    """Where the documents of both splits come from."""
+    """The sources of the documents of both splits."""
 
     train: tuple[Source, ...]
     val: tuple[Source, ...]
@@ -111,7 +111,7 @@ def tokenize(
         embedded corpus is used.
     tokenizer: a SentencePiece model to use in place of training one.
     shards: a folder of shards in the challenge's format to register as they are; they need `tokenizer`, or a single
-        `.model` file beside them.
+        `.model` file next to them.
     hub: a dataset repository with the challenge's published shards; `variant` (sp1024, ...) and `train_shards` choose.
 
     Raises PgolfError for missing or unreadable input, an empty split, or a vocabulary that the corpus cannot fill.
@@ -122,7 +122,7 @@ def tokenize(
         )
     if hub is not None:
         if shards is not None or tokenizer is not None:
-            raise PgolfError("--hub brings shards and tokenizer of its own: leave --shards and --tokenizer out")
+            raise PgolfError("--hub includes shards and tokenizer: leave --shards and --tokenizer out")
         return register_hub(context, hub, variant, train_shards)
     if shards is not None:
         return register_folder(context, shards, tokenizer)
@@ -169,7 +169,7 @@ def tokenize(
             for item in sources.values():
                 if item.kind != "file":
                     context.reporter.message(item.describe())
-            _tell(context, build, used)
+            _report_tokenizer(context, build, used)
     return build.stage
 
 
@@ -277,7 +277,7 @@ def _describe(build: StageBuild, used: Tokenizer, counts: dict[str, Counts]) -> 
     build.details |= {split: count.describe() for split, count in counts.items()}
 
 
-def _tell(context: StageContext, build: StageBuild, used: Tokenizer) -> None:
+def _report_tokenizer(context: StageContext, build: StageBuild, used: Tokenizer) -> None:
     facts = build.details
     rows = [
         [
@@ -305,7 +305,7 @@ def _tell(context: StageContext, build: StageBuild, used: Tokenizer) -> None:
     if build.details["train_documents_in_val"]:
         context.reporter.message(
             f"warning: {build.details['train_documents_in_val']:,} val documents are in train as well; "
-            "a score on them says little"
+            "a score on them means little"
         )
     invalid = sum(build.details[split]["invalid_documents"] for split in ("train", "val"))
     if invalid:

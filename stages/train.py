@@ -130,7 +130,7 @@ def _train(
 
 
 def _finish(context: StageContext, build: StageBuild, made: Fit, holdout: Holdout, tokens: Stage, rate: float) -> None:
-    """Write the weights, the averages and the curve, and what the run scored. rate: FLOP/s of this machine."""
+    """Write the weights, the averages and the curve, and record the metrics. rate: FLOP/s of this machine."""
     config, trainer, writer = context.config, made.trainer, build.writer
     _, seq_len = config.train.sizes_at(1.0)
     averages = trainer.averages.finished()
@@ -197,7 +197,7 @@ def _check(config: Config, tokens: Stage) -> None:
 
 
 def _identity(config: Config, tokens: Stage) -> dict[str, Any]:
-    """What a checkpoint belongs to: everything that decides the weights."""
+    """Identity of a run for its checkpoints: all settings and inputs that determine the weights."""
     settings = json.loads(json.dumps(configs.settings_of(config, "train", SECTIONS)))  # as a checkpoint has them
     return {**settings, "seed": config.seed, "the tokens": tokens.manifest_sha256}
 
@@ -231,5 +231,5 @@ def _previous(context: StageContext, build: StageBuild, identity: Mapping[str, A
 
 
 def _longer(before: float, now: float) -> bool:
-    """Whether a run is lengthened; 0 seconds are no cap."""
+    """True if the new limits lengthen a run; 0 seconds: no cap."""
     return now == 0 or 0 < before < now

@@ -1,9 +1,10 @@
-"""Hold a package to its claims. The folder is a stranger's: nothing it says about itself is evidence.
+"""Verification of a package. The folder may come from a stranger: none of its own claims is evidence.
 
 The answer is `pass`, `fail` (a claim is wrong) or `cannot check` (something is missing: the text, time, a wall). What
 this pgolf computes decides: bytes are counted from documents or by the verifier's own tokenizer, the size limit and
-what counts against it are the verifier's, `train_gpt.py` and `requirements.txt` are compared with what pgolf makes for
-the same settings. Checks that need no text come first. Files are copied once, so that all checks see the same bytes;
+the counted files are the verifier's choice, `train_gpt.py` and `requirements.txt` are compared with those that pgolf
+makes for the same settings. Checks that need no text come first. Files are copied once, so that all checks see the same
+bytes;
 the process that decodes and scores them runs in the sandbox (docs/SECURITY.md). `run_code` also runs the package's
 script.
 """
@@ -53,7 +54,7 @@ _LARGEST = {
     README: 1 << 16,
 }
 """The files of a package, and how many bytes of each are read: parsing takes several hundred times as much memory."""
-_INERT = (".md", ".txt", ".log", ".json")  # may lie beside a package; Python imports none of them
+_INERT = (".md", ".txt", ".log", ".json")  # may be in a package's folder; Python imports none of them
 _MEMORY_BYTES = 8 << 30
 _REQUIREMENT = re.compile(r"[a-z0-9][a-z0-9._-]*==[0-9][0-9a-z.!-]*")
 
@@ -80,7 +81,7 @@ class Options:
     """The text that the scores are of: documents, or a folder of shards. None: the documents that the tokenize stage
     beside the package was made from, where they are still there."""
     tokenizer: Path | None = None
-    """The tokenizer of the shards `val`; None: the only `.model` file beside them."""
+    """The tokenizer of the shards `val`; None: the only `.model` file next to them."""
     text_field: str = "text"
     cap_bytes: int = CAP_BYTES
     count_tokenizer: bool = False
@@ -102,7 +103,7 @@ class _Untrue(Exception):
 
 
 class _Unknown(Exception):
-    """Something could not be checked; the message says what is missing."""
+    """A check could not be made; the message names the missing input."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def answer_of(checks: Sequence[Check]) -> str:
 def verify(folder: Path, options: Options, reporter: Reporter) -> list[Check]:
     """Check the package in `folder`, or the only package of the run in `folder`; ends with the first check that fails.
 
-    Raises PgolfError when there is no such folder, or no package in it.
+    Raises PgolfError when the folder does not exist or holds no package.
     """
     folder = _package_in(folder)
     done: list[Check] = []
@@ -157,13 +158,13 @@ def verify(folder: Path, options: Options, reporter: Reporter) -> list[Check]:
 
 
 def printable(text: str) -> str:
-    """A stranger's text on one line without control characters, which could rewrite what a terminal shows."""
+    """Untrusted text on one line without control characters, which could rewrite the terminal's contents."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[:2000])
 
 
 def _package_in(folder: Path) -> Path:
     if not folder.is_dir():
-        raise PgolfError(f"no such folder: {printable(str(folder))}")
+        raise PgolfError(f"{printable(str(folder))} does not exist")
     folder = folder.resolve()  # "." has no parent beside which a text could lie
     if (folder / claims.FILE).is_file() or (folder / MODEL).is_file():
         return folder
@@ -266,7 +267,7 @@ class _Package:
         return f"{what}: {counted:,} of {self.options.cap_bytes:,} bytes"
 
     def code(self) -> str:
-        """The script and its requirements are what this pgolf makes for the settings in the script."""
+        """Compare the script and its requirements with those that this pgolf makes for the settings in the script."""
         try:
             remade, libraries, settings = packages.remake((self.folder / SCRIPT).read_bytes())
         except PgolfError as error:
@@ -284,9 +285,9 @@ class _Package:
         if other := sorted(names ^ ours):
             text = f"{REQUIREMENTS} and pgolf's own differ in {', '.join(other[:3])}"
         elif not remade:
-            text = f"{SCRIPT} is not what pgolf makes for these settings"
+            text = f"{SCRIPT} differs from the script that this pgolf makes for these settings"
         else:
-            return f"{SCRIPT} and {REQUIREMENTS} are what pgolf makes for these settings"
+            return f"{SCRIPT} and {REQUIREMENTS} equal those that this pgolf makes for these settings"
         raise self._other_code(text)
 
     def _other_code(self, text: str) -> Exception:
@@ -332,13 +333,13 @@ class _Package:
         )
 
     def script(self) -> str:
-        """Run the package's own script; what it prints confirms nothing by itself, it must agree with `scores`."""
+        """Run the package's own script; its output proves nothing alone and must agree with `scores`."""
         if sandbox.available() == sandbox.NOTHING and not self.options.trust:
             raise _Unknown(f"no sandbox works here ({sandbox.reasons()}); --trust runs the script without one")
         text, beside, found = self._text(), self.source.parent / "tokenize", {}
         val = text.shards or text.folder or (beside if beside.is_dir() else text.files[0] if text.files else None)
         if val is None:
-            raise _Unknown("there is no file of the text that the script could read: name one with --val")
+            raise _Unknown("the script needs the text as a file: name one with --val")
         for name in self.claimed["scores"]:
             arguments = ["eval", "--val", str(val), "--device", self.options.device]
             arguments += ["--threads", str(self.options.threads), *(["--ttt"] if name == "ttt" else [])]
@@ -462,7 +463,7 @@ def _documents_beside(stage: Path) -> _Text:
         return _Text(documents=tuple(documents), split=split, text_field=field, name=str(documents[0]))
     if not manifest.inputs and options.get("corpus") == data.embedded_name():
         return _Text(embedded=True, split=split, name=data.embedded_name())
-    raise _Unknown(f"the documents that {stage} was made from are not at hand: name the text with --val")
+    raise _Unknown(f"the documents that {stage} was made from are not available: name the text with --val")
 
 
 def _answer(outcome: Outcome) -> dict[str, Any]:

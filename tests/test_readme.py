@@ -71,10 +71,10 @@ def test_commands_run_in_order(folder, monkeypatch):
         ("package", "model"): "quantize",
         ("package", "eval-sliding"): "eval-sliding",
         ("package", "eval-ttt"): "eval-ttt",
-        ("quantize@again", "model"): "ema-finalize",
-        ("eval-sliding@again", "model"): "quantize@again",
-        ("package@again", "model"): "quantize@again",
-        ("package@again", "eval-sliding"): "eval-sliding@again",
+        ("quantize@gptq", "model"): "ema-finalize",
+        ("eval-sliding@gptq", "model"): "quantize@gptq",
+        ("package@gptq", "model"): "quantize@gptq",
+        ("package@gptq", "eval-sliding"): "eval-sliding@gptq",
         ("eval-sliding@other", "model"): "quantize",
         ("eval-ttt@other", "model"): "quantize",
         ("audit", "model"): "package",
@@ -82,9 +82,9 @@ def test_commands_run_in_order(folder, monkeypatch):
     }
     manifests = {path.parent.name: json.loads(path.read_text()) for path in run.glob("[!.]*/manifest.json")}
     assert {key: manifests[key[0]]["inputs"][key[1]]["name"] for key in made_from} == made_from
-    scores = manifests["package@again"]["details"]["claims"]["scores"]
-    assert scores["sliding"]["bits_per_byte"] == manifests["eval-sliding@again"]["metrics"]["bits_per_byte"]
-    assert manifests["eval-sliding@again"]["metrics"] != manifests["eval-sliding"]["metrics"]
+    scores = manifests["package@gptq"]["details"]["claims"]["scores"]
+    assert scores["sliding"]["bits_per_byte"] == manifests["eval-sliding@gptq"]["metrics"]["bits_per_byte"]
+    assert manifests["eval-sliding@gptq"]["metrics"] != manifests["eval-sliding"]["metrics"]
     # None of it changed what the run's plain stages are made from or with.
     for command in ("train", "ema-finalize", "quantize", "eval", "eval-ttt", "package"):
         result = CliRunner().invoke(app, [command, "--threads", "1"])

@@ -1,15 +1,15 @@
-"""What richer contexts would still save in coding real symbols, beside the coder's own model.
+"""Potential savings of richer contexts in coding real symbols, compared with the coder's own model.
 
     python benchmarks/codec/coder_contexts.py QUANTIZED.safetensors [...]
 
 Every symbol of the plain and the centered set is walked with the coder's own model, its table and cost noted. Then, in
 percent of the coded bits (magnitudes and signs):
 
-- neighbours: the class moved by what the symbols to the left and above say, the best move in each of ten ranges;
+- neighbours: the class shifted according to the symbols to the left and above, by the best shift in each of ten ranges;
 - state: tables by the whole trellis state in place of the quantizer alone, role and matrix: tables for each; these are
-  empirical entropies, which count nothing for learning the tables, so beside each stands the same with the context
-  shuffled: only what exceeds that is real;
-- signs: what the sign of the neighbour to the left or above says of a sign;
+  empirical entropies, which do not count the cost of learning the tables, so each is compared with the same for the
+  context shuffled: only the excess is real;
+- signs: information of the neighbour's sign (left or above) about a sign;
 - two rates: the probabilities of two models that forget at different rates, averaged with the best weight.
 """
 
@@ -64,7 +64,8 @@ class Walk:
         return np.concatenate(costs)
 
     def neighbour(self, values: list[np.ndarray], down: int, right: int) -> np.ndarray:
-        """Of every symbol, in the order of the walk: the value so many rows above and columns to the left; else 0."""
+        """For every symbol, in the order of the walk, the value the given rows above and columns to the left; outside:
+        0."""
         moved = []
         for value in values:
             out = np.zeros_like(value)
@@ -88,7 +89,7 @@ def entropy(keys: np.ndarray, symbols: np.ndarray) -> float:
 
 
 def by_neighbours(walk: Walk) -> float:
-    """Bits saved when what stands around a symbol may move its class."""
+    """Bits saved when the neighbours of a symbol may shift its class."""
     shape, scale = np.divmod(walk.contexts, tables.CLASSES)
     counts = np.zeros((shape.max() + 1, tables.CLASSES, walk.alphabet))
     np.add.at(counts, (shape, scale, walk.magnitudes), 1.0)

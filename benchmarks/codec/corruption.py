@@ -2,9 +2,9 @@
 
     python benchmarks/codec/corruption.py [--cases 10000] [--seed 0]
 
-Half of them are damaged by accident, so that the digest tells. The other half is *sealed*: the digest is made right
-again after the damage, as someone who means harm would do, so that every later check has to hold by itself. Writes
-corruption.json beside it. Exits 1 if any case is accepted with another model, ends in anything but one line of
+Half of them have accidental damage, which the digest detects. The other half is *sealed*: the digest is recomputed
+after the damage, as an attacker would do, so that every later check must hold by itself. Writes
+results/corruption.json. Exits 1 if any case is accepted with another model, ends in anything but one line of
 PgolfError, takes more than a second of CPU time, or raises the peak of this process by more than 200 MB.
 """
 
@@ -150,7 +150,7 @@ def main() -> None:
         except Exception as error:
             failures.append(f"case {case} ({way}): {type(error).__name__}: {error}")
         else:
-            # only what a sealed container spells differently without meaning anything else may pass
+            # a sealed container may pass only if it encodes the same model
             if way == "accident" or container.encode(found) not in models:
                 failures.append(f"case {case} ({way}): accepted")
             ways[f"{way}: the same model, spelt differently"] += 1

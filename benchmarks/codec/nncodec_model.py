@@ -1,8 +1,8 @@
 """A whole model through NNCodec 2 (ISO/IEC 15938-17), with its own quantizer; run by quantization.py.
 
 `python nncodec_model.py IN.npz OUT.npz QP` codes every tensor with dependent quantization at one quantization
-parameter, everything else at NNCodec's defaults, writes what the decoder gives back, and prints the bytes of the
-stream. Needs a Python that has NNCodec (`pip install nncodec`), which wants an older NumPy than this project.
+parameter, everything else at NNCodec's defaults, writes the decoder's output, and prints the bytes of the
+stream. Needs a Python with NNCodec (`pip install nncodec`), which requires an older NumPy than this project.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Documents per second of pgolf's tokenizing beside SentencePiece alone with two threads, in one run.
+"""Documents per second of pgolf's tokenizing and of SentencePiece alone with two threads, in one run.
 
     python benchmarks/data/tokenize_speed.py DOCUMENTS [--megabytes N] [--tokenizer FILE.model]
 

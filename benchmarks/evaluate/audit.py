@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 for _folder in ("helpers", "pgolf/audit"):
     sys.path.insert(0, str(HERE.parents[1] / "tests" / _folder))
 
-import test_black_box as cases  # noqa: E402  (the tests' folder is no package)
+import test_black_box as cases  # noqa: E402  (the tests' folder is not a package)
 import toy_evaluators as toys  # noqa: E402
 
 from pgolf import audit as audits  # noqa: E402

@@ -1,4 +1,4 @@
-"""How fast evaluation is, against the plain ways of doing the same.
+"""Speed of the evaluators, compared with plain implementations of the same evaluations.
 
     python benchmarks/evaluate/evaluation.py windows      # windows/s at the mini shape, against one window at a time
     python benchmarks/evaluate/evaluation.py in-place     # in-place TTT, seed's sizes, against a forward per 64 tokens
@@ -87,7 +87,7 @@ def bench_in_place(threads: int, clock: Clock) -> None:
     length, chunk, steps = config.train.seq_len, 64, 2
     tokens = np.random.default_rng(0).integers(2, config.model.vocab_size, 2 * length + 1).astype(np.uint16)
     part = tokens[: length + steps * chunk + 1]
-    one_at_a_time(model, part[: length + 1], length, chunk)  # what a first call does besides
+    one_at_a_time(model, part[: length + 1], length, chunk)  # one-time work of a first call
     begun = clock()
     windows = one_at_a_time(model, part, length, chunk)
     slow = chunk * windows / (clock() - begun)

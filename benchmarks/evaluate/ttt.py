@@ -1,4 +1,4 @@
-"""What each way of learning at test time gains over sliding windows, and what it costs.
+"""Gain and cost of each method of test-time training, compared with sliding windows.
 
     python benchmarks/evaluate/ttt.py --from artifacts/mini/quantize                 # on val, for the record
     python benchmarks/evaluate/ttt.py --from artifacts/mini/quantize --held-out      # on held-out train text, to choose
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def _text(source: stage_directory.Stage, held_out: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and their bytes: the run's val, or what training held out."""
+    """Tokens and their bytes: the run's val, or the held-out slice."""
     if not held_out:
         text = evaluation.load_text(source, evaluation.VAL)
         return text.tokens, text.token_bytes

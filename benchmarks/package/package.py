@@ -1,4 +1,4 @@
-"""Hold packaged runs to what a package must do, in an empty folder and a virtual environment of their own.
+"""Acceptance tests of packaged runs, in an empty folder and a separate virtual environment.
 
     python benchmarks/package/package.py artifacts/demo artifacts/mini [--venv DIR] [--iterations 50] [--threads 1]
 
@@ -57,7 +57,7 @@ def script(python: Path, folder: Path, *arguments: str) -> str:
 
 
 def scores(python: Path, package: Path, tokens: Path, claimed: dict[str, Any], threads: int) -> dict[str, Any]:
-    """What the script scores alone in a folder, against the claims."""
+    """Compare the score of the script, alone in a folder, with the claims."""
     found: dict[str, Any] = {}
     for name, claim in claimed["scores"].items():
         with tempfile.TemporaryDirectory() as place:
@@ -94,7 +94,7 @@ def losses(python: Path, run: Path, package: Path, tokens: Path, iterations: int
         theirs = [float(loss) for loss in re.findall(r"loss:(\S+)", printed)]
         made = (Path(place) / "model.pgz").stat().st_size
     if len(mine) != len(theirs) or len(mine) != iterations:
-        raise SystemExit(f"{len(mine)} losses here, {len(theirs)} from the script: {iterations} were wanted")
+        raise SystemExit(f"{len(mine)} losses here, {len(theirs)} from the script; expected {iterations}")
     gaps = [abs(one - other) for one, other in zip(mine, theirs, strict=True)]
     return {"iterations": iterations, "greatest_difference": max(gaps), "container_bytes": made}
 
@@ -204,7 +204,7 @@ CHANGES: dict[str, Callable[[Path], None]] = {
 
 
 def verdicts(package: Path, tokens: Path, threads: int, trust: bool) -> dict[str, Any]:
-    """What `verify` says of the package, and of each changed copy of it."""
+    """Verdicts of `verify` on the package and on each changed copy of it."""
 
     def judge(folder: Path, run_code: bool) -> dict[str, Any]:
         chosen = Options(val=tokens, device="cpu", threads=threads, run_code=run_code, trust=run_code and trust)

@@ -30,7 +30,7 @@ SHARES = (0.01, 0.1, 1.0)
 
 
 def inputs(model: GPT, name: str, batches: list[Tensor]) -> Tensor:
-    """What the matrix `name` is given on these tokens: (passes * tokens, columns) float64."""
+    """Inputs of the matrix `name` on these tokens: (passes * tokens, columns) float64."""
     seen: list[Tensor] = []
     module = model.get_submodule(name.rpartition(".")[0])
     handle = module.register_forward_hook(lambda _, given, __: seen.append(given[0].detach().flatten(0, -2)))
@@ -42,7 +42,7 @@ def inputs(model: GPT, name: str, batches: list[Tensor]) -> Tensor:
 
 
 def drifted(case: Case, plan: Plan, log2_c: float, batches: list[Tensor], share: float) -> dict:
-    """All matrices, each aimed at what the original makes of its own inputs."""
+    """All matrices, each fitted to the original's outputs on the original's inputs."""
     original, student = case.judging.model, copy.deepcopy(case.judging.model)
     parameters, matrices = dict(student.named_parameters()), {}
     for name, problem in plan.problems.items():

@@ -5,7 +5,7 @@
 Quantized as shipped at two rates, then the residual of each matrix gets its best correction of rank r in the metric of
 the loss (the singular vectors of Uᵀ (W − Ŵ) L, see pgolf/quant/waterfill.py). The correction is flattered: its factors
 stay in floating point and are charged three bits a value, less than the record's own mean of 2 and 4 with their scales.
-KL to the float model is set against what plain quantization reaches at the same bytes, read off its own curve: above 1
+KL to the float model is divided by that of plain quantization at the same bytes, interpolated on its curve: above 1
 the correction loses. `largest`: only the three matrices of the largest residual, as the record has it.
 """
 

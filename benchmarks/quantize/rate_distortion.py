@@ -3,7 +3,7 @@
     python benchmarks/quantize/rate_distortion.py
 
 Independent Gaussian weights, 2048 x 512, no structure to exploit; bits are those of the whole container, distortion the
-mean squared error after decoding. ½ log2(σ² / D) is the bound. A uniform quantizer with an ideal coder stands 0.2546
+mean squared error after decoding. ½ log2(σ² / D) is the bound. A uniform quantizer with an ideal coder is 0.2546
 above it at high rates. Writes rate_distortion.json beside it.
 """
 

@@ -1,11 +1,11 @@
-r"""Quantize and code the record's shape to its byte target: minutes, memory, and where the time goes.
+r"""Quantize and code the record's shape to its byte target: minutes and memory of every part.
 
     python benchmarks/quantize/record_quantize.py [--preset record] [--threads 2] [--set \
         quantize.calibration_tokens=32768 ...]
 
-Random weights of the preset and random tokens of Zipf's law: nothing here says how good the model is, only what the
-work costs. It is what `pgolf quantize` does, from calibration to the coded container, and the decoding afterwards. Both
-wall clock and processor time are told, since wall clock means little on a machine that others use: processor time over
+Weights are random and tokens follow Zipf's law: this measures cost, not quality. The work is that of `pgolf quantize`,
+from calibration to the coded container, and the decoding afterwards. Both wall clock and processor time are
+reported, since wall clock means little on a shared machine: processor time over
 the number of cores is the least that the same work takes there. Writes record_quantize.json beside it.
 """
 
@@ -37,7 +37,7 @@ WEIGHT_STD = 0.04
 
 @dataclass
 class Clock:
-    """A reporter that adds up what every part took."""
+    """A reporter that sums the time of every part."""
 
     parts: dict[str, dict[str, float]] = field(default_factory=dict)
 

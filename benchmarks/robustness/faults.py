@@ -1,11 +1,13 @@
 """Kills and failures at the file operations of every command, fresh and over a finished stage.
 
-    python benchmarks/robustness/faults.py --per-case 24 --out benchmarks/results/faults.json
+    python benchmarks/robustness/faults.py --per-case 12 --commands train quantize
 
-For each command the file operations below the run are counted once; then the command runs again and again, each time
+Each run adds its rows to benchmarks/results/faults.json, in place of older ones of the same commands.
+
+For each command the file operations below the run are counted once; then the command is repeated, each time
 with one operation that fails (EIO, ENOSPC) or at which the process is killed, or with a limit on the size of files.
-Afterwards the old stage or the new one must be there, whole; the exit code must say which; files of the user must be
-as they were; and one more command must leave no working folder. Prints a row per command and fault.
+Afterwards the old stage or the new one must be there and complete, as the exit code indicates; files of the user must
+be as they were; and one more command must leave no working folder. Prints a row per command and fault.
 """
 
 import argparse
@@ -67,7 +69,7 @@ def whole(stage: Path) -> str | None:
 
 
 def one(name: str, base: Path, before: bool, at: int, action: int, limit: int | None) -> tuple[str, int]:
-    """One fault in one command; what went wrong, or an empty text, and the number of operations."""
+    """Inject one fault into one command; returns the violation or an empty string, and the number of operations."""
     from pgolf.store import stage_directory
 
     with tempfile.TemporaryDirectory() as place:
@@ -105,7 +107,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--per-case", type=int, default=12, help="faults per command, kind of fault and state")
     parser.add_argument("--commands", nargs="*", default=COMMANDS)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=HERE.parents[1] / "results" / "faults.json")
     options = parser.parse_args()
     rows, lost = [], 0
     with tempfile.TemporaryDirectory() as place:
@@ -135,8 +137,10 @@ def main() -> int:
                 )
                 print(json.dumps(rows[-1]), flush=True)
     print(f"{sum(row['faults'] for row in rows)} faults, {lost} wrong")
-    if options.out:
-        options.out.write_text(json.dumps(rows, indent=1) + "\n")
+    kept = json.loads(options.out.read_text("utf-8")) if options.out.exists() else []
+    rows += [row for row in kept if row["command"] not in options.commands]
+    rows.sort(key=lambda row: (COMMANDS.index(row["command"]), row["over"]))
+    options.out.write_text(json.dumps(rows, indent=1) + "\n")
     return 1 if lost else 0
 
 

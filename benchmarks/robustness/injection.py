@@ -24,7 +24,7 @@ _EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a child process ended: `done`, `killed`, or `failed` with the class and text of its exception."""
+    """Outcome of a child process: `done`, `killed`, or `failed` with the class and text of its exception."""
 
     how: str
     error: str
@@ -103,7 +103,7 @@ def _below(event: str, arguments: tuple[Any, ...]) -> bool:
         return True
     if event in ("os.remove", "os.rmdir", "os.mkdir") and arguments[-1] not in (-1, None):
         return True  # relative to an open folder, as shutil.rmtree does
-    root, _plan.root = _plan.root, None  # what follows may open files itself
+    root, _plan.root = _plan.root, None  # later code may open files itself
     try:
         return os.path.realpath(os.fsdecode(path)).startswith(str(root))
     finally:

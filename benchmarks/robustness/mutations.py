@@ -2,9 +2,8 @@
 
     python benchmarks/robustness/mutations.py [--per-kind 600] [--kind NAME] [--first 0]
 
-tests/helpers/mutation.py makes the files and says what counts as a fault; the suite reads a sample of them. The table
-goes to results/mutations.json beside the other results. Exits 1 when there is a fault; each is named with the number
-that makes it again.
+tests/helpers/mutation.py makes the files and defines faults; the suite reads a sample of them. The table
+goes to results/mutations.json. Exits 1 when there is a fault; each is reported with the seed that reproduces it.
 """
 
 import argparse
@@ -17,7 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "tests" / "helpers"))
 
-import mutation  # noqa: E402  (the tests' folder is no package)
+import mutation  # noqa: E402  (the tests' folder is not a package)
 
 
 def main() -> int:
@@ -36,11 +35,16 @@ def main() -> int:
             if case.outcome in mutation.FAULTS:
                 print(f"{case.kind} {case.number}: {case.outcome}: {case.detail}")
         print(f"{kind}: {dict(mutation.counts(found)[kind])}", flush=True)
-    table = {kind: {name: found[name] for name in mutation.OUTCOMES} for kind, found in mutation.counts(cases).items()}
+    results = HERE.parent / "results" / "mutations.json"
+    kept = json.loads(results.read_text("utf-8"))["kinds"] if options.kind and results.exists() else {}
+    table = kept | {
+        kind: {name: found[name] for name in mutation.OUTCOMES} for kind, found in mutation.counts(cases).items()
+    }
     faults = sum(case.outcome in mutation.FAULTS for case in cases)
-    if options.kind is None:
-        summary = {"mutations": len(cases), "faults": faults, "kinds": table}
-        (HERE.parent / "results" / "mutations.json").write_text(json.dumps(summary, indent=1) + "\n")
+    total = sum(sum(row.values()) for row in table.values())
+    bad = sum(row[name] for row in table.values() for name in mutation.FAULTS)
+    summary = {"mutations": total, "faults": bad, "kinds": table}
+    results.write_text(json.dumps(summary, indent=1) + "\n")
     print(f"{len(cases)} mutations, {faults} faults, {time.monotonic() - clock:.0f} s")
     return 1 if faults else 0
 

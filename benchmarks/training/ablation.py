@@ -96,7 +96,7 @@ def flipped(model: ModelConfig, on: dict[str, Any], off: dict[str, Any]) -> tupl
 def run(
     config: Config, tokens: stage_directory.Stage, runtime: runtimes.Runtime, clock: Callable[[], float]
 ) -> dict[str, Any]:
-    """Train under `config`, its seconds by `clock`, and score what came out."""
+    """Train under `config`, timed by `clock`, and score the result."""
     holdout = Holdout.of(open_split(tokens, "train"), config)
     config = dataclasses.replace(config, average=dataclasses.replace(config.average, interpolate=()))
     with Loader(holdout.training, config.seed) as loader:

@@ -1,4 +1,5 @@
-"""Tokens per second and model-FLOP utilization of our training step, beside a plain reference of the record's shape.
+"""Tokens per second and model-FLOP utilization of the training step, compared with a plain reference of the record's
+shape.
 
     python benchmarks/training/speed.py [--isa avx512 avx2 sse2] [--no-compiler] [--threads 2] [--rounds 12]
         [--presets mini] [--compile-reference] [--cpu-time] [--matmul float32]
@@ -52,12 +53,12 @@ FRACTION = 0.5  # of training done, which decides the schedules
 class Printed(Silent):
     """Prints which paths training takes."""
 
-    def message(self, text: str) -> None:
+    def message(self, text: str, detail: bool = False) -> None:
         print(f"  {text}", flush=True)
 
 
 def ours(config: Config, runtime: runtimes.Runtime) -> Trainer:
-    """What `pgolf train` steps with, on random tokens and the paths that it would choose."""
+    """The trainer of `pgolf train` on random tokens, with the paths that it would choose."""
     torch.manual_seed(0)
     batch_tokens, _ = config.train.sizes_at(FRACTION)
     tokens = np.random.default_rng(0).integers(3, config.model.vocab_size, 64 * batch_tokens).astype(np.uint16)
@@ -94,7 +95,7 @@ LEVELS = {
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
     "sse2": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
 }
-"""What holds torch (ATen; inductor and our kernels follow it), oneDNN and MKL to an instruction set."""
+"""Environment that restricts torch (ATen; inductor and our kernels follow it), oneDNN and MKL to an instruction set."""
 
 
 def run_levels(levels: list[str], no_compiler: bool) -> None:

@@ -4,8 +4,9 @@ r"""Settings of a preset against each other: same seed, same data, same seconds,
         "optim.matrix_lr=0.04"
 
 Every quoted argument is one variant, a list of settings; "" is the preset itself, and the others are told against the
-first. Full-precision scores alone would favour more weights, so the second figure adds what quantization to the same
-bytes is expected to cost: `--gap` at `--gap-bits` per weight (by default what `mini` lost with 357k weights in 128,000
+first. Full-precision scores alone would favour more weights, so the second figure adds the expected loss of
+quantization
+to the same bytes: `--gap` at `--gap-bits` per weight (by default what `mini` lost with 357k weights in 128,000
 bytes), and a factor of four for each bit less, as in every rate-distortion law at high rates. Processor time with
 `--cpu-time --threads 1`. Rows go to `sweep.json` as they come, and rows already there are not run again.
 """
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--cpu-time", action="store_true", help="seconds of processor time, not of the wall clock")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--gap", type=float, default=0.0186, help="BPB that quantization costs ...")
-    parser.add_argument("--gap-bits", type=float, default=2.87, help="... at so many bits per weight")
+    parser.add_argument("--gap-bits", type=float, default=2.87, help="... at this many bits per weight")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("sweep.json"))
     options = parser.parse_args()
     runtime = runtimes.choose("auto", threads=options.threads)

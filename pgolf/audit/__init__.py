@@ -1,4 +1,4 @@
-"""Whether an evaluation is valid, tested as a black box: `audit(Subject(...), AuditSettings())`."""
+"""Black-box tests of an evaluation's validity: `audit(Subject(...), AuditSettings())`."""
 
 from pgolf.audit.finding import FAILED, NOT_RUN, PASSED, SHOWN, Finding, explain, first_failure
 from pgolf.audit.subject import Claims, Subject

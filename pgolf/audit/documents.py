@@ -1,8 +1,8 @@
-"""Documents (audit test A12): where contexts are said to begin anew, nothing of one document reaches the next.
+"""Document isolation (audit test A12): with contexts claimed to reset, no document influences the next.
 
 Token mixers that add the previous token's vector (SmearGate) carry the last token of a document into the next one's
 BOS in packed streams, past any reset of attention; so the last token alone is changed as well as whole documents, and
-a document's length. Where contexts are not said to begin anew, crossing is the challenge's own way and is only shown.
+a document's length. Without that claim, crossing is the challenge's default and is only reported.
 """
 
 from typing import Any
@@ -67,7 +67,7 @@ def documents(subject: Subject, base: Trace, noise: float, generator: np.random.
         text = f"reset at documents, yet {crossed} of {len(chosen)} changed documents moved scores of another"
         return Finding("documents", "A12", FAILED, text, numbers, where)
     if not tested:
-        text = "every document is a step of its own and what it learns may go on to the next: nothing to test"
+        text = "each document is a separate step, and what it teaches may carry over to the next: nothing to test"
         return Finding("documents", "A12", NOT_RUN, text, numbers)
     return _other_length(subject, base, owner, int(chosen[0]), noise, numbers)
 
@@ -87,7 +87,7 @@ def _watched(subject: Subject, base: Trace, owner: np.ndarray, document: int, re
 def _other_length(
     subject: Subject, base: Trace, owner: np.ndarray, document: int, noise: float, numbers: dict[str, Any]
 ) -> Finding:
-    """Shorten a document to its first half; the others' scores must stay, whatever batch they come to stand in."""
+    """Shorten a document to its first half; the scores of all others must stay, in whatever batch they are."""
     text = f"{numbers['targets_watched']:,} scores of other documents did not move"
     places = np.flatnonzero(owner == document)
     kept = np.ones(len(subject.tokens), dtype=bool)

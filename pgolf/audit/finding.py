@@ -1,4 +1,4 @@
-"""What a check found: a verdict, the numbers it rests on, and the first counterexample."""
+"""The result of a check: a verdict, the numbers it rests on, and the first counterexample."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 PASSED = "passed"
 FAILED = "failed"
-NOT_RUN = "not run"  # the check does not apply, or what it needs is not there; the summary says which
+NOT_RUN = "not run"  # the check does not apply, or its input is missing; the summary names the reason
 SHOWN = "shown"  # a fact on which the field's judges disagree: stated, not decided
 
 
@@ -16,7 +16,7 @@ class Finding:
     check: str
     """Plain name: `causality`, `normalization`, ..."""
     rule: str
-    """Which audit test of the field it is, for example `A5`."""
+    """Number in the field's list of audit tests, for example `A5`."""
     outcome: str
     summary: str
     """One line with the numbers that matter."""
@@ -37,7 +37,7 @@ def first_failure(findings: Sequence[Finding]) -> Finding | None:
 
 
 def explain(finding: Finding) -> str:
-    """One line for a person: the check, what it found, and where."""
+    """One line of text: the check, its result, and the place of the first counterexample."""
     text = f"{finding.check} ({finding.rule}) failed: {finding.summary}"
     if finding.counterexample:
         text += "; first counterexample: " + ", ".join(

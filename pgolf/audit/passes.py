@@ -19,7 +19,7 @@ _CUTS = (0.25, 0.5, 0.75)
 
 
 def repeatability(subject: Subject, first: Trace, again: Trace) -> tuple[Finding, float]:
-    """A19: the same stream, scored again by the same evaluator, gets the same scores. Also gives the noise in nats.
+    """A19: scoring the same stream twice gives the same scores. Also returns the noise in nats.
 
     The stream is scored until the range of a token's scores grows by less than a tenth. Noise is one and a half times
     the largest range, at least the floor of the arithmetic: a wide allowance would hide a leak.
@@ -90,7 +90,7 @@ def first_block(subject: Subject, base: Trace, noise: float) -> Finding:
 
 
 def score_first(subject: Subject, base: Trace, noise: float, generator: np.random.Generator) -> Finding:
-    """A9: replace the second half of what a block scores; the first half of the block, and all before, may not move.
+    """A9: replace the second half of a block's targets; scores of the first half, and all before, may not move.
 
     A block is a step. Where steps are a few tokens short, something may still be learned block by block from all of
     them: then blocks of the longest declared period are taken, which is stricter and asks no more than causality.
@@ -132,7 +132,7 @@ def score_first(subject: Subject, base: Trace, noise: float, generator: np.rando
 
 
 def _blocks(subject: Subject, base: Trace) -> list[np.ndarray]:
-    """Positions of the targets of each block, ascending; blocks too small to be told from looking ahead left out."""
+    """Ascending target positions of each block; blocks too small to distinguish from looking ahead are left out."""
     steps, sizes = np.unique(base.order, return_counts=True)
     wide = steps[sizes > 2 * LOOKAHEAD]
     if len(wide) and len(steps) > 1:
@@ -182,7 +182,7 @@ def single_pass(subject: Subject, base: Trace, noise: float, generator: np.rando
 
 
 def extension(subject: Subject, base: Trace, noise: float) -> Finding:
-    """A10 at another length: a stream's scores may depend on how long it goes on, by a schedule; then that is shown."""
+    """A10 at another length: scores may depend on the stream's length through a schedule; then that is reported."""
     length = 3 * len(subject.tokens) // 4
     short = subject.run(subject.tokens[:length])
     last = short.order.max() if short.order.max() > short.order.min() else short.order.max() + 1

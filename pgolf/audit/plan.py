@@ -1,4 +1,4 @@
-"""Where to probe and with what: random places, half of them where evaluators have their seams.
+"""Plan of the probes: random positions, half of them at boundaries of windows, chunks and documents.
 
 Leaks hide at edges of chunks, windows and documents, and in rare classes of tokens (word starts, digits, bytes); a
 probe therefore draws its replacement from every class in turn, from tokens that followed the same token elsewhere in

@@ -1,4 +1,4 @@
-"""What the files and manifests of a run say about its validity: size, clocks, calibration, the reported score.
+"""Checks of a run's files and manifests: size, clocks, calibration, the reported score.
 
 Audit tests A4, A14, A16 and A20. Where the field's judges disagree on the reading (which code counts, which clock),
 every reading is given.
@@ -15,7 +15,7 @@ CAP_SECONDS = 600.0  # the challenge's limit, for training and for evaluation
 
 
 def budget(files: Sequence[Mapping[str, Any]], sizes: Mapping[str, int], cap: int) -> Finding:
-    """A14: every file of a package as the ledger has it and as it is on disk; what counts is within the cap.
+    """A14: the files of a package match the ledger, and the counted bytes are within the cap.
 
     files: `file`, `bytes`, `counted` of each ledger line; sizes: bytes on disk by name; cap: 0 for none.
     """
@@ -25,7 +25,7 @@ def budget(files: Sequence[Mapping[str, Any]], sizes: Mapping[str, int], cap: in
     for row in files:
         found = sizes.get(str(row["file"]))
         if found != row["bytes"]:
-            text = f"{row['file']} has {found} bytes on disk, the ledger says {row['bytes']}"
+            text = f"{row['file']} has {found} bytes on disk, {row['bytes']} in the ledger"
             return Finding("budget", "A14", FAILED, text, numbers, {"file": str(row["file"])})
     if not cap:
         return Finding("budget", "A14", SHOWN, f"{counted:,} bytes count; no cap was set", numbers)
@@ -65,9 +65,9 @@ def clocks(
 
 
 def calibration(source: str | None, hashes: Mapping[str, str], val_hashes: Mapping[str, str]) -> Finding:
-    """A20: what the quantizer was calibrated on was never val text.
+    """A20: the quantizer was not calibrated on val text.
 
-    source: how the manifest names it, None when it was not calibrated; hashes: SHA-256 by file name of what it read;
+    source: name of the calibration text in the manifest, None without calibration; hashes: SHA-256 by file read;
     val_hashes: the same of the val shards.
     """
     numbers: dict[str, Any] = {"source": source, "files": sorted(hashes)}
@@ -135,7 +135,7 @@ def reported_score(
 
 
 def disputes(evaluator: str, adapts: bool, mixture: bool, crosses: bool, stream_order: bool) -> list[dict[str, str]]:
-    """Questions on which the field's judges disagree and where this evaluation stands; shown, never decided."""
+    """Questions on which the field's judges disagree, with this evaluation's answers; reported, never decided."""
     track = "B (adaptive: learns from scored tokens)" if adapts or mixture else "A (a fixed predictor)"
     rows = [
         {"question": "track of the score", "here": f"{track}; compare it with scores of the same track"},
@@ -156,5 +156,5 @@ def disputes(evaluator: str, adapts: bool, mixture: bool, crosses: bool, stream_
         rows.append({"question": "statistics built at evaluation", "here": here})
     if evaluator == "ttt":
         here = "compilation, loading and warm-up are not in the evaluation's seconds"
-        rows.append({"question": "what the evaluation's limit includes", "here": here})
+        rows.append({"question": "scope of the evaluation's time limit", "here": here})
     return rows

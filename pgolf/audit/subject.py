@@ -1,6 +1,6 @@
 """The evaluator under audit, and the one way in which every check runs it.
 
-The stream belongs to the audit, never to the evaluator: what is scored here is what the audit handed in, changed where
+The audit owns the stream: the evaluator scores the tokens that the audit passes in, changed where
 the audit chose to change it. Positions are those of the stream; the score of position t is `nll[t - 1]`.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 from pgolf.errors import CheckFailed, PgolfError
 from pgolf.evaluate.evaluator import Evaluator, Trace
 
-FLOOR_FP32 = 1e-5  # nats; what two runs in fp32 may differ by, from the field's audit tests
+FLOOR_FP32 = 1e-5  # nats; tolerance between two runs in fp32, from the field's audit tests
 FLOOR_BF16 = 1e-3
 
 ISOLATES_NOTHING = "nothing"  # contexts run across documents, as in the challenge's own evaluator
@@ -23,18 +23,18 @@ ISOLATES_ALL = "all"  # nothing crosses: context and adaptation begin anew with 
 
 @dataclass(frozen=True)
 class Claims:
-    """What is said of an evaluator; the audit tests what is claimed and shows what is not."""
+    """Claims about an evaluator; the audit tests each claim and reports behavior that is not claimed."""
 
     documents: str = ISOLATES_NOTHING
     periods: tuple[int, ...] = ()
     """Lengths at which its windows, strides or chunks repeat; half of the probes go near their multiples."""
     adapts: bool = False
-    """Whether it learns from scored tokens."""
+    """The evaluator learns from scored tokens."""
 
 
 @dataclass
 class Subject:
-    """An evaluator, a stream of real tokens, and the count of what was run."""
+    """An evaluator, a stream of real tokens, and the number of evaluations made."""
 
     evaluator: Evaluator
     tokens: np.ndarray
@@ -46,7 +46,7 @@ class Subject:
     """The same evaluator with its adaptation off."""
     floor: float = FLOOR_FP32
     classes: np.ndarray | None = None
-    """(vocab_size,) kind of each piece, small non-negative integers; -1 for ids that stand for no text."""
+    """(vocab_size,) kind of each piece, small non-negative integers; -1 for ids without text."""
     make: Callable[[], Evaluator] | None = None
     """Makes the evaluator anew: probes are then scored by one that has seen no other version of the text."""
     on_run: Callable[[int], None] | None = None
@@ -61,7 +61,7 @@ class Subject:
             raise PgolfError(f"token {int(self.tokens.max())} is outside a vocabulary of {self.vocab_size}")
 
     def run(self, tokens: np.ndarray, positions: Sequence[int] = (), plain: bool = False, same: bool = False) -> Trace:
-        """Score a stream and check the form of what comes back. `same`: with the evaluator of the runs before.
+        """Score a stream and check the form of the trace. `same`: reuse the evaluator of earlier runs.
 
         Raises CheckFailed when it has the wrong form.
         """
@@ -84,7 +84,7 @@ class Subject:
 
     @property
     def replaceable(self) -> np.ndarray:
-        """(N,) bool: positions that a probe may change. BOS stays, and so does the first token, which is no target."""
+        """(N,) bool: positions that a probe may change; not BOS, and not the first token, which is not a target."""
         found = self.tokens != self.bos_id
         found[0] = False
         return found

@@ -1,10 +1,10 @@
-"""Conditions 1 and 2 by substitution: change a token, and see what moves that may not (audit tests A5, A6, A7).
+"""Causality and normalization by substitution: change a token and compare the scores (audit tests A5, A6, A7).
 
 Tokens are replaced, never removed: a shorter stream legitimately changes schedules over chunks and batches of
 documents. Every second probe replaces one token, the others all that is scored after one. Their runs serve three
 questions: did a score that was fixed earlier move (causality), did the distribution at a replaced token move (own
-target), and is the score of the new token the logarithm of what the distribution gave it (normalization: a
-distribution shown beside the score, but not used for it, is found out here).
+target), and is the score of the new token the logarithm of its probability in the distribution (normalization: a
+distribution that is reported but not used for the score is detected here).
 """
 
 import math
@@ -20,16 +20,17 @@ from pgolf.audit.subject import Subject, earlier
 from pgolf.evaluate.evaluator import Trace
 
 LOOKAHEAD = 8
-"""Tokens: what moves only this close before the change is looking ahead, farther it is learning or a second pass."""
+"""Distance in tokens: a score that moves this close before the change looks ahead; farther, it is learning or a second
+pass."""
 _SUM_TOLERANCE = 1e-4
 _ESTIMATE_TOLERANCE = 1e-3
 _SIGMAS = 4.0
-_RARE = 1 / 30  # the share of places that a rare look ahead uses; what is rarer gains next to nothing
+_RARE = 1 / 30  # share of the positions at which a rare look-ahead acts; a rarer one gains next to nothing
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What one probe changed."""
+    """The effect of one probe."""
 
     probe: Probe
     moved: np.ndarray
@@ -44,12 +45,12 @@ class Observation:
     score: float
     """Natural log-probability that the token at the probe's place got."""
     promised: float | None
-    """What the unchanged run's distribution gives that token."""
+    """Log-probability of the new token in the unchanged run's distribution."""
     promised_here: float | None
-    """What this run's own distribution gives it."""
+    """Log-probability of the new token in this run's distribution."""
     later_moved: int
     same_step: bool
-    """Whether all that moved was scored in the step of the changed place, one of several."""
+    """True if all moved scores belong to the step of the changed position, one of several steps."""
     excess: float
     """Move of the last score before the change, in standard deviations of the moves that noise alone makes."""
 
@@ -57,7 +58,7 @@ class Observation:
 def observe(subject: Subject, base: Trace, probe: Probe, noise: float, generator: np.random.Generator) -> Observation:
     """Run one probe against the unchanged run `base`: its token replaced, or all that is scored after its token."""
     position = probe.position
-    fixed = earlier(base.order, position)  # (N-1,) what may not move
+    fixed = earlier(base.order, position)  # (N-1,) targets whose scores may not move
     if probe.everything_after:
         fixed[position - 1] = True
         changed = subject.garbage(np.concatenate([[False], ~fixed]), generator)
@@ -66,7 +67,7 @@ def observe(subject: Subject, base: Trace, probe: Probe, noise: float, generator
         changed[position] = probe.replacement
     trace = subject.run(changed, [position] if position in base.log_probs else [])
     alike = True
-    if probe.boundary:  # only what keeps its place in the order; batches of documents may round otherwise
+    if probe.boundary:  # only targets that keep their step; batches of documents may round differently
         alike = bool((trace.order == base.order)[fixed].all())
         fixed, noise = fixed & alike, max(noise, 10 * subject.floor)
     difference = np.abs(trace.nll - base.nll)
@@ -160,7 +161,7 @@ def _diagnose(broken: Sequence[Observation]) -> str:
     if reach <= LOOKAHEAD:
         return f"it looks {reach} token{'s' if reach > 1 else ''} ahead"
     if all(item.same_step for item in broken):
-        return "what moves lies in the same step: it learns from a block before scoring it"
+        return "the moved scores are in the same step: the evaluator learns from a block before scoring it"
     return "scores fixed long before move: statistics of later text, or a further pass over it, reach them"
 
 
@@ -168,7 +169,7 @@ def own_target(seen: Sequence[Observation], noise: float) -> Finding:
     """A6: the distribution at a place may not depend on the token that came there."""
     moves = [item for item in seen if item.own_move is not None and not item.probe.everything_after]
     if not moves:
-        text = "the evaluator shows no distributions; the substitution sum (A7) stands for it"
+        text = "the evaluator returns no distributions; the substitution sum (A7) replaces this check"
         return Finding("own target", "A6", NOT_RUN, text)
     worst = max(moves, key=lambda item: item.own_move or 0.0)
     numbers = {
@@ -200,7 +201,7 @@ def own_target(seen: Sequence[Observation], noise: float) -> Finding:
 
 
 def distributions(bases: Sequence[tuple[Subject, Trace]], seen: Sequence[Observation], noise: float) -> Finding:
-    """A7 with distributions at hand: each sums to one over the vocabulary, and the scores are taken from them."""
+    """A7 with distributions: each sums to one over the vocabulary, and the scores are taken from them."""
     sums: list[tuple[float, int, float]] = []
     gaps: list[tuple[float, int, int, float, float]] = []
     shown = [(subject, base, *entry) for subject, base in bases for entry in sorted(base.log_probs.items())]
@@ -248,8 +249,8 @@ def substitution_sum(
 ) -> Finding:
     """A7 from scores alone: put every token of the vocabulary in a place; the probabilities it gets must sum to one.
 
-    Needs no distribution from the evaluator, only the score of what came. Where `runs` evaluations are enough, all
-    tokens are tried; else the likeliest ones, and a sample of the others that stands for the rest.
+    Needs no distribution from the evaluator, only the score of the token. Where `runs` evaluations are enough, all
+    tokens are tried; otherwise the likeliest ones and a sample that represents the rest.
     """
     share = max(8, runs // max(1, len(positions)))
     exact = share >= subject.vocab_size

@@ -55,7 +55,7 @@ class BlackBox:
 
     @property
     def power(self) -> str:
-        """What the probes would have found, for the report."""
+        """The detection power of the probes, for the report."""
         return f"{self.probes} probes: a look ahead at 1 place in 30 is found with probability " + (
             f"{substitution.power(self.probes):.1%}"
         )
@@ -66,7 +66,7 @@ def audit(subject: Subject, settings: AuditSettings, elsewhere: Sequence[Subject
 
     elsewhere: the same evaluator on other stretches of the text; the probes are shared out among them all.
 
-    Raises CheckFailed when what the evaluator returns is not even a score per target.
+    Raises CheckFailed when the evaluator does not return one score per target.
     """
     seed = secrets.randbits(63) if settings.seed is None else settings.seed
     generator = np.random.default_rng(seed)

@@ -58,8 +58,8 @@ def byte_accounting(
 ) -> Finding:
     """A2: the bytes counted for each document are the document's own; A3: its tokens decode to it.
 
-    tokens: (N,) whole documents; token_bytes: (N,) what the score counts for each; originals: the same documents as
-    they were read, in order, or None where they are not at hand: then a document is what its tokens decode to.
+    tokens: (N,) whole documents; token_bytes: (N,) bytes that the score counts for each; originals: the same documents
+    as they were read, in order, or None where they are not available: then the decoded tokens are the documents.
     """
     wrong, lossy, changed, difference, total, where = 0, 0, 0, 0, 0, None
     documents = list(stream_documents(tokens, tokenizer.bos_id))
@@ -67,7 +67,7 @@ def byte_accounting(
     for index, ((start, _), end) in enumerate(zip(documents, ends, strict=True)):
         decoded = tokenizer.decode(tokens[start:end])  # with its BOS: a tokenizer may put a space after that
         if originals is None and tokenizer.caseops is None and not tokenizer.lossless:
-            continue  # the text is gone, and the tokens alone do not say how long it was
+            continue  # the text is not available, and its length does not follow from the tokens
         original = decoded if originals is None else originals[index]
         counted = int(token_bytes[start:end].sum())
         total += counted
@@ -102,7 +102,7 @@ def byte_accounting(
         text += "do not come back from their tokens, nor does ordinary text" if not changed else "do not come back"
         return Finding("bytes", "A3", FAILED, text, numbers, {"documents": lossy, "changed_bytes": changed})
     if not total:
-        text = "the documents are not at hand and the tokenizer is lossy: their bytes cannot be checked"
+        text = "the documents are not available and the tokenizer is lossy: their bytes cannot be checked"
         return Finding("bytes", "A2", NOT_RUN, text, numbers)
     text = f"{total:,} bytes of {len(documents):,} documents are exact"
     if lossy:
@@ -112,7 +112,7 @@ def byte_accounting(
 
 
 def overlap(val: np.ndarray, train: Iterator[np.ndarray], bos_id: int) -> Finding:
-    """A13: val documents that stand in train word for word. train: pieces of its stream, whole documents or not."""
+    """A13: val documents that occur verbatim in train. train: pieces of its stream, whole documents or not."""
     marks = {_mark(ids): start for start, ids in stream_documents(val, bos_id) if len(ids)}
     found: dict[bytes, int] = {}
     held = np.zeros(0, val.dtype)
@@ -126,7 +126,7 @@ def overlap(val: np.ndarray, train: Iterator[np.ndarray], bos_id: int) -> Findin
     found |= {mark: marks[mark] for mark in _marks(held, bos_id) if mark in marks}
     share = len(found) / max(1, len(marks))
     numbers = {"val_documents": len(marks), "also_in_train": len(found), "share": share}
-    text = f"{len(found):,} of {len(marks):,} distinct val documents stand in train word for word ({share:.2%})"
+    text = f"{len(found):,} of {len(marks):,} distinct val documents occur verbatim in train ({share:.2%})"
     if share > _OVERLAP_LIMIT:
         return Finding("overlap", "A13", FAILED, text, numbers, {"position_in_val": min(found.values())})
     return Finding("overlap", "A13", PASSED if not found else SHOWN, text, numbers)

@@ -1,4 +1,4 @@
-"""What a program touches while it runs: files, network, other programs (audit test A17).
+"""Record of a program's accesses: files, network, other programs (audit test A17).
 
 The program runs in the sandbox (`pgolf.sandbox`): an empty folder, no network, no files but Python's and its inputs. An
 audit hook installed before anything else (`sys.addaudithook`, PEP 578) records what its Python code opens, connects to
@@ -49,7 +49,7 @@ finally:
 
 @dataclass(frozen=True)
 class Watched:
-    """What a process did, by kind; paths are real paths."""
+    """Accesses of a process, by kind; paths are real paths."""
 
     status: int
     stdout: str
@@ -67,9 +67,9 @@ class Watched:
 def run(
     kind: str, target: str, arguments: Sequence[str], inputs: Sequence[Path], seconds: float = 3600.0, gpu: bool = False
 ) -> Watched:
-    """Run a module (`kind` "module") or a script ("path") in an empty folder and record what it touches.
+    """Run a module (`kind` "module") or a script ("path") in an empty folder and record its accesses.
 
-    inputs: what it may read. Raises PgolfError when it does not end in time or leaves no record.
+    inputs: paths that it may read. Raises PgolfError when it does not end in time or leaves no record.
     """
     command = ["-I", "-c", _HOOK, _MARK, sandbox.search_path(), kind, target, *arguments]
     try:
@@ -117,7 +117,7 @@ def isolation(watched: Watched, inputs: Sequence[Path]) -> Finding:
         text = f"it reaches for the network: {watched.network[0]}"
         return Finding("isolation", "A17", FAILED, text, numbers, {"event": watched.network[0]})
     if strange:
-        text = f"it reads {len(strange)} file{'s' if len(strange) > 1 else ''} that are no inputs"
+        text = f"it reads {len(strange)} file{'s' if len(strange) > 1 else ''} that are not inputs"
         return Finding("isolation", "A17", FAILED, text, numbers, {"file": strange[0]})
     if written:
         text = f"it writes outside its own folder: {len(written)} files"

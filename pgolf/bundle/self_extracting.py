@@ -55,7 +55,8 @@ class Module:
     source_bytes: int
     minified_bytes: int
     packed_bytes: int
-    """Its share of the file: the compressed bytes are divided by what each module adds to a zlib stream of them all."""
+    """Its share of the file: compressed bytes are attributed by each module's growth of a zlib stream of all
+    modules."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ _PURE_CALLS = {
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-# What stands for a module that is left out: anything can be imported from it, and nothing of that can be used.
+# Stub of a module that is left out: any name can be imported from it, and using one raises.
 _ABSENT = """\
 def __getattr__(name):
     if name.startswith("__"):
@@ -44,7 +44,7 @@ def shake(
     without_methods: Collection[str] = (),
     without_modules: Collection[str] = (),
 ) -> list[tuple[SourceModule, ast.Module]]:
-    """The modules needed to use `names` of the module `entry`, by name, with the syntax tree of what is left of each.
+    """The modules needed to use `names` of the module `entry`, by name, with the remaining syntax tree of each.
 
     roots: the packages whose modules are followed. without_methods: names of methods to remove whoever mentions them.
     without_modules: modules to replace by one that raises ImportError when something of it is used.
@@ -52,7 +52,7 @@ def shake(
     """
     shaker = _Shaker(roots, without_methods, without_modules)
     if not shaker.reach(entry, names):
-        raise BundleError(f"there is no module {entry} in {', '.join(sorted(roots))}")
+        raise BundleError(f"module {entry} not found in {', '.join(sorted(roots))}")
     while shaker.changed:
         shaker.changed = False
         for state in list(shaker.states.values()):
@@ -62,12 +62,12 @@ def shake(
 
 
 class _State:
-    """What is known to be used of a module so far."""
+    """The definitions of a module that are known to be used so far."""
 
     def __init__(self, module: SourceModule) -> None:
         self.module = module
         self.used: set[str] = set()
-        """Names mentioned by kept code of the module, or wanted by other modules."""
+        """Names used by kept code of the module, or imported by other modules."""
         self.kept: set[int] = set()
         """Identities of the syntax nodes to keep."""
 
@@ -79,7 +79,7 @@ class _State:
                 for argument in _arguments(node):
                     argument.annotation = None
             if isinstance(node, ast.Call) and _last_name(node) in ("njit", "jit"):
-                # numba stores compiled code beside the source file; a bundled module has none.
+                # numba caches compiled code next to the source file; a bundled module has no source file.
                 node.keywords = [keyword for keyword in node.keywords if keyword.arg != "cache"]
         return ast.Module(body, [])
 
@@ -102,7 +102,7 @@ class _Shaker:
         self.roots, self.without_methods, self.without_modules = roots, without_methods, without_modules
         self.states: dict[str, _State] = {}
         self.missing: set[str] = set()
-        """Names that are no modules."""
+        """Names other than modules."""
         self.attributes: set[str] = set()
         """Names that kept code mentions as attributes or strings."""
         self.changed = True
@@ -136,7 +136,7 @@ class _Shaker:
         return True
 
     def visit(self, state: _State, node: ast.stmt) -> None:
-        """Keep a top-level statement, or what is newly used of it."""
+        """Keep a top-level statement, or its newly used parts."""
         if isinstance(node, ast.ClassDef) and id(node) in state.kept:
             for method in _removable_methods(node):
                 if id(method) not in state.kept and method.name in self.attributes:
@@ -174,7 +174,7 @@ class _Shaker:
                     self._follow(inside, module, alias)
 
     def _attribute(self, target: str, parts: list[str]) -> None:
-        """Reach `a.b.c` where `a` stands for the module `target`: `c` of the module `target.b`, if there is one."""
+        """Resolve `a.b.c` where `a` is bound to the module `target`: `c` of the module `target.b`, if there is one."""
         for part in parts:
             if not self.reach(target, (part,)):
                 return

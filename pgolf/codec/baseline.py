@@ -1,4 +1,4 @@
-"""Symbols and scales for a general compressor: what the entropy coder is compared with."""
+"""Baseline coders: symbols and scales packed for a general compressor, to compare the entropy coder with."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Range coding of a set of matrices with the model of `symbols`: the fast loops, and what they cost in bits.
+"""Range coding of a set of matrices with the model of `symbols`: the fast loops, and the cost in bits.
 
 `constriction` does the arithmetic. Its `Categorical(perfect=False)` turns a row of integer frequencies into 24-bit
 probabilities with one division, one multiplication and one truncation, all exact or correctly rounded, so that the same
@@ -28,7 +28,7 @@ class Streams:
     signs: bytes
     """Of all nonzero magnitudes, in the order of the walk: packed bits, or range-coded words in a centered set."""
     escapes: bytes
-    """What magnitudes exceed the alphabet's last symbol by, in the order of the walk, as LEB128."""
+    """Escapes: excess of magnitudes over the alphabet's last symbol, in the order of the walk, as LEB128."""
 
 
 class _Writer:
@@ -62,7 +62,7 @@ class _Writer:
 
 @dataclass(frozen=True)
 class Coded:
-    """What `encode` made, and what it should have cost."""
+    """The streams of `encode` and their ideal cost."""
 
     streams: Streams
     bits: float
@@ -120,7 +120,7 @@ def encode(
 
 
 def decode(planes: Sequence[Plane], streams: Streams, alphabet: int, memory: int, centered: bool) -> list[np.ndarray]:
-    """The matrices of integers again, (rows, columns) int32 each. Raises PgolfError when the streams do not fit."""
+    """Decode the matrices of integers, (rows, columns) int32 each. Raises PgolfError when the streams do not fit."""
     flat = np.zeros(sum(plane.weights for plane in planes), dtype=np.int32)
     scan = Scan(planes, alphabet, memory, centered)
     decoder = _decoder(streams.magnitudes)
@@ -128,8 +128,8 @@ def decode(planes: Sequence[Plane], streams: Streams, alphabet: int, memory: int
     plain = np.unpackbits(np.frombuffer(streams.signs, dtype=np.uint8)) if not centered else np.zeros(0, np.uint8)
     escapes = read_numbers(streams.escapes)
     if len(escapes) and escapes.max() > np.iinfo(np.int32).max // 2:
-        raise PgolfError("a symbol is larger than 30 bits: the model is damaged, package it again")
-    # the coder reads zeros beyond its end for ever, so what the symbols cost tells that it is far behind it
+        raise PgolfError("corrupt model: a symbol exceeds 30 bits; package it again")
+    # the coder reads zeros beyond its end without limit, so the cost of the symbols shows that it is far past the end
     capacity = 8.0 * (len(streams.magnitudes) + (len(streams.signs) if centered else 0)) * 1.01 + 4096
     sign_at = escape_at = 0
     try:
@@ -153,12 +153,12 @@ def decode(planes: Sequence[Plane], streams: Streams, alphabet: int, memory: int
                 break
         scan.finish()
     except (ValueError, AssertionError) as error:
-        raise PgolfError("the symbols do not fit their streams: the model is damaged, package it again") from error
+        raise PgolfError("corrupt model: a symbol stream is too short; package it again") from error
     filled = decoder.maybe_exhausted() and (sign_decoder is None or sign_decoder.maybe_exhausted())
     if sign_decoder is None:
         filled = filled and -(-sign_at // 8) == len(streams.signs)
     if scan.bits > capacity or escape_at != len(escapes) or not filled:
-        raise PgolfError("the symbols do not fill their streams: the model is damaged, package it again")
+        raise PgolfError("corrupt model: a symbol stream has data after its end; package it again")
     result, start = [], 0
     for plane in planes:
         result.append(flat[start : start + plane.weights].reshape(plane.rows, plane.columns))
@@ -191,7 +191,7 @@ def read_numbers(data: bytes) -> np.ndarray:
             values.append(value)
             value = shift = 0
         elif shift >= 63:
-            raise PgolfError("a number is longer than 63 bits: the model is damaged, package it again")
+            raise PgolfError("corrupt model: a number exceeds 63 bits; package it again")
     if shift:
-        raise PgolfError("a number is cut short: the model is damaged, package it again")
+        raise PgolfError("corrupt model: a number is truncated; package it again")
     return np.array(values, dtype=np.int64)

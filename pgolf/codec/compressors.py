@@ -1,6 +1,6 @@
 """General compressors behind one interface: for the header and control tensors, and to compare the coder with.
 
-Decompression knows how many bytes must come out and never makes more, whatever the data says.
+Decompression is given the expected size and never produces more, whatever the data declares.
 """
 
 import lzma
@@ -34,9 +34,9 @@ def decompress(data: bytes, name: str, size: int) -> bytes:
     try:
         result = _decompress(data, name, size)
     except (zlib.error, lzma.LZMAError, EOFError, ValueError) as error:
-        raise PgolfError(f"{name} cannot read its part ({error}): the model is damaged, package it again") from error
+        raise PgolfError(f"corrupt model: {name} cannot decompress its section ({error}); package it again") from error
     if len(result) != size:
-        raise PgolfError(f"{name} data has not the declared {size} bytes: the model is damaged, package it again")
+        raise PgolfError(f"corrupt model: the {name} section is not {size} bytes long as declared; package it again")
     return result
 
 
@@ -62,6 +62,6 @@ def _decompress(data: bytes, name: str, size: int) -> bytes:
 
 
 def smallest(data: bytes, names: tuple[str, ...] = ("raw", "zlib", "brotli", "primed")) -> tuple[int, bytes]:
-    """The index in NAMES of the compressor that does best, and what it made."""
+    """The index in NAMES of the best compressor, and its output."""
     made = [(NAMES.index(name), compress(data, name)) for name in names]
     return min(made, key=lambda item: (len(item[1]), item[0]))

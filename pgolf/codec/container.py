@@ -2,7 +2,7 @@
 
 docs/FORMAT.md describes every byte. A digest over the whole file is checked before anything else, limits on everything
 declared before anything is allocated, and a digest of the decoded integers at the end, so that a decoder that strays
-(another library, another machine) says so instead of handing out a wrong model.
+(another library, another machine) reports an error instead of returning a wrong model.
 """
 
 import dataclasses
@@ -35,11 +35,11 @@ _CENTER_TRIAL = 1 << 23  # weights up to which both models are tried on a matrix
 
 @dataclass(frozen=True)
 class Parts:
-    """A container taken apart into its sections, still coded; what the ledger counts."""
+    """A container split into its sections, still coded, as the ledger counts them."""
 
     directory: Directory
     text: bytes
-    """The directory as it stands in the file, decompressed."""
+    """The JSON of the directory as stored, decompressed."""
     directory_bytes: int
     scales: Streams
     plain: Streams
@@ -117,7 +117,7 @@ def take_apart(data: bytes) -> Parts:
         raise PgolfError(f"the container has version {data[3:4].hex() or 'none'}, this pgolf reads 01: use a newer one")
     body = memoryview(data)[_START:]
     if hashlib.sha256(body).digest()[:_DIGEST] != data[len(MAGIC) : _START]:
-        raise PgolfError("model.pgz is damaged: its digest is not that of its bytes; copy or package it again")
+        raise PgolfError("model.pgz is damaged: its digest does not match its bytes; copy or package it again")
     reader = _Reader(body)
     raw, kind, size = reader.numbers(3)
     if raw > layout.MAX_HEADER or kind >= len(compressors.NAMES):
@@ -137,12 +137,12 @@ def take_apart(data: bytes) -> Parts:
     controls = reader.take(size)
     digest = reader.take(_CONTENT_DIGEST)
     if not reader.finished:
-        raise PgolfError("the container goes on after its end: it is damaged")
+        raise PgolfError("corrupt model: the container has data after its end")
     return Parts(directory, text, len(stored), scales, plain, centered, packed, kind, controls, digest)
 
 
 def code_again(model: QuantizedModel, directory: Directory) -> list[Coded]:
-    """The three sets of a decoded container (scales, plain, centered) once more, with what each tensor costs."""
+    """Re-encode the three sets of a decoded container (scales, plain, centered) to measure the cost of each tensor."""
     centered = {entry.name for entry in directory.matrices if entry.part == CENTERED}
     _, left = _describe(model, directory.coder, centered)
     return _code(model, directory, left, by_plane=True)
@@ -246,7 +246,7 @@ def _choose_centered(model: QuantizedModel) -> set[str]:
 
 
 def _choose_memory(model: QuantizedModel, directory: Directory, part: int) -> int:
-    """How slowly a set should forget: tried on its smallest matrices, all of them in a small model."""
+    """Choose a set's memory (adaptation rate) by trying each on its smallest matrices."""
     scales = [model.matrices[entry.name].row_scale for entry in directory.matrices]
     names = [entry.name for entry in directory.matrices if entry.part == part]
     members = sorted(zip(_planes(directory, part, scales), names, strict=True), key=lambda item: item[0].weights)
@@ -266,7 +266,7 @@ def _choose_memory(model: QuantizedModel, directory: Directory, part: int) -> in
 
 
 def _describe(model: QuantizedModel, coder: str, centered: set[str]) -> tuple[Directory, list[np.ndarray]]:
-    """The directory, and for each vector of scales what its prediction leaves."""
+    """The directory, and the prediction residual of each vector of scales."""
     entries: list[MatrixEntry] = []
     earlier: list[np.ndarray] = []
     left: list[np.ndarray] = []
@@ -338,10 +338,10 @@ def _decode_scales(directory: Directory, streams: Streams) -> list[np.ndarray]:
                 side_information.predict(prediction.kind, prediction.first, len(wide), vectors) if len(wide) else wide
             )
         except IndexError as error:
-            raise PgolfError("a vector of scales is told from one that is not there: it is damaged") from error
+            raise PgolfError("corrupt model: a scale vector is predicted from a vector that does not exist") from error
         wide = np.cumsum(wide) + prediction.first if expected is None else wide + expected
         if len(wide) and (wide.min() < -(1 << 15) or wide.max() >= 1 << 15):
-            raise PgolfError("a scale does not fit 16 bits: the model is damaged, package it again")
+            raise PgolfError("corrupt model: a scale does not fit 16 bits; package it again")
         vectors.append(wide.astype(np.int16))
     return vectors
 

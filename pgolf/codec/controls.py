@@ -35,7 +35,7 @@ def split(controls: Sequence[bytes], directory: Directory) -> bytes:
 
 
 def read(directory: Directory, kind: int, stored: bytes) -> dict[str, torch.Tensor]:
-    """The control tensors by name. Raises PgolfError when they are not what the directory declares."""
+    """The control tensors by name. Raises PgolfError when they do not match the directory."""
     sizes = _sizes(directory)
     if kind >= len(compressors.NAMES):
         raise PgolfError("the control tensors are packed in an unknown way: the container is damaged")

@@ -1,7 +1,7 @@
 """The text that a container's directory is compressed against: the words that every directory repeats.
 
 Small models count every byte; this saves some 500 of a directory's 800. It is part of the format: any change needs a
-new version of the container. It stands in docs/FORMAT.md too.
+new version of the container. docs/FORMAT.md contains it too.
 """
 
 DICTIONARY = """

@@ -1,4 +1,4 @@
-"""The container's directory: which tensors there are, what the model is told of each, and the limits on all of it.
+"""The container's directory: tensors, their side information for the entropy model, and limits on all values.
 
 A JSON object, compressed. Every value is checked before anything is allocated by it.
 """
@@ -50,7 +50,7 @@ class Directory:
     alphabets: tuple[int, int, int]
     """Of the scales, the plain and the centered set."""
     memories: tuple[int, int]
-    """How slowly the plain and the centered set forget, as `Scan` takes it; the scales have SCALES_MEMORY."""
+    """Memory (adaptation rate) of the plain and the centered set, see `Scan`; the scales have SCALES_MEMORY."""
     header: Mapping[str, Any]
 
     @property
@@ -127,7 +127,7 @@ def read(text: bytes) -> Directory:
         or any(kind not in CONTROL_BYTES for _, kind, _ in small)
         or not isinstance(directory.header, dict)
     ):
-        raise PgolfError("the container's directory makes no sense; package the model again")
+        raise PgolfError("the container's directory is inconsistent; package the model again")
     return directory
 
 
@@ -162,7 +162,7 @@ def _unfold(values: Any) -> list[Any]:
     if isinstance(values, dict):
         return [values["all"]] * _whole(values["count"], "count", 0, MAX_TENSORS)
     if not isinstance(values, list):
-        raise ValueError("a column is no list")
+        raise ValueError("a column is not a list")
     return values
 
 
@@ -196,13 +196,13 @@ def _entry(values: dict[str, Any]) -> MatrixEntry:
 
 def _whole(value: Any, what: str, least: int, most: int) -> int:
     if type(value) is not int or not least <= value <= most:
-        raise ValueError(f"{what} is {str(value)[:20]}, not between {least} and {most}")
+        raise ValueError(f"{what} is {str(value)[:20]}; expected {least} to {most}")
     return value
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or len(value) > 1024:
-        raise ValueError("a name is no text")
+        raise ValueError("a name is not a string")
     return value
 
 

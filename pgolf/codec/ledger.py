@@ -1,4 +1,4 @@
-"""Where the bytes of a container go: by tensor and role, against the symbols' entropy and the coder's own model."""
+"""Byte ledger of a container: by tensor and role, compared with the symbols' entropy and the coder's model."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Line:
     scale_bytes: float
     control_bytes: float
     entropy_bits: float
-    """Of each tensor's symbols by its own histogram: what an ideal coder without context would take."""
+    """Bytes of each tensor's symbols under an ideal coder without context (the entropy of its histogram)."""
     model_bits: float
     """Cross-entropy of the symbols by the coder's model; 0 for general compressors, which have none."""
 
@@ -50,7 +50,7 @@ class Line:
 
     @property
     def coder_distance(self) -> float:
-        """Bytes of the symbols over the model's cross-entropy, less 1: what the coding itself wastes."""
+        """Bytes of the symbols over the model's cross-entropy, minus 1: the overhead of the coding itself."""
         return 8 * self.symbol_bytes / self.model_bits - 1 if self.model_bits else 0.0
 
 

@@ -1,4 +1,4 @@
-"""What the encoder tells the model of a matrix or of a vector of scales: chosen here from integer statistics.
+"""Side information of a matrix or a scale vector for the entropy model, chosen from integer statistics.
 
 Integers and divisions of integers only, so that the same weights give the same container on every machine.
 """
@@ -45,7 +45,7 @@ def _plane(tensor: QuantizedTensor, base: int, row_inertia: int, column_inertia:
 
 
 def resembles(tensor: QuantizedTensor) -> bool:
-    """Whether neighboring rows agree in sign more often than chance has it: worth trying to code it centered."""
+    """True if neighboring rows agree in sign more often than by chance, so that centered coding is worth a try."""
     rows, columns = tensor.shape
     if rows < max(32, columns) or not 8 <= columns <= 1 << 16:
         return False
@@ -55,7 +55,7 @@ def resembles(tensor: QuantizedTensor) -> bool:
 
 
 def alphabet_for(matrices: Sequence[np.ndarray]) -> int:
-    """The smallest alphabet that all but one in 32,768 magnitudes fit."""
+    """The smallest alphabet that holds all but one in 32,768 magnitudes."""
     counts = np.zeros(ALPHABETS[-1] + 1, dtype=np.int64)
     for matrix in matrices:
         counts += np.bincount(np.minimum(np.abs(matrix), ALPHABETS[-1]).ravel(), minlength=len(counts))
@@ -71,7 +71,7 @@ def _mean_class(size: np.ndarray) -> int:
 def _inertia(sums: np.ndarray, count: int) -> int:
     """For factors of which `sums` are observed, each over `count` symbols: noise over the factors' own variance.
 
-    The best linear estimate of a factor gives its starting value the weight of so many symbols; as a power of two.
+    Number of symbols that the starting value of a factor weighs in its best linear estimate, as a power of two.
     """
     total, squares = int(sums.sum()), sum(value * value for value in sums.tolist())
     if not total:
@@ -85,7 +85,7 @@ def _inertia(sums: np.ndarray, count: int) -> int:
 
 @dataclass(frozen=True)
 class Prediction:
-    """How a vector of scales is told from what is known: 0 from its first entry, 1 from the entry before, and 2 + k
+    """How a scale vector is predicted: 0 from its own first entry, 1 from the previous entry, and 2 + k
     from the k-th vector before it of the same length, shifted by the difference of the first entries."""
 
     kind: int
@@ -94,7 +94,7 @@ class Prediction:
 
 
 def predict(kind: int, first: int, length: int, earlier: Sequence[np.ndarray]) -> np.ndarray | None:
-    """What kinds 0 and 2 + k expect of every entry; None for kind 1, which needs the entry before."""
+    """Predicted entries of kinds 0 and 2 + k; None for kind 1, which needs the previous entry."""
     if kind == 1:
         return None
     if kind == 0:
@@ -109,7 +109,7 @@ def same_length(length: int, earlier: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def describe_vector(vector: np.ndarray, earlier: Sequence[np.ndarray]) -> tuple[Prediction, np.ndarray]:
-    """The prediction that leaves least, and what it leaves: (length,) int32."""
+    """The prediction with the smallest residual, and that residual: (length,) int32."""
     wide = vector.astype(np.int64)
     if not len(wide):
         return Prediction(0, 0, 0), np.zeros(0, dtype=np.int32)

@@ -4,15 +4,15 @@ Weights of a trained matrix are nearly Gaussian given their scale, and the scale
 column's. So every symbol gets an expected magnitude, `base * row factor * column factor`, with the two factors learned
 from what has already been decoded; it picks one of 128 tables, and those learn by counting.
 
-What is unusual is the order. A matrix is walked along its anti-diagonals: the symbols of one do not depend on each
+Unusual here is the order. A matrix is walked along its anti-diagonals: the symbols of one do not depend on each
 other, yet each has its whole row to the left and its whole column above already decoded. So both factors are learned
 without a byte of side information, and one step is one vector operation over a diagonal of every matrix at once.
 
 Rows of an embedding whose tokens are rare or never seen resemble each other. A matrix may therefore be *centered*: a
-running mean of each column, times a factor learned along the row, says where the symbol is expected, and the distance
+running mean of each column, times a factor learned along the row, predicts the symbol, and the distance
 from there is coded. Model the variance, and the mean only where it is not noise.
 
-All arithmetic is in integers, so that every machine finds the same tables. docs/FORMAT.md says it in words.
+All arithmetic is in integers, so that every machine computes the same tables. docs/FORMAT.md specifies it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,11 +25,11 @@ from pgolf.quantized.tensors import KAPPA, NEXT_STATE, octave_table
 
 _FIXED = 12  # fractional bits of the row and column factors, and of a row's step in a centered matrix
 _MAX_FACTOR = 64 << _FIXED
-_OWN, _NEIGHBOR = 8192, 4096  # what a symbol adds to its own class's table and to those on both sides of it
+_OWN, _NEIGHBOR = 8192, 4096  # increments of the table of the symbol's class and of the two neighboring classes
 _SIGN_COUNT = 64
 _FIRST_BLOCK, _GROWTH = 256, 16  # tables are rebuilt when 256 symbols and a sixteenth of all so far are new
 _MEAN_ROWS = 6  # rows that the running mean of a column looks back, in rows that follow it closely
-_MAX_LEVEL = 1 << 10  # half steps; what is larger enters the mean as this
+_MAX_LEVEL = 1 << 10  # half steps; larger values enter the mean as this one
 
 # The trellises as one machine: state 0 is "no trellis", 1 .. 4 that of four states, 5 .. 12 that of eight.
 _ENTRY = {0: 0, 4: 1, 8: 5}
@@ -39,14 +39,14 @@ _KAPPA: np.ndarray = np.concatenate([np.zeros(1), KAPPA[4], KAPPA[8]]).astype(np
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """What the model must be told of one matrix; everything else it learns."""
+    """Side information of one matrix; the model learns everything else."""
 
     rows: int
     columns: int
     trellis: int
     """Number of trellis states, 0 for none."""
     segment: int
-    """Rows after which the trellis starts again."""
+    """Rows after which the trellis restarts."""
     base: int
     """Mean magnitude, as a class of `tables` (an eighth octave)."""
     row_inertia: int
@@ -93,7 +93,7 @@ class Scan:
         self._new_count = 0
         self._seen = 0
         self.bits = 0.0
-        """What the symbols up to the last change of the tables cost by their tables: no part of the coding itself."""
+        """Cost of the symbols up to the last table update under their tables, for reports; coding does not use it."""
         self._lay_out([plane for plane in planes if plane.weights])
 
     def _lay_out(self, planes: Sequence[Plane]) -> None:
@@ -196,7 +196,7 @@ class Scan:
         return 2 * (self.contexts[some] // tables.PER_OCTAVE) + (magnitudes[some] > 1)
 
     def learn(self, magnitudes: np.ndarray, symbols: np.ndarray) -> bool:
-        """Take in what the step's symbols are. Returns whether the tables have changed.
+        """Update the model with the step's symbols. Returns whether the tables have changed.
 
         magnitudes: distance from the center, at most the alphabet's last symbol; symbols: the whole symbols.
         """
@@ -259,7 +259,7 @@ class Scan:
 
 
 def _cost(counts: np.ndarray, frequencies: np.ndarray) -> float:
-    """Bits of so many symbols of each kind, by the frequencies they were coded with (last axis: the alphabet)."""
+    """Bits of the counted symbols under the frequencies they were coded with (last axis: the alphabet)."""
     total = frequencies.sum(axis=-1, keepdims=True)
     used = counts > 0
     return float((counts * (np.log2(total) - np.log2(frequencies)))[used].sum())

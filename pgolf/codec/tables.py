@@ -1,4 +1,4 @@
-"""The probability tables that coding starts from, and the grid of scale classes they stand on.
+"""Initial probability tables of the entropy coder, and the grid of scale classes.
 
 A class is the expected magnitude of a symbol, on a grid of an eighth octave: coding with a scale wrong by d (natural
 log) costs 1.44 d^2 bits, 0.0009 on average at this spacing. For each class the tables hold a Gaussian's probabilities;
@@ -22,7 +22,7 @@ PRIOR_TOTAL = 1 << 20
 """Sum of a starting table, but for rounding and one more for each symbol."""
 SIGN_PRIOR_TOTAL = 1 << 12
 OFFSETS = (0.0, 0.0, 1 / 16, 3 / 16, 5 / 16, 7 / 16)
-"""Where the center of the distribution lies, in steps off the symbol it is counted from, by shape."""
+"""Offset of the distribution's center from the symbol, in steps, by shape."""
 SHAPES = len(OFFSETS)
 ODD = 1
 """The shape of the trellis's second quantizer around zero: 0, 1/2, 3/2, 5/2, ... steps."""
@@ -48,7 +48,7 @@ def class_of() -> np.ndarray:
 
 @lru_cache
 def class_centers() -> np.ndarray:
-    """Expected magnitude that stands for a class, in 1 / UNIT steps: (CLASSES,) int64."""
+    """Representative expected magnitude of each class, in 1 / UNIT steps: (CLASSES,) int64."""
     middle = octave_table(2 * PER_OCTAVE)[1]
     octaves, fractions = np.divmod(np.arange(CLASSES), PER_OCTAVE)
     return np.floor(np.ldexp(middle * octave_table(PER_OCTAVE)[fractions], octaves)).astype(np.int64)
@@ -72,7 +72,7 @@ def _tail(distance: np.ndarray) -> np.ndarray:
 def prior(alphabet: int) -> np.ndarray:
     """Starting frequencies of magnitudes: (SHAPES, CLASSES, alphabet) int64, each at least 1.
 
-    The last symbol of the alphabet stands for every larger magnitude.
+    The last symbol of the alphabet includes all larger magnitudes.
     """
     whole = np.arange(1, alphabet)
     result = np.empty((SHAPES, CLASSES, alphabet), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What a coder needs of a model: a distribution for the next token, then the token that came.
+"""Next-token predictors for the range coder: give a distribution, then take the token.
 
 A predictor never sees a token before it has given the distribution for it, so encoder and decoder can drive it alike.
 Every forward has the same shape and the same known tokens in both, hence the same bits on one machine and one version
@@ -32,7 +32,7 @@ class Predictor(Protocol):
         ...
 
     def reveal(self, tokens: np.ndarray) -> None:
-        """Tell the (rows,) tokens that came; texts whose end it is stop running."""
+        """Take the next (rows,) tokens; texts that end with theirs stop running."""
         ...
 
 
@@ -96,7 +96,7 @@ class Stream:
 
     @property
     def tokens(self) -> np.ndarray:
-        """(count,) int64: what has come so far, zeros behind it."""
+        """(count,) int64: the known tokens, followed by zeros."""
         return self._tokens
 
     @torch.no_grad()
@@ -123,8 +123,8 @@ class Stream:
 class LearningStream(Stream):
     """A stream whose model learns from every window once all its targets are known: `ttt.method = "sgd"`.
 
-    The same steps as `evaluate.ttt.dynamic_evaluation`, without its time cap: whether there is time left is no function
-    of the text, so a decoder could not repeat it. Raises PgolfError for settings that it cannot follow token by token.
+    The same steps as `evaluate.ttt.dynamic_evaluation`, without its time cap: a decoder could not repeat decisions that
+    depend on the clock. Raises PgolfError for settings that it cannot follow token by token.
     """
 
     def __init__(self, model: GPT, settings: EvaluateConfig, ttt: TttConfig, first: int, count: int) -> None:

@@ -95,7 +95,7 @@ def bits_per_byte(code_bytes: int, text_bytes: int) -> float:
 
 
 def agrees(coded: float, claimed: float, code_bytes: int) -> bool:
-    """Whether two scores in bits per byte agree to TOLERANCE; a short code's last words are allowed for."""
+    """True if two scores in bits per byte agree to TOLERANCE, with an allowance for the last words of a short code."""
     return abs(coded / claimed - 1) <= TOLERANCE + 16 / max(code_bytes, 1)
 
 

@@ -18,9 +18,9 @@ OnStep = Callable[[int], None]
 
 
 def encode(predictor: Predictor, texts: Sequence[np.ndarray], on_step: OnStep) -> bytes:
-    """Code what follows the first token of each text, its end token included.
+    """Code each text after its first token, the end token included.
 
-    texts: (n,) ids each, in the predictor's order, all that it will be told.
+    texts: (n,) ids each, in the predictor's order.
     """
     coder = constriction.stream.queue.RangeEncoder()
     running = [text[1:] for text in texts]
@@ -71,5 +71,5 @@ def decode_one(predictor: Predictor, code: bytes, first: int, on_step: OnStep) -
 
 def _decoder(code: bytes) -> constriction.stream.queue.RangeDecoder:
     if len(code) % 4:
-        raise PgolfError("a block's code is no whole number of 32-bit words: the file is damaged")
+        raise PgolfError("the file is damaged: the code of a block is not a whole number of 32-bit words")
     return constriction.stream.queue.RangeDecoder(np.frombuffer(code, dtype="<u4").astype(np.uint32))

@@ -52,12 +52,14 @@ def write(header: dict[str, Any], blocks: list[Block]) -> bytes:
 
 
 def read(data: bytes, name: str) -> tuple[dict[str, Any], list[Block]]:
-    """Header and blocks of a file; name: for messages. Raises PgolfError when it is no such file or was changed."""
+    """Header and blocks of a file; name: for messages. Raises PgolfError for any other file and for a changed one."""
     if not data.startswith(MAGIC):
-        raise PgolfError(f"{name} is no file of pgolf compress; name the {SUFFIX} file it wrote")
+        raise PgolfError(f"{name} was not written by pgolf compress or prove; name a {SUFFIX} file")
     body, digest = data[:-32], data[-32:]
     if len(data) < len(MAGIC) + 4 + 32 or hashlib.sha256(body).digest() != digest:
-        raise PgolfError(f"{name} was changed or cut short: its SHA-256 is not the one at its end; compress again")
+        raise PgolfError(
+            f"{name} was changed or truncated: its SHA-256 differs from the one at its end; compress the text again"
+        )
     (length,) = struct.unpack_from("<I", body, len(MAGIC))
     start = len(MAGIC) + 4
     if length > _MAX_HEADER or start + length > len(body):

@@ -1,7 +1,7 @@
 """Compress a text with a model, and get it back.
 
 The text is cut into pieces of about `piece_bytes` at line ends. Without learning, `rows` pieces are coded side by side,
-each with its own context; with learning they are one stream, in order, and the model learns from what was coded.
+each with its own context.
 """
 
 import hashlib
@@ -65,7 +65,7 @@ def model_hash(model: GPT) -> str:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What the bits of a forward may depend on."""
+    """Properties that the bits of a forward pass may depend on."""
     return {
         "torch": torch.__version__.partition("+")[0],
         "processor": platform.machine(),
@@ -162,7 +162,7 @@ def decompress(data: bytes, name: str, model: GPT, tokenizer: Tokenizer, reporte
             texts.append(_decoded(block, number, header, model, tokenizer, settings, progress, name))
     text = b"".join(texts)
     if hashlib.sha256(text).hexdigest() != _field(header, "text", "sha256"):
-        raise PgolfError(f"{name}: the text has another SHA-256 than the header says: it is damaged")
+        raise PgolfError(f"{name} is damaged: the SHA-256 of the text differs from the header's")
     return text
 
 

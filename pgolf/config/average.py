@@ -14,13 +14,15 @@ class AverageConfig:
     tail_from: float = 0.9
     """Fraction of training from which the plain mean of all weights (`tail`) is taken; 1: none."""
     interpolate: tuple[float, ...] = (0.5,)
-    """`ema-finalize` also tries these blends: so much of the best average, the rest of the last weights."""
+    """Interpolation weights between the last weights (0) and the best average (1) that `ema-finalize` also tries."""
 
     def __post_init__(self) -> None:
         if any(not 0 < decay < 1 for decay in self.ema_decays) or len(set(self.ema_decays)) < len(self.ema_decays):
-            raise PgolfError(f"average.ema_decays wants different numbers between 0 and 1, got {list(self.ema_decays)}")
+            raise PgolfError(
+                f"average.ema_decays must be distinct numbers between 0 and 1, got {list(self.ema_decays)}"
+            )
         for name in ("ema_from", "tail_from"):
             if not 0 <= getattr(self, name) <= 1:
                 raise PgolfError(f"average.{name} is {getattr(self, name)}; it must be from 0 to 1")
         if any(not 0 < share < 1 for share in self.interpolate):
-            raise PgolfError(f"average.interpolate wants numbers between 0 and 1, got {list(self.interpolate)}")
+            raise PgolfError(f"average.interpolate must be numbers between 0 and 1, got {list(self.interpolate)}")

@@ -73,7 +73,7 @@ def changed(config: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def presets() -> dict[str, str]:
-    """What each preset is for, by name: the first sentence of its file."""
+    """Purpose of each preset, by name: the first sentence of its file."""
     found = {}
     for name in preset_names():
         text = (importlib.resources.files("pgolf.config") / "presets" / f"{name}.toml").read_text("utf-8")

@@ -29,7 +29,7 @@ def load(
 ) -> Config:
     """Compose a configuration from a preset, a TOML file and assignments such as `model.dim=512`, in that order.
 
-    `base` is what they are put over, in place of the defaults.
+    `base` replaces the defaults that they are applied to.
 
     Raises PgolfError for an unknown preset, section or key (naming the nearest known one), a value of the wrong
     type, or a file that is not TOML.
@@ -62,7 +62,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
 def recorded(values: Mapping[str, Any]) -> Config:
     """The configuration out of a manifest, perhaps of another version of pgolf.
 
-    The model section must be understood to the letter, or the weights beside it would mean something else; in every
+    The model section must be read exactly, or the weights would have another meaning; in every
     other section a setting that this version does not have, or has with another type, takes its default.
     """
     hints = typing.get_type_hints(Config)
@@ -175,7 +175,7 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
     origin = typing.get_origin(hint)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise PgolfError(f"{name} wants a list, got {value!r}")
+            raise PgolfError(f"{name} must be a list, got {value!r}")
         element = typing.get_args(hint)[0]
         return tuple(_convert(item, element, name) for item in value)
     if origin in (types.UnionType, typing.Union):
@@ -185,7 +185,7 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
         return _convert(value, options[0], name)
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise PgolfError(f"{name} wants a table, got {value!r}")
+            raise PgolfError(f"{name} must be a table, got {value!r}")
         element = typing.get_args(hint)[1]
         return {str(key): _convert(item, element, f"{name}.{key}") for key, item in value.items()}
     if isinstance(value, int) and abs(value) >= 2**64:
@@ -195,7 +195,7 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise PgolfError(f"{name} wants {_type_name(hint)}, got {value!r}")
+        raise PgolfError(f"{name} must be {_type_name(hint)}, got {value!r}")
     return value
 
 

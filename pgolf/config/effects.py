@@ -1,6 +1,6 @@
-"""Which settings change the result of which stages.
+"""The effect of settings on stages: which results a changed setting makes out of date.
 
-A setting decides the result of every stage that lists its section, unless its field says otherwise with
+A setting affects the result of every stage that lists its section, unless its field declares otherwise with
 `field(default=..., metadata=...)`: `NO_EFFECT` for one that changes no result, `only(...)` for one of some stages.
 Both "is this stage up to date" and "may this training go on from its checkpoint" read it from here.
 """
@@ -19,7 +19,7 @@ NO_EFFECT = only()
 
 
 def has_effect(section: Any, key: str, stage: str) -> bool:
-    """Whether the field `key` of a section (a dataclass) changes the result of a stage that lists the section."""
+    """True if the field `key` of a section (a dataclass) changes the result of a stage that lists the section."""
     found = next((field for field in fields(section) if field.name == key), None)
     return found is None or stage in found.metadata.get("stages", (stage,))
 

@@ -15,7 +15,7 @@ class EvaluateConfig:
     stride: int = 64
     """Tokens newly scored per window, so each sees at least `seq_len - stride` tokens where there are that many."""
     batch_windows: int = field(default=8, metadata=NO_EFFECT)
-    """Windows evaluated together, on a CPU by each core: few enough for its cache. A GPU wants more."""
+    """Windows evaluated together, on a CPU by each core: few enough for its cache. Use more on a GPU."""
     context: str = "windowed"
     """`windowed`: every token sees its own window and nothing before it; `banded`: one pass in which every layer sees
     `seq_len` tokens back, so that the last layer sees further."""
@@ -24,7 +24,7 @@ class EvaluateConfig:
     prove_tokens: int = field(default=0, metadata=NO_EFFECT)
     """Tokens of val whose sliding score `pgolf run` proves at its end (`pgolf prove`); 0: none."""
     mixture: bool = False
-    """Also score a mixture with causal statistics of the scored tokens; reported beside `bits_per_byte`, not in it."""
+    """Also score a mixture with causal statistics of the scored tokens; reported separately from `bits_per_byte`."""
 
     def __post_init__(self) -> None:
         if self.prove_tokens < 0:

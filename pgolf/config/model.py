@@ -14,7 +14,7 @@ class ModelConfig:
     dim: int = 128
     """Width of the residual stream."""
     num_layers: int = 3
-    """Physical blocks, each with weights of its own."""
+    """Number of physical blocks (layers with separate weights)."""
     num_heads: int = 4
     """Query heads; must divide `dim`."""
     num_kv_heads: int = 2
@@ -24,8 +24,7 @@ class ModelConfig:
     mlp_slope: float = 0.0
     """Slope of the squared activation below zero: 0 is relu squared, 0.5 the records' leaky relu squared."""
     bos_id: int = 1
-    """The token that begins a document, which document boundaries are found by. `train` and `import` set it to the
-    tokenizer's own, whatever is given here."""
+    """The token that marks the beginning of a document. `train` and `import` replace it with the tokenizer's BOS."""
     embed_init_std: float = 0.005
     """Standard deviation of the initial embedding (the records' value)."""
     qk_gain: float = 5.25
@@ -47,22 +46,23 @@ class ModelConfig:
     loop_last: int = -1
     """Last layer of the looped range; -1: the last of all."""
     loop_passes: int = 1
-    """Times the range is run in training; 1: no looping."""
+    """Number of passes over the range in training; 1: no looping."""
     eval_loop_passes: int = 0
-    """Times the range is run in evaluation; 0: as in training."""
+    """Number of passes over the range in evaluation; 0: as in training."""
     loop_from: float = 0.0
-    """Fraction of training from which the looping is on."""
+    """Fraction of training at which looping starts."""
 
     parallel_lanes: int = 1
     """Residual streams of the parallel layers: 1, or 2 with learned routing from each sublayer to both."""
     norm_scale: bool = False
     """Multiply the normed input of layer n (from 0) by 1 / sqrt(n + 1)."""
     layer_windows: tuple[int, ...] = ()
-    """Tokens back that each layer's attention sees, its own included; 0 or none given: the whole sequence."""
+    """Attention window of each layer in tokens, the query included; 0 or an empty list: the whole sequence."""
     document_attention: bool = False
-    """Attention does not look past the start of its own document."""
+    """Mask attention at document boundaries."""
     xsa_from: int = -1
-    """First layer whose heads drop the part of their output along their own token's value; -1: none, 0: all."""
+    """First layer with exclusive self-attention (the component along the token's own value is removed); -1: none, 0:
+    all."""
     head_gate: str = "none"
     """A learned gate on each head's output: `none`, `sparse` (reads 12 dimensions) or `dense` (reads all)."""
     head_gate_factor: float = 0.5
@@ -72,13 +72,13 @@ class ModelConfig:
     value_x0: bool = False
     """Values are made from the block's input plus a learned share of the normed embedding."""
     value_embed_layers: tuple[int, ...] = ()
-    """Layers whose values get an embedding of their token added."""
+    """Layers that add a value embedding of the token to their values."""
     value_embed_dim: int = 128
     """Width of the value embedding table, projected to the width of the values (the records: 128)."""
     skips: bool = False
-    """U-Net skips: the first half's outputs come back in the second half."""
+    """U-Net skips: add the outputs of the first half of the blocks to the inputs of the second half."""
     skip_gates: bool = True
-    """Learned gates between the stream and what comes back; false: it is added, as in the challenge baseline."""
+    """Interpolate between stream and skip with learned gates; false: add the skip, as in the challenge baseline."""
     smear_gate: bool = False
     """Add a learned share of the previous token's embedding to each token's, never across a document start."""
     canon_taps: int = 0
@@ -98,15 +98,16 @@ class ModelConfig:
     embed_dim: int = 0
     """Width of a factored embedding, projected to `dim` and back; 0: not factored."""
     tied_head: bool = True
-    """The output embedding is the input's own; false: a matrix of its own, starting as a copy."""
+    """Share one matrix between input and output embedding; false: a separate output matrix, initialized as a copy."""
     logit_bias: bool = False
     """A learned bias per token of the vocabulary on the logits."""
     backout: bool = False
-    """Take a learned share of the middle block's output out of the last one's."""
+    """Subtract a learned share of the middle block's output from the last block's output."""
     future_weights: tuple[float, ...] = ()
-    """Weights of the loss of the 2nd, 3rd, ... token ahead, in training only, read off the same logits; empty: off."""
+    """Multi-token prediction: loss weights of the 2nd, 3rd, ... token ahead, from the same logits, in training; empty:
+    off."""
     future_until: float = 0.5
-    """Fraction of training at which that loss has faded out, linearly from the start."""
+    """Fraction of training at which that loss has decayed to zero, linearly."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "dim", "num_layers", "num_heads", "num_kv_heads", "loop_passes"):
@@ -141,25 +142,25 @@ class ModelConfig:
                 raise PgolfError(f"model.{name} holds a negative number: {list(getattr(self, name))}")
         if len(self.layer_windows) not in (0, self.num_layers):
             raise PgolfError(
-                f"model.layer_windows names {len(self.layer_windows)} windows; {self.num_layers} layers want one each"
+                f"model.layer_windows must have one entry per layer ({self.num_layers}), got {len(self.layer_windows)}"
             )
         if any(layer >= self.num_layers for layer in self.value_embed_layers):
             raise PgolfError(
-                f"model.value_embed_layers names layer {max(self.value_embed_layers)}; the last {self.num_layers - 1}"
+                f"model.value_embed_layers: {max(self.value_embed_layers)} is out of range (0..{self.num_layers - 1})"
             )
         head_dim = self.dim // self.num_heads
         if (self.rope_dims or head_dim) % 2 or self.rope_dims > head_dim or self.rope_dims < 0:
             raise PgolfError(
-                f"model.rope_dims = {self.rope_dims} cannot rotate heads of {head_dim}: an even number up to that"
+                f"model.rope_dims is {self.rope_dims}; it must be even and at most the head dimension {head_dim}"
             )
         if self.key_offset and not 0 < self.rope_dims < head_dim:
             raise PgolfError(
-                "model.key_offset moves the dimensions that do not rotate: set model.rope_dims below a head"
+                f"model.key_offset shifts the dimensions without rotation: set model.rope_dims below {head_dim}"
             )
         last = self.loop_last % self.num_layers if self.loop_last < 0 else self.loop_last
         if not 0 <= self.loop_first <= last < self.num_layers:
             raise PgolfError(
-                f"model.loop_first = {self.loop_first} and model.loop_last = {self.loop_last} are no range of "
+                f"model.loop_first = {self.loop_first} and model.loop_last = {self.loop_last} are not a range within "
                 f"model.num_layers = {self.num_layers} layers"
             )
         if (
@@ -167,8 +168,8 @@ class ModelConfig:
             and self.parallel_from <= last
             and (self.loop_passes > 1 or self.eval_loop_passes > 1)
         ):
-            raise PgolfError("model.parallel_lanes = 2 wants model.parallel_from behind the looped layers")
+            raise PgolfError("model.parallel_lanes = 2 needs model.parallel_from after the looped layers")
 
     def breakpoints(self) -> list[float]:
-        """The fractions of training at which other code or other shapes begin to run."""
+        """Fractions of training at which the executed layers or the shape of the loss change."""
         return [self.loop_from, *([self.future_until] if self.future_weights else [])]

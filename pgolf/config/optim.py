@@ -1,8 +1,8 @@
 """Settings of the optimizers and their schedules.
 
 Three groups of parameters: `matrix` (the blocks' weight matrices, by Muon), `embed` (embeddings and output heads) and
-`scalar` (gains, scales, gates), both by AdamW. The defaults are the published record's of 2026-04-27 unless a field
-says otherwise.
+`scalar` (gains, scales, gates), both by AdamW. The defaults are those of the published record of 2026-04-27, except
+where a field names another source.
 """
 
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ class OptimConfig:
     nesterov: bool = True
     """Look ahead by one step of momentum."""
     momentum_start: float = 0.92
-    """Momentum of the first step, when it is warmed up."""
+    """Momentum of the first step of the momentum warmup."""
     momentum_warmup: int = 1500
     """Iterations over which the momentum rises from `momentum_start`, linearly; 0: none."""
     newton_schulz: str = "polar-express"
     """Coefficients of the orthogonalization: `polar-express` (arXiv 2505.16932) or `fixed` (the original Muon's)."""
     newton_schulz_steps: int = 5
-    """Steps of the orthogonalization; `polar-express` has a table of its own for 3, 4 and 5."""
+    """Steps of the orthogonalization; `polar-express` has one table of coefficients each for 3, 4 and 5."""
     newton_schulz_dtype: str = "auto"
     """Type of the orthogonalization: `float32`, `bfloat16`, or `auto`: bfloat16 on a GPU."""
     row_equalize: bool = True
@@ -40,7 +40,7 @@ class OptimConfig:
     cautious_decay: bool = False
     """Decay a weight only where the update shrinks it too (arXiv 2510.12402)."""
     decay_end: float = 1.0
-    """What the weight decay is multiplied by at the end; it moves there linearly from `decay_from` on."""
+    """Final factor of the weight decay; the factor moves there linearly from 1, starting at `decay_from`."""
     decay_from: float = 0.7
     """Fraction of training from which the weight decay moves towards `decay_end`."""
     embed_lr: float = 0.03
@@ -50,7 +50,7 @@ class OptimConfig:
     embed_decay: float = 0.085
     """Decoupled weight decay of the embeddings, times the learning rate."""
     scalar_lr: float = 0.02
-    """AdamW's learning rate of all parameters that are no matrices."""
+    """AdamW's learning rate of all other parameters."""
     scalar_betas: tuple[float, ...] = (0.9, 0.95)
     """AdamW's two decays for the scalars."""
     scalar_decay: float = 0.0
@@ -67,13 +67,13 @@ class OptimConfig:
     lr_floor: float = 0.0
     """The learning rate never falls below this share of the plateau's: the warmdown is max(linear, floor)."""
     embed_warmdown: float | None = None
-    """`warmdown` of the embeddings, when it is another."""
+    """Warmdown of the embeddings; unset: same as `warmdown`."""
     embed_floor: float | None = None
-    """`lr_floor` of the embeddings, when it is another."""
+    """Floor of the embeddings; unset: same as `lr_floor`."""
     scalar_warmdown: float | None = None
-    """`warmdown` of the scalars, when it is another."""
+    """Warmdown of the scalars; unset: same as `warmdown`."""
     scalar_floor: float | None = None
-    """`lr_floor` of the scalars, when it is another."""
+    """Floor of the scalars; unset: same as `lr_floor`."""
     batch_lr_power: float = 0.5
     """With a batch schedule: learning rates are scaled by (batch / train.batch_tokens) to this power."""
     grad_clip: float = 0.0
@@ -94,7 +94,7 @@ class OptimConfig:
         for name in ("embed_betas", "scalar_betas"):
             betas = getattr(self, name)
             if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-                raise PgolfError(f"optim.{name} wants two numbers from 0 up to below 1, got {list(betas)}")
+                raise PgolfError(f"optim.{name} must be two numbers in [0, 1), got {list(betas)}")
         for name in ("momentum", "momentum_start", "neuron_beta"):
             if not 0 <= getattr(self, name) < 1:
                 raise PgolfError(f"optim.{name} is {getattr(self, name)}; it must be from 0 up to below 1")

@@ -10,18 +10,19 @@ from pgolf.errors import PgolfError
 class QuantizeConfig:
     method: str = "trellis"
     """`rtn` (nearest, scaled to each row's maximum), `sdclip` (nearest, clipped), `gptq` (error feedback, one step per
-    row), `waterfill` (steps per column and row from what the loss feels), `trellis` (those and dependent levels)."""
+    row), `waterfill` (reverse water-filling: steps per column and row from Hessians), `trellis` (adds dependent
+    levels)."""
     bits: dict[str, float] = field(default_factory=dict)
     """Per role of matrix (`attn`, `mlp`, `embed`). `rtn`, `sdclip`, `gptq`: width of the integers, 6 and 8 for the
     embedding where not named. `waterfill`, `trellis`: coded bits per weight, 3.5 and 4.5; `target_bytes` overrules."""
     clip_sigmas: float = 0.0
-    """Clip of `sdclip` and step of `gptq`: the largest integer stands at so many standard deviations of the row. 0: 2.5
+    """Clip of `sdclip` and step of `gptq`: the largest integer is at this many standard deviations of the row. 0: 2.5
     for `sdclip` (the seed's), 12.85 and 20 on the embedding for `gptq` (the records'); `gptq` clips nothing."""
     target_bytes: int = 0
-    """Choose the steps of all matrices so that what the package counts (the model, and the script and the tokenizer
-    where `package.count_code` and `package.count_tokenizer` say so) takes at most so many bytes; 0: no target."""
+    """Byte target of the package: the model, with the script and the tokenizer where `package.count_code` and
+    `package.count_tokenizer` are set. The steps of all matrices are chosen to meet it; 0: no target."""
     calibration_tokens: int = 131_072
-    """Train tokens that the Hessians are collected on."""
+    """Number of train tokens from which the Hessians are collected."""
     sequence: int = 0
     """Tokens of one calibration sequence; 0: the training length."""
     damping: float = 0.001
@@ -38,14 +39,15 @@ class QuantizeConfig:
     """Train tokens, apart from those of the calibration, on which every matrix's share of the target is measured; 0:
     trust the Fisher weights."""
     distill_steps: int = 0
-    """Steps of training what is still floating point toward the unquantized model (`waterfill`, `trellis`); 0: off."""
+    """Distillation steps that train the remaining float weights toward the original model (`waterfill`, `trellis`); 0:
+    off."""
     distill_shares: tuple[float, ...] = (0.5, 0.75, 0.9)
-    """Shares of every matrix's columns that are rounded before one part of those steps each, all being rounded before
-    the last part. None: all columns are rounded at once, and only gains and norms are trained."""
+    """Progressive rounding: share of each matrix's columns that is rounded before each part of the distillation steps;
+    the rest is rounded before the last part. Empty: round all columns at once, then train gains and norms only."""
     distill_tokens: int = 2048
-    """Train tokens of one such step: many small steps go further in the same time than few large ones."""
+    """Train tokens of one distillation step; many small steps gain more in the same time than a few large ones."""
     distill_lr: float = 0.002
-    """Learning rate of those steps (Adam; Muon takes twice it), falling to 0."""
+    """Learning rate of the distillation (Adam; Muon uses twice this), decaying to 0."""
 
     def __post_init__(self) -> None:
         for role, bits in self.bits.items():

@@ -1,4 +1,4 @@
-"""The configuration as a whole: the sections, each defined in a module of its own beside this one."""
+"""The whole configuration; each section is defined in a module of this package."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -31,7 +31,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Config:
-    """Every setting of a run. A section's own `__post_init__` refuses values that make no sense."""
+    """Every setting of a run. Each section's `__post_init__` rejects invalid values."""
 
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -43,7 +43,7 @@ class Config:
     ttt: TttConfig = field(default_factory=TttConfig)
     package: PackageConfig = field(default_factory=PackageConfig)
     seed: int = 0
-    """Of every random number in the run: initial weights, data order, calibration sample."""
+    """Seed of every random number in the run: initial weights, data order, calibration sample."""
 
     @classmethod
     def recorded(cls, values: Mapping[str, Any]) -> "Config":

@@ -10,19 +10,19 @@ class TokenizerConfig:
     vocab_size: int = 1024
     """Pieces of the SentencePiece BPE model that `tokenize` trains; at most 65,536, since shards hold uint16."""
     character_coverage: float = 0.9995
-    """Share of characters that get pieces of their own; the rest fall back to bytes."""
+    """Share of the characters that are covered by single-character pieces; the rest fall back to bytes."""
     split_digits: bool = True
-    """Every digit a piece of its own, as in the challenge's tokenizers."""
+    """Tokenize every digit separately, as the challenge's tokenizers do."""
     caseops: bool = False
     """Letter case as operator tokens before words, so that `The` and `the` share pieces (pgolf/tokens/caseops.py)."""
     fuse_operators: bool = False
     """Add pieces of a space and a case operator to the CaseOps tokenizer that `--tokenizer` names (PR #2109)."""
     whitespace_pieces: bool = False
-    """Runs of spaces as pieces of their own; the challenge's byte table would count them wrongly, pgolf's does not."""
+    """Allow pieces made of several spaces; the challenge's byte table miscounts them, pgolf's byte table does not."""
     train_bytes: int = 100_000_000
-    """At most so many bytes of train text are shown to the SentencePiece trainer."""
+    """Most bytes of train text that the SentencePiece trainer reads."""
     val_fraction: float = 0.05
-    """Share of the documents that the hash split gives to val when no `--val` is named."""
+    """Share of the documents that the hash split assigns to val when no `--val` is given."""
     shard_tokens: int = 100_000_000
     """Tokens in a shard file (the challenge's own size)."""
 

@@ -26,11 +26,12 @@ class TrainConfig:
     micro_tokens: int = field(default=0, metadata=NO_EFFECT)
     """Tokens of one forward and backward pass per process; gradients add up over a step; 0: all at once."""
     batch_schedule: tuple[tuple[float, ...], ...] = ()
-    """Pairs (fraction of training, batch_tokens) from which another batch size holds, ascending."""
+    """Batch size schedule: pairs [fraction of training, batch_tokens] in ascending order."""
     seq_schedule: tuple[tuple[float, ...], ...] = ()
-    """Pairs (fraction of training, seq_len) from which another sequence length holds, ascending."""
+    """Sequence length schedule: pairs [fraction of training, seq_len] in ascending order."""
     holdout_tokens: int = 100_000
-    """Last tokens of the train stream, never trained on: averages and settings are chosen on them; at most 5% of it."""
+    """Size of the held-out slice at the end of the train stream, at most 5% of it; averages and settings are chosen on
+    it."""
     checkpoint_every: int = field(default=500, metadata=NO_EFFECT)
     """Iterations between checkpoints that a killed run resumes from."""
     checkpoint_seconds: float = field(default=60.0, metadata=NO_EFFECT)
@@ -60,12 +61,12 @@ class TrainConfig:
         for name in ("batch_schedule", "seq_schedule"):
             pairs = getattr(self, name)
             if any(len(pair) != 2 or not 0 <= pair[0] < 1 or pair[1] < 1 or pair[1] % 1 for pair in pairs):
-                raise PgolfError(f"train.{name} wants pairs [fraction from 0 to 1, tokens], got {list(pairs)}")
+                raise PgolfError(f"train.{name} must be pairs [fraction from 0 to 1, tokens], got {list(pairs)}")
             if any(later[0] <= earlier[0] for earlier, later in itertools.pairwise(pairs)):
                 raise PgolfError(f"train.{name} must ascend in its fractions, got {list(pairs)}")
 
     def sizes_at(self, fraction: float) -> tuple[int, int]:
-        """(batch_tokens, seq_len) that hold when `fraction` of training is done."""
+        """(batch_tokens, seq_len) at a fraction of training."""
         return _at(self.batch_schedule, fraction, self.batch_tokens), _at(self.seq_schedule, fraction, self.seq_len)
 
     def breakpoints(self) -> list[float]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pgolf.errors import PgolfError
 
-# Not documentation, or not everywhere: tests, generated tables, what distributions leave out or add.
+# Not documentation, or not the same everywhere: tests, generated tables, modules that distributions leave out or add.
 _SKIPPED = {
     "test",
     "tests",
@@ -34,7 +34,7 @@ _SHORTEST = 200  # characters of a module's docstrings together: below that ther
 
 
 def embedded_name() -> str:
-    """What the corpus is called in manifests: it changes with the version of Python only."""
+    """Name of the corpus in manifests; it changes with the version of Python only."""
     return f"documentation of Python {platform.python_version()}"
 
 
@@ -95,7 +95,7 @@ def _of_module(tree: ast.Module, name: str) -> Iterator[str]:
 
 
 def _described(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, indent: str) -> list[str]:
-    """The signature and docstring of a class or function, and of what stands in it."""
+    """The signature and docstring of a class or function and of its members."""
     found = []
     if text := ast.get_docstring(node):
         found.append(indent + _signature(node))

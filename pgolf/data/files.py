@@ -28,7 +28,7 @@ UNPACKED_PARQUET_BYTES = 8 << 30  # of a parquet file that is compressed once mo
 
 @dataclass(frozen=True)
 class Source:
-    """Something named on the command line, resolved to the files it stands for and a hash of their content."""
+    """An argument of the command line, resolved to its files and a hash of their content."""
 
     name: str
     kind: str  # "file", "folder" or "url"
@@ -39,7 +39,7 @@ class Source:
     """Folders inside that are hidden or that pgolf made; their files are not among `files`."""
 
     def describe(self) -> str:
-        """What a folder or URL turned out to hold, in words."""
+        """Summary of the documents found in a folder or URL, as text."""
         kinds = Counter(_format_of(file) for file in self.files)
         text = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         left = f"; left out {self.skipped} folders that are hidden or made by pgolf" if self.skipped else ""
@@ -62,7 +62,7 @@ def source(name: str | Path) -> Source:
         hashed = manifests.hash_file(path)
         return Source(str(path), "file", (str(path),), hashed.sha256, hashed.bytes)
     if not path.is_dir():
-        raise PgolfError(f"no such file: {path}")
+        raise PgolfError(f"{path} does not exist")
     names, skipped = _inside(path)
     if not names:
         raise PgolfError(f"{path} holds no documents: no {', '.join(FORMATS)} file, plain or {', '.join(COMPRESSIONS)}")
@@ -102,7 +102,7 @@ def _format_of(name: str) -> str:
     stem = path.with_suffix("") if path.suffix in COMPRESSIONS else path
     if stem.suffix not in FORMATS:
         raise PgolfError(
-            f"{name} is no document file: use {', '.join(FORMATS)}, plain or with {', '.join(COMPRESSIONS)}"
+            f"{name} is not a document file: use {', '.join(FORMATS)}, plain or with {', '.join(COMPRESSIONS)}"
         )
     return stem.suffix
 
@@ -144,7 +144,7 @@ def _inside(root: Path) -> tuple[list[str], int]:
 
 
 def _made_by_pgolf(folder: Path) -> bool:
-    """Whether a folder is a stage directory, an unfinished one, or a records folder: its texts are logs."""
+    """True if a folder is a stage directory, an unfinished one, or a records folder, whose texts are logs."""
     if folder.name.endswith(".partial") or (folder / "submission.json").is_file():
         return True
     try:
@@ -160,7 +160,7 @@ _PACKAGES |= {"hf": "huggingface_hub", "az": "adlfs", "abfs": "adlfs", "sftp": "
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Turn what goes wrong with a remote file into one line: clients pass on errors of many network libraries."""
+    """Convert errors of remote files to one line; clients pass on exceptions of many network libraries."""
     try:
         yield
     except PgolfError:
@@ -266,7 +266,7 @@ def _field(line: str, name: str, number: int, text_field: str) -> str:
         raise PgolfError(f"{name}:{number} is not JSON: {error}") from error
     text = value.get(text_field) if isinstance(value, dict) else None
     if not isinstance(text, str):
-        found = f"fields: {', '.join(sorted(value)[:8])}" if isinstance(value, dict) else "it is no object"
+        found = f"fields: {', '.join(sorted(value)[:8])}" if isinstance(value, dict) else "not an object"
         raise PgolfError(f"{name}:{number} has no text field {text_field!r} ({found}); choose one with --text-field")
     return text
 
@@ -275,7 +275,7 @@ def _with_invalid_bytes(line: bytes, name: str, number: int, text_field: str) ->
     """The text of a line that is not UTF-8: its invalid bytes pass through the parser as unused code points."""
     escaped = line.decode("utf-8", "surrogateescape")
     used = set(_field(escaped, name, number, text_field))
-    # Private use, planes 15 and 16; a text that uses each of these 500 blocks is no text.
+    # Private use, planes 15 and 16; a file that uses each of these 500 blocks is not text.
     base = next(first for first in range(0xF0000, 0x10FF00, 256) if not used & set(map(chr, range(first, first + 256))))
     stand_ins = {0xDC00 + value: base + value for value in range(128, 256)}
     text = _field(escaped.translate(stand_ins), name, number, text_field)
@@ -323,7 +323,7 @@ def _parquet(stream: IO[bytes], name: str, text_field: str) -> Iterator[bytes]:
             raise
         except Exception as error:  # pyarrow's own and, for damage it meets in Python, half of Python's
             reason = " ".join(str(error).split())[:160]
-            raise PgolfError(f"{name} is no readable parquet file: {reason}") from error
+            raise PgolfError(f"cannot read {name} as parquet: {reason}") from error
 
 
 def _cells(column: Any) -> Iterator[bytes | None]:
@@ -340,7 +340,7 @@ def _cells(column: Any) -> Iterator[bytes | None]:
 
 
 def _is_text(kind: Any) -> bool:
-    """Whether a column's type holds strings, or bytes, which are taken for text as those of a .txt file are."""
+    """True if a column's type holds strings, or bytes, which are read as text like those of a .txt file."""
     import pyarrow
 
     inner = kind.value_type if pyarrow.types.is_dictionary(kind) else kind

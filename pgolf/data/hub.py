@@ -46,7 +46,7 @@ class Fetched:
 
 
 class Repository(Protocol):
-    """Where published files are: the hub, or a folder with its layout."""
+    """A source of published files: the hub, or a folder with the same layout."""
 
     name: str
 
@@ -54,15 +54,15 @@ class Repository(Protocol):
         """Every file by its path."""
 
     def fetch(self, file: RemoteFile, again: bool) -> Path:
-        """A local copy; `again` distrusts one that is already here."""
+        """A local copy; `again` fetches it even if it exists."""
 
     def url(self, path: str) -> str:
-        """How manifests name a file of it."""
+        """Name of a file of this source in manifests."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What to fetch of a variant: all val shards, as many train shards as asked, and their tokenizer."""
+    """The files to fetch of a variant: all val shards, the requested number of train shards, and their tokenizer."""
 
     variant: str
     train: tuple[RemoteFile, ...]
@@ -126,7 +126,7 @@ def fetch(
     """Bring files here and check them; a bad copy is fetched once more. By path in the repository.
 
     on_bytes: called with the bytes done so far and the name of the file under way.
-    Raises PgolfError when a file cannot be fetched or is not what the repository says.
+    Raises PgolfError when a file cannot be fetched or does not match the repository's size or hash.
     """
     done = 0
     found = {}

@@ -1,6 +1,6 @@
-"""Which documents are val when none were named: decided by each document's own hash.
+"""Split into train and val by the hash of each document, used when no val documents are named.
 
-The same text is always on the same side, whatever stands around it, and two copies of it are never on both.
+The same text is always on the same side, whatever other documents there are, so copies never end up on both sides.
 """
 
 import hashlib

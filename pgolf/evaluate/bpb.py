@@ -17,7 +17,7 @@ from pgolf.errors import CheckFailed
 class Score:
     nats: float  # total negative log-likelihood of the targets
     tokens_scored: int
-    bytes_scored: int  # UTF-8 bytes of the text that the targets stand for
+    bytes_scored: int  # UTF-8 bytes of the text of the targets
 
     @classmethod
     def from_nll(cls, nll: np.ndarray, token_bytes: np.ndarray) -> "Score":
@@ -34,7 +34,7 @@ class Score:
             raise CheckFailed(f"the score of token {int(np.argmin(np.isfinite(nll))) + 1} is not a finite number")
         total = int(token_bytes.sum(dtype=np.int64))
         if total <= 0:
-            raise CheckFailed("the scored tokens stand for no bytes; there is nothing to divide by")
+            raise CheckFailed("the scored tokens have no text bytes, so bits per byte is undefined")
         return cls(nats=float(nll.sum(dtype=np.float64)), tokens_scored=int(nll.size), bytes_scored=total)
 
     @property

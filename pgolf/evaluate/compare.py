@@ -1,10 +1,11 @@
-"""Whether one side's scores beat another's, in the way the challenge asks for, and how sure that is.
+"""Statistical comparison of two sets of scores, as the challenge's rules ask for it.
 
-The challenge wants "better by at least 0.005 nats at p < 0.01", usually over three seeds. Published records read that
+The challenge requires "better by at least 0.005 nats at p < 0.01", usually over three seeds. Published records read
+that
 in several ways (nats per token or per byte, margin or no margin, population or sample deviation, best seeds of more);
-here every seed given counts, the deviation is the sample's, and each reading is a row of its own. Over seeds: Welch's
+here every seed given counts, the deviation is the sample's, and each reading is a separate row. Over seeds: Welch's
 unequal-variance t-test (B. L. Welch, Biometrika 34, 1947), one-sided. Over documents, for one pair of evaluations of
-the same text: a paired bootstrap (P. Koehn, EMNLP 2004), which says how far the choice of documents carries the
+the same text: a paired bootstrap (P. Koehn, EMNLP 2004), which measures how far the choice of documents explains the
 difference and nothing about seeds.
 """
 
@@ -223,7 +224,7 @@ def readings(reference: Sample, candidate: Sample) -> list[Reading]:
 
 
 def verdict(reference: Sample, candidate: Sample, found: Sequence[Reading], paired: Bootstrap | None) -> list[str]:
-    """What can be claimed, in plain sentences."""
+    """The supported conclusions, in plain sentences."""
     gain = reference.mean - candidate.mean
     sizes = f"{len(reference.bits_per_byte)} and {len(candidate.bits_per_byte)} seeds"
     lines = [f"B is {abs(gain):.5f} bits per byte {'better' if gain > 0 else 'worse'} than A on the mean ({sizes})."]

@@ -1,4 +1,4 @@
-"""What an evaluator is, to everything that uses or audits one.
+"""The evaluator interface, for everything that uses or audits one.
 
 An evaluator turns a token stream into one score per target and the order in which the scores were fixed. On request it
 also gives the whole distribution it held at some positions, so that an audit can check that it sums to one.
@@ -16,7 +16,7 @@ OnProgress = Callable[[int, float], None]
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """What an evaluation of N tokens did."""
+    """The result of an evaluation of N tokens."""
 
     nll: np.ndarray
     """(N-1,) float64 nats of the targets 1..N-1."""
@@ -26,7 +26,7 @@ class Trace:
     log_probs: dict[int, np.ndarray] = field(default_factory=dict)
     """By position of the target in the stream: (vocab_size,) natural log-probabilities, all known before the target."""
     facts: dict[str, object] = field(default_factory=dict)
-    """What the evaluator has to say about itself (settings it chose, steps it took), fit for JSON."""
+    """Facts that the evaluator reports (settings it chose, number of steps), as JSON values."""
 
 
 class Evaluator(Protocol):
@@ -34,6 +34,6 @@ class Evaluator(Protocol):
         """Score a stream from a fresh state.
 
         tokens: (N,) ids, documents beginning with BOS.
-        positions: targets, each in 1..N-1, whose distributions are wanted in `Trace.log_probs`.
+        positions: targets, each in 1..N-1, whose distributions `Trace.log_probs` shall hold.
         """
         ...

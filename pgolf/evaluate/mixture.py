@@ -32,7 +32,7 @@ class Backoff:
     """Interpolated back-off over contexts of 0 to `order` tokens, learned one token at a time.
 
     With c the count of a token after a context, C the sum of the counts, n the number of different tokens seen, the
-    probability is `(max(c - d, 0) + d n p_shorter) / C`; below the empty context stands the uniform distribution.
+    probability is `(max(c - d, 0) + d n p_shorter) / C`; the empty context backs off to the uniform distribution.
     """
 
     def __init__(self, order: int, vocab_size: int) -> None:
@@ -77,10 +77,10 @@ class Backoff:
 
 @dataclass(frozen=True)
 class MixtureEvaluator:
-    """Another evaluator's distribution mixed with the statistics of what was scored before."""
+    """Another evaluator's distribution mixed with the statistics of the tokens scored before."""
 
     base: Evaluator | None
-    """None where only `mix` is wanted."""
+    """None where only `mix` is used."""
     vocab_size: int
     bos_id: int
 

@@ -1,4 +1,4 @@
-"""Putting together what the processes of an evaluation found, each on its share of the text."""
+"""Gather the results of an evaluation's processes, each of which scores a share of the text."""
 
 from collections.abc import Mapping, Sequence
 

@@ -31,10 +31,10 @@ from pgolf.runtime import Runtime
 Result = TypeVar("Result")
 
 BANDED_REACH = 4
-"""Windows computed again before each block of a banded pass; what lies further back reaches a score through five
+"""Windows recomputed before each block of a banded pass; tokens further back reach a score through five
 layers of attention at least."""
 BANDED_BLOCK = 8
-"""Length of such a block over what is computed again: an eighth of the work is done twice."""
+"""Length of such a block over the recomputed part: an eighth of the work is done twice."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class SlidingEvaluator:
 
 @contextmanager
 def scoring(model: GPT, settings: EvaluateConfig) -> Iterator[None]:
-    """The model as the evaluation wants it; attention is unlimited again afterwards."""
+    """Put the model into evaluation mode with the evaluation's attention window; remove the window afterwards."""
     model.eval()
     model.set_window(settings.seq_len if settings.context == "banded" else 0)
     try:
@@ -89,14 +89,14 @@ def side_by_side(
 ) -> Iterator[Result]:
     """The results in order, on a CPU one batch per core at a time.
 
-    A small model's operations are too short to be shared between cores: each core with a batch of its own is faster
-    than all cores at one batch, and what a batch gives does not depend on it.
+    The operations of a small model are too short for several cores: one batch per core is faster than all cores at
+    one batch, with the same results.
     """
     if runtime.device.type != "cpu" or runtime.threads < 2 or len(batches) < 2:
         yield from map(work, batches)
         return
     before = torch.get_num_threads()
-    yield work(batches[0])  # alone, so that what a model keeps between calls is there when the threads begin
+    yield work(batches[0])  # alone, so that the model's caches are filled before the threads start
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(runtime.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -129,7 +129,7 @@ def rows_of(tokens: np.ndarray, batch: Sequence[Window], device: torch.device) -
     row, and `last`: nothing further from a row's end is scored.
     """
     length = max(window.length for window in batch)
-    inputs = np.zeros((len(batch), length), dtype=np.int64)  # what is padded comes after all that is scored
+    inputs = np.zeros((len(batch), length), dtype=np.int64)  # padding comes after all scored positions
     for row, window in enumerate(batch):
         inputs[row, : window.length] = tokens[window.start : window.stop]
     first = min(window.length - window.scored for window in batch)
@@ -153,7 +153,7 @@ def expected_tokens(tokens: np.ndarray, targets: np.ndarray, device: torch.devic
 def score_windows(
     model: GPT, tokens: np.ndarray, batch: Sequence[Window], wanted: set[int], device: torch.device
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """Nats of the targets of `targets_of(batch)` in one forward, and whole distributions at the wanted positions."""
+    """Nats of the targets of `targets_of(batch)` in one forward, and whole distributions at the requested positions."""
     hidden, targets = scored_hidden(model, tokens, batch, device), targets_of(batch)
     return score_hidden(model, hidden, expected_tokens(tokens, targets, device), targets + 1, wanted)
 
@@ -161,9 +161,9 @@ def score_windows(
 def score_hidden(
     model: GPT, hidden: Tensor, expected: Tensor, positions: np.ndarray, wanted: set[int]
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """Nats of the expected tokens, and whole distributions at the wanted positions.
+    """Nats of the expected tokens, and whole distributions at the requested positions.
 
-    hidden: (n, dim); expected: (n,) int64 ids; positions: (n,) where in the stream they stand.
+    hidden: (n, dim); expected: (n,) int64 ids; positions: (n,) their positions in the stream.
     Returns (n,) float64 and, by position, (vocab_size,) float64 log-probabilities.
     """
     losses = model.hidden_losses(hidden, expected)
@@ -175,12 +175,12 @@ def score_hidden(
 
 
 def check_stream(tokens: np.ndarray, positions: Sequence[int]) -> None:
-    """Raise PgolfError when a stream holds nothing to predict, or a wanted position is no target of it."""
+    """Raise PgolfError when a stream has no target, or a requested position is not a target."""
     if len(tokens) < 2:
         raise PgolfError(f"a stream of {len(tokens)} tokens has nothing to predict; at least 2 are needed")
     outside = [position for position in positions if not 1 <= position < len(tokens)]
     if outside:
-        raise PgolfError(f"position {outside[0]} is no target: targets are 1 to {len(tokens) - 1}")
+        raise PgolfError(f"position {outside[0]} is not a target: targets are 1 to {len(tokens) - 1}")
 
 
 def batched(plan: Sequence[Window], size: int) -> list[list[Window]]:

@@ -38,7 +38,7 @@ class Recorder:
             self._on_progress(min(self._done * self._processes, len(self.nll)), self._total / self._done)
 
     def keep(self, targets: np.ndarray, logits: Tensor) -> None:
-        """Whole distributions where they are wanted; logits (n, vocab_size) of the targets."""
+        """Keep the distributions at the requested positions; logits (n, vocab_size) of the targets."""
         if not self.wanted:
             return
         for row, target in enumerate(targets.tolist()):
@@ -47,7 +47,7 @@ class Recorder:
                 self.log_probs[target + 1] = vector.cpu().numpy()
 
     def gather_ranks(self, runtime: Runtime, vocab_size: int) -> None:
-        """Take in what the other processes have scored."""
+        """Add the scores of the other processes."""
         self.nll, self.order, self._times = (ranks.total(v, runtime) for v in (self.nll, self.order, self._times))
         self.log_probs = ranks.merged(self.log_probs, self._positions, vocab_size, runtime)
 

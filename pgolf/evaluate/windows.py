@@ -1,4 +1,4 @@
-"""Which windows score which targets.
+"""Sliding windows: the context and the newly scored targets of each window.
 
 Targets are positions 1..N-1 of the stream. A window is a stretch of inputs `start..stop-1` that predicts the targets
 `start+1..stop` and scores the last `scored` of them. The first window of a segment scores all of its targets; every

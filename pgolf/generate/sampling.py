@@ -1,8 +1,8 @@
 """Continue a text with a model: several continuations side by side, handed out as they grow.
 
 Keys and values of earlier tokens are kept, so a token costs one position. A context never grows beyond the training
-length: at that length the model forgets the older half and goes on. A continuation ends where the model begins another
-document. The draw of each row comes from a generator of its own, so a row does not change with the number of rows.
+length: at that length the older half of the context is dropped. A continuation ends where the model begins another
+document. Each row has its own random generator, so a row does not depend on the number of rows.
 """
 
 import codecs

@@ -21,7 +21,7 @@ __all__ = ["FORMATS", "Checkpoint", "Format", "read", "untold"]
 
 @dataclass(frozen=True)
 class Format:
-    """What is inside a checkpoint's file."""
+    """The contents of a checkpoint's file."""
 
     name: str
     recognises: Callable[[Any, Mapping[str, str]], bool]
@@ -57,14 +57,15 @@ class Checkpoint:
     """The packings and the format, such as `brotli, byte shuffle, torch: the records' integers`."""
     weights: dict[str, Tensor]
     told: dict[str, Any]
-    """The fields of ModelConfig that the shapes of the weights tell."""
+    """The fields of ModelConfig that follow from the shapes of the weights."""
 
     def composable(self) -> dict[str, Any]:
-        """`told` without what needs other settings beside it (two lanes need the first layer that they run in)."""
+        """`told` without the settings that need others (two lanes need the first layer that they run in)."""
         return {name: value for name, value in self.told.items() if (name, value) != ("parallel_lanes", 2)}
 
     def fit(self, base: ModelConfig) -> tuple[ModelConfig, dict[str, Tensor]]:
-        """The configuration of the model, `base` where the weights tell nothing, and its weights. Raises PgolfError."""
+        """The configuration of the model, from `base` where the weights do not determine it, and its weights. Raises
+        PgolfError."""
         try:
             return settings.fit(self.weights, self.told, base)
         except PgolfError as error:
@@ -72,15 +73,15 @@ class Checkpoint:
 
 
 def read(path: Path) -> Checkpoint:
-    """Raises PgolfError for a file that is damaged, or is no checkpoint that pgolf's model can hold."""
+    """Raises PgolfError for a damaged file, or a checkpoint that pgolf's model cannot hold."""
     if not path.is_file():
-        raise PgolfError(f"no such file: {path}")
+        raise PgolfError(f"{path} does not exist")
     found, metadata, packings = containers.unpack(path)
     form = next(row for row in FORMATS if row.recognises(found, metadata))
     try:
         weights = form.read(found, metadata)
         if not all(isinstance(tensor, Tensor) for tensor in weights.values()):
-            raise ValueError("something among the weights is no tensor")
+            raise ValueError("one of the weights is not a tensor")
     except Exception as error:  # a damaged file has a class per kind of damage
         reason = str(error) if isinstance(error, ValueError) else repr(error)
         raise PgolfError(f"{path} ({form.name}) cannot be read: {reason.splitlines()[0]}") from error

@@ -1,4 +1,4 @@
-"""What a checkpoint's file is packed with, one row per packing, and the objects inside.
+"""Containers of checkpoint files, one row each, and the objects inside.
 
 Packings nest: a record of 2026-04 is brotli over a byte shuffle over `torch.save`. Every size is checked before
 memory is taken for it, and no code in a file is run (`weights_only`).
@@ -55,7 +55,7 @@ def _is_safetensors(data: bytes) -> bool:
 
 
 def _unshuffled(data: bytes, path: Path) -> bytes:
-    """Bytes that were sorted by their position modulo a stride, in order again.
+    """Undo a byte shuffle: bytes sorted by their position modulo a stride, back in order.
 
     The stride takes one byte in records from 2026-04-01 (PR #1218) on and two in that of 2026-03-31.
     """
@@ -83,13 +83,14 @@ def _grouped(data: bytes, path: Path) -> bytes:
 
 
 def _unknown(data: bytes, path: Path) -> bytes:
-    """Brotli streams have no mark of their own: what nothing else claims is tried as one."""
+    """Brotli streams have no magic number: a file of no other format is tried as one."""
     try:
         return _decompressed(".br", 0, data, path)
     except PgolfError as error:
         reason = str(error).removeprefix(f"cannot read {path}: ")
         raise PgolfError(
-            f"{path} is no checkpoint of tensors alone, or is damaged: it begins like no torch or safetensors file and "
+            f"{path} is not a checkpoint that holds only tensors, or it is damaged: "
+            "it begins like no torch or safetensors file and "
             f"is packed with none of zlib, gzip, xz, zstd and brotli (as brotli, {reason})"
         ) from error
 
@@ -145,7 +146,7 @@ def _safetensors(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, 
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     # A type of number that torch has and safetensors does not name, or the reverse, is a KeyError.
     except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise PgolfError(f"{path} is no safetensors file of weights or is damaged ({error})") from error
+        raise PgolfError(f"{path} is not a safetensors file of weights, or it is damaged ({error})") from error
     return tensors, header.get("__metadata__", {})
 
 
@@ -154,13 +155,13 @@ def _torch_object(data: bytes, path: Path) -> Any:
         raise PgolfError(f"{path} holds compressed records, which torch does not write; save it with torch.save")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old pickles, on lines of their own
+            warnings.simplefilter("ignore")  # warnings about old pickles
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its unpickler raises, a class per kind of damage
         # torch's own text begins with advice to turn the check off.
         other = re.search(r"GLOBAL ([\w.]+) was not an allowed|Unsupported (?:global|class):? (\S+)", str(error))
         reason = f"it names {other[1] or other[2]}" if other else "its archive or its index of tensors cannot be read"
-        raise PgolfError(f"{path} is no checkpoint of tensors alone, or is damaged: {reason}") from error
+        raise PgolfError(f"{path} is not a checkpoint that holds only tensors, or it is damaged: {reason}") from error
 
 
 def _unpacked_bytes(data: bytes) -> int:
@@ -168,7 +169,7 @@ def _unpacked_bytes(data: bytes) -> int:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error):
-        return 0  # torch's own reader says what is wrong
+        return 0  # torch.load then reports the fault
 
 
 def _check_sizes(found: Any, file_bytes: int, path: Path) -> None:
@@ -182,7 +183,7 @@ def _check_sizes(found: Any, file_bytes: int, path: Path) -> None:
         except (RuntimeError, NotImplementedError):
             dense = False
         if not dense:
-            raise PgolfError(f"{path}: {name} is no ordinary tensor ({tensor.layout}, {tensor.device.type})")
+            raise PgolfError(f"{path}: {name} is not a dense tensor ({tensor.layout}, {tensor.device.type})")
         if tensor.numel() * tensor.element_size() > stored:
             raise PgolfError(f"{path}: {name} is {tuple(tensor.shape)}, more than the {stored:,} bytes stored for it")
         total += 4 * tensor.numel()

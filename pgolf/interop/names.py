@@ -37,7 +37,7 @@ _LACKING = {
     r"lane_merge": "a learned merge of the two lanes (records 2026-04-04 and 04-08)",
     r"\.attn_gate_proj\.": "an output gate of twice a sigmoid (record 2026-04-16)",
     r"dtg_gate|vr_lambda": "gates on early exits or on value residuals (options of records 2026-03-22 to 03-29)",
-    r"mtp_heads": "heads of their own for later tokens (an option of records 2026-03-20 to 03-25)",
+    r"mtp_heads": "separate heads for later tokens (an option of records 2026-03-20 to 03-25)",
     r"lora|adapter": "adapters on the matrices",
     r"canon_": "the short convolutions of record 2026-03-31",
 }

@@ -1,4 +1,4 @@
-"""Integers times a scale per row: what every quantized format of the challenge is made of."""
+"""Integers times a scale per row, the common element of the challenge's quantized formats."""
 
 import torch
 from torch import Tensor

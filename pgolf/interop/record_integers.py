@@ -36,7 +36,7 @@ def read(found: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str, Ten
         if extras:
             raise ValueError(f"{name} is stored as {stored!r}, which is not known")
     if parts:
-        raise ValueError(f"nothing says how {min(parts)} is stored")
+        raise ValueError(f"the storage format of {min(parts)} is not recorded")
     return weights
 
 

@@ -1,4 +1,4 @@
-"""The configuration of a model from its weights: what shapes tell, and what has to be given or assumed."""
+"""The configuration of a model from its weights: settings inferred from shapes, and settings given or assumed."""
 
 import dataclasses
 import re
@@ -24,7 +24,7 @@ _PARTS = {
     "backout": "backout",
     "asymmetric_softcap": "softcap_shift",
 }
-# Fields that no tensor tells, in the order of the model's description.
+# Fields that do not follow from any tensor, in the order of ModelConfig.
 _UNTOLD = (
     "mlp_slope", "rope_dims", "rope_base", "logit_softcap", "norm_scale", "xsa_from", "parallel_from", "loop_first",
     "loop_last", "loop_passes", "eval_loop_passes", "layer_windows", "document_attention", "key_offset",
@@ -33,7 +33,7 @@ _UNTOLD = (
 
 
 def sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The fields of ModelConfig that a state dict under pgolf's names tells.
+    """The fields of ModelConfig that follow from a state dict under pgolf's names.
 
     Raises PgolfError when a name is missing that they all have.
     """
@@ -88,7 +88,7 @@ def sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
 def fit(
     weights: Mapping[str, Tensor], told: Mapping[str, Any], base: ModelConfig
 ) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """`base` with `told`, which is what `sizes` found, and the weights as that model has them.
+    """`base` updated with `told` (the result of `sizes`), and the weights in that model's layout.
 
     Raises PgolfError where they do not fit together, naming the setting or the tensor.
     """
@@ -109,7 +109,7 @@ def fit(
 
 
 def untold(config: ModelConfig) -> dict[str, Any]:
-    """The fields that no tensor tells and that matter to this model, with their values."""
+    """The fields that affect this model but do not follow from any tensor, with their values."""
     moot: set[str] = set()
     if config.loop_passes == 1 and config.eval_loop_passes <= 1:
         moot |= {"loop_first", "loop_last", "eval_loop_passes"}
@@ -134,7 +134,9 @@ def _first_in_lanes(weights: Mapping[str, Tensor], layers: int, base: ModelConfi
         alike = [all(torch.equal(part[0], part[layer]) for part in (keep, write)) for layer in range(layers)]
         untrained = alike.index(False) if False in alike else 0
     if not untrained:
-        raise PgolfError("it runs layers in two lanes and does not tell from which on: set model.parallel_from")
+        raise PgolfError(
+            "the model runs layers in two lanes, and the first of them is not recorded: set model.parallel_from"
+        )
     return untrained
 
 

@@ -1,7 +1,7 @@
-"""Which keys a query sees: everything before it, or no further back than its document's start or a window.
+"""Causal attention masks, optionally limited to the query's document and to a window.
 
-Attention within documents: challenge PR #1530, about -0.001 nats and 2% faster with kernels that skip what is masked.
-Windows per layer: the NanoGPT speedrun's short and long layers. Both are said with one number per query, the first
+Attention within documents: challenge PR #1530, about -0.001 nats and 2% faster with kernels that skip masked blocks.
+Windows per layer: the NanoGPT speedrun's short and long layers. Both are encoded as one integer per query: the first
 position it sees; everything from there up to itself is visible.
 """
 
@@ -12,16 +12,16 @@ from torch import Tensor
 
 
 class View(NamedTuple):
-    """What the queries of one layer see."""
+    """The attention mask of one layer."""
 
     first: Tensor | None = None
-    """(B, T) int32, the first position each query sees; None: from the start, or as `window` says."""
+    """(B, T) int32, the first position each query may attend to; None: from the start, or the window."""
     window: int = 0
     """With `first` None: tokens back that each query sees, its own included; 0: all."""
 
 
 def view(starts: Tensor | None, window: int, tokens: Tensor, native: bool) -> View:
-    """What a layer with this window sees of tokens (B, T), with `starts` their documents' or None.
+    """The mask of a layer with this window for tokens (B, T); `starts`: their documents' first positions or None.
 
     The C kernel takes every view as `first`; a plain window alone has a cheaper plain path.
     """
@@ -43,7 +43,7 @@ def document_starts(tokens: Tensor, bos_id: int) -> Tensor:
 
 
 def within_window(first: Tensor | None, tokens: Tensor, window: int) -> Tensor:
-    """The later of `first` and the start of a window of so many tokens, the query's own included."""
+    """The later of `first` and the start of a window of `window` tokens, the query included."""
     position = torch.arange(tokens.shape[1], dtype=torch.int32, device=tokens.device)
     edge = (position - (window - 1)).clamp(min=0)
     return edge.expand(tokens.shape) if first is None else torch.maximum(first, edge)

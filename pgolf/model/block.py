@@ -48,7 +48,7 @@ class Block(nn.Module):
         """x (B, T, dim), the stream; the rest as in `Attention` -> the stream after this block, (B, last or T, dim)."""
         x = self.mixed(join(x, skip), step)
         h = self.normed(x)
-        # The MLP's convolution looks back: so many positions more go through attention.
+        # The MLP's convolution looks back, so attention computes that many more positions.
         reach = 0 if self.mlp_canon is None or self.parallel or not last else len(self.mlp_canon.taps)
         wanted = last + reach if last + reach < x.shape[1] else 0
         attended = self.attended(h, step, view, values, wanted)
@@ -68,12 +68,12 @@ class Block(nn.Module):
         return h if self.norm_factor is None else h * self.norm_factor.to(h.dtype)
 
     def attended(self, h: Tensor, step: Step, view: View, values: Tensor | None = None, last: int = 0) -> Tensor:
-        """What attention adds to the stream."""
+        """The output of attention, to be added to the stream."""
         h = h if self.attn_canon is None or step.inside is None else self.attn_canon(h, step.inside)
         return self.attn_scale.to(h.dtype) * self.attn(h, step, view, values, last)
 
     def expanded(self, h: Tensor, step: Step, last: int = 0) -> Tensor:
-        """What the MLP adds to the last positions of the stream, all with 0; h (B, L, dim) holds the last L of T."""
+        """The output of the MLP at the last positions (0: all); h (B, L, dim) holds the last L of T positions."""
         if self.mlp_canon is not None and step.inside is not None:
             h = self.mlp_canon(h, step.inside[:, -h.shape[1] :])
         return self.mlp_scale.to(h.dtype) * self.mlp(h[:, -last:])

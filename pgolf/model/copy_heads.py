@@ -25,7 +25,7 @@ class CopyHeads(nn.Module):
         self.on_input = nn.Parameter(torch.zeros(orders, config.dim)) if config.copy_input else None
 
     def at_input(self, candidates: Tensor, table: Tensor, dtype: torch.dtype) -> Tensor | float:
-        """What is added to the embedding, (B, T, dim); candidates (B, T, orders, depth), table (vocab_size, dim)."""
+        """The term added to the embedding, (B, T, dim); candidates (B, T, orders, depth), table (vocab_size, dim)."""
         if self.on_input is None:
             return 0.0
         latest = candidates[:, :, :, 0]  # (B, T, orders)
@@ -33,7 +33,7 @@ class CopyHeads(nn.Module):
         return (found * self.on_input).sum(2).to(dtype)
 
     def forward(self, hidden: Tensor, candidates: Tensor, table: Tensor) -> Tensor:
-        """hidden (B, T, dim) -> what is added to it; the rest as in `at_input`."""
+        """hidden (B, T, dim) -> the term added to it, (B, T, dim); the other arguments as in `at_input`."""
         gates = F.linear(hidden, self.gate.to(hidden.dtype), self.bias.to(hidden.dtype))  # (B, T, candidates)
         tokens = candidates.flatten(2)  # (B, T, candidates)
         weights = (gates * (tokens >= 0)).flatten(0, 1).to(table.dtype)
@@ -45,7 +45,7 @@ class CopyHeads(nn.Module):
 def candidates(tokens: Tensor, config: ModelConfig, window: int = 0) -> Tensor:
     """tokens (B, T) -> int64 (B, T, orders, depth): the tokens behind the latest matches of each order; -1 for none.
 
-    window: matches begin at most so many tokens back, the token's own included; 0: any in the row. A row's start counts
+    window: largest distance of a match in tokens, the token itself included; 0: any in the row. A row's start counts
     as a document's.
     """
     flat = tokens.flatten()
@@ -58,7 +58,7 @@ def candidates(tokens: Tensor, config: ModelConfig, window: int = 0) -> Tensor:
     found = []
     for order in range(1, max(config.copy_orders) + 1):
         if order > 1:
-            # What stands before a document's start is like nothing else: a context across it matches nothing.
+            # A context that crosses the start of a document matches nothing.
             gram = torch.where(starts, count + place, gram.roll(1)) * step + flat
         gram, ranked, same = _numbered(gram)
         if order not in config.copy_orders:

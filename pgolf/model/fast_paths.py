@@ -4,7 +4,7 @@ Training calls `choose_paths`: it checks each fast path of `paths` against plain
 own shapes, and uses the faster one; the times are kept in the cache folder, so a second start measures nothing.
 Everything after training calls `paths_by_rule`: kernels round differently and the winner of a race can change, so with
 `choose_paths` a model quantized or scored twice could give different bytes. torch.compile takes seconds to minutes, so
-`Compilation.pays` compares what it is expected to save in the run's budget with what it costs.
+`Compilation.pays` compares its expected saving in the run's budget with its cost.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ BY_RULE = ("attention in C", "softmax in C")
 """The kernels that won by 1.3 to 10 times at every instruction set measured; products in C won at some only
 (benchmarks/results/training_speed.md)."""
 COMPILE_SECONDS, COMPILE_SPEEDUP = 45.0, 1.25
-"""Estimates of what torch.compile costs and gains on a CPU, not measured; they serve until this machine has measured
+"""Estimated cost and gain of torch.compile on a CPU, not measured; used until this machine has measured
 its own (`remember_compilation`)."""
 
 Tensors = Sequence[Tensor]
@@ -66,7 +66,7 @@ class Timing(NamedTuple):
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen and why."""
+    """The chosen paths and the measurements behind the choice."""
 
     timings: dict[str, Timing] = field(default_factory=dict)
     """By path; plain torch (for bfloat16: the faster of the float32 ways) against the fast path."""
@@ -138,12 +138,12 @@ class Compilation:
     measured: bool = False
 
     def pays(self, budget: float) -> bool:
-        """Whether it saves more of a training budget in seconds than it costs."""
+        """True if it saves more of a training budget in seconds than it costs."""
         return budget * (1 - 1 / max(self.speedup, 1.0)) > self.seconds
 
 
 def known_compilation(model: GPT, runtime: Runtime, shape: Shape) -> Compilation:
-    """What the last compilation of this model cost and gained here; what is to be expected where there was none."""
+    """Cost and gain of the last compilation of this model on this machine; an estimate if there was none."""
     kept = _recall(_key("compile", model, runtime, shape), runtime)
     seconds, speedup = kept.get("seconds"), kept.get("speedup")
     if isinstance(seconds, float) and isinstance(speedup, float):
@@ -177,7 +177,7 @@ def _measured(model: GPT, runtime: Runtime, shape: Shape, matmul: str) -> Choice
 
 
 def _races(model: GPT, shape: Shape, matmul: str, runtime: Runtime) -> dict[str, Callable[[dict[str, Timing]], Timing]]:
-    """By path, what times it against plain torch, given the times of the paths before it."""
+    """By path, the function that times it against plain torch, given the times of the paths before it."""
 
     def race(name: str, before: dict[str, Timing]) -> Timing:
         LOADERS[name](model, runtime.cache)
@@ -221,7 +221,7 @@ def _race(plain: Callable[[], Tensors], fast: Callable[[], Tensors], tolerance: 
                 begun = clock()
                 work()
                 kept.append(clock() - begun)
-    return Timing(*map(min, times))  # what else the machine does only ever adds
+    return Timing(*map(min, times))  # other load on the machine only adds time
 
 
 Pair = tuple[Callable[[], Tensors], Callable[[], Tensors]]

@@ -2,7 +2,7 @@
 
 Six operations per executed weight and token (a multiplication and an addition, forward once and backward twice), and
 attention's own: two products of every query with every key it sees, three times. Looped layers count every pass;
-looked up embeddings, norms, softmaxes and what is computed twice to save memory count nothing.
+embedding lookups, norms, softmaxes and recomputation are not counted.
 """
 
 from torch import nn

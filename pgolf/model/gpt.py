@@ -1,18 +1,18 @@
-"""The language model: embedding, blocks in the order the loop schedule gives, final norm, softcapped logits.
+"""The language model: embedding, blocks in the order of the loop schedule, final norm, softcapped logits.
 
-Every part beyond the plain transformer is a module of its own, a field of `ModelConfig` and a line in `hidden` or in
+Every part beyond the plain transformer is a separate module, a field of `ModelConfig` and a line in `hidden` or in
 the block; off, its parameters do not exist.
 
 | part | field | module |
 |---|---|---|
-| depth recurrence | `loop_first`, `loop_last`, `loop_passes`, `loop_from` | `loop` |
+| depth recurrence | `loop_first`, `loop_last`, `loop_passes`, `loop_from` | `depth_recurrence` |
 | parallel residual, one lane or two | `parallel_from`, `parallel_lanes` | `block`, `lanes` |
 | share of the embedding in every block | `x0_mix` | `block` |
 | norm scale | `norm_scale` | `block` |
 | partial rotary | `rope_dims` | `rotary` |
 | leaky relu squared | `mlp_slope` | `mlp` |
 | exclusive self-attention | `xsa_from` | `xsa` |
-| attention within documents, windows | `document_attention`, `layer_windows` | `visible` |
+| attention within documents, windows | `document_attention`, `layer_windows` | `attention_mask` |
 | head gates | `head_gate` | `head_gate` |
 | key offset | `key_offset` | `attention` |
 | value embeddings | `value_embed_layers`, `value_x0` | `value_embedding`, `attention` |
@@ -24,7 +24,7 @@ the block; off, its parameters do not exist.
 | factored, untied embedding; bias | `embed_dim`, `tied_head`, `logit_bias` | here |
 | map before the tied head | `head_map` | here |
 | backout | `backout` | here |
-| multi-token loss | `future_weights`, `future_until` | `future` |
+| multi-token loss | `future_weights`, `future_until` | `multi_token_prediction` |
 | logit softcap | `logit_softcap`, `asymmetric_softcap` | `loss`, here |
 """
 
@@ -123,15 +123,15 @@ class GPT(nn.Module):
                 nn.init.zeros_(module.weight) if name.endswith(".proj") else nn.init.orthogonal_(module.weight)
 
     def set_looped(self, looped: bool) -> None:
-        """Whether the looped range runs more than once."""
+        """Switch the repetition of the looped range on or off."""
         self.looped = looped
 
     def set_window(self, window: int) -> None:
-        """Tokens back that every layer's attention sees at most, the query's own included; 0: as configured."""
+        """Limit every layer's attention window to `window` tokens, the query included; 0: as configured."""
         self.window = window
 
     def set_progress(self, fraction: float) -> None:
-        """Tell the model how much of training is done, 0 to 1: parts that switch on or fade out look at it."""
+        """Set the fraction of training done, 0 to 1, which switches parts on and fades losses out."""
         self.set_looped(fraction >= self.config.loop_from)
         if self.config.future_weights:
             self.future_share = multi_token_prediction.share(self.config, fraction)
@@ -153,7 +153,7 @@ class GPT(nn.Module):
     def hidden(self, tokens: Tensor, last: int = 0, cache: KeyValueCache | None = None) -> Tensor:
         """tokens (B, T) -> (B, T, dim) after the final norm.
 
-        last: only the last so many positions are wanted, (B, last, dim): the last block then computes keys and values
+        last: return the last `last` positions only, (B, last, dim): the last block then computes keys and values
             everywhere and all else only there. 0: all.
         cache: holds the keys and values of the tokens before, and gets those of the new ones; `last` is then 1.
         """
@@ -244,7 +244,7 @@ class GPT(nn.Module):
         return self.project(self.before_head(hidden))
 
     def project(self, x: Tensor) -> Tensor:
-        """What `before_head` gives (..., dim or embed_dim) -> (..., vocab_size) float32, softcapped."""
+        """Output of `before_head` (..., dim or embed_dim) -> (..., vocab_size) float32 logits, softcapped."""
         z = F.linear(x, self.tok_emb.weight.to(x.dtype)) if self.lm_head is None else self.lm_head(x)
         z = z.float() if self.logit_bias is None else z.float() + self.logit_bias
         if self.softcap_shift is None:
@@ -300,7 +300,7 @@ class GPT(nn.Module):
         return (tokens != self.config.bos_id).to(self.compute_dtype)[..., None]
 
     def _views(self, tokens: Tensor) -> list[attention_mask.View]:
-        """What each physical layer's attention sees."""
+        """The attention mask of each physical layer."""
         starts = attention_mask.document_starts(tokens, self.config.bos_id) if self.config.document_attention else None
         windows = self.config.layer_windows or (0,) * self.config.num_layers
         narrowed = [min(filter(None, (window, self.window)), default=0) for window in windows]

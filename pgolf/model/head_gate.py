@@ -1,6 +1,7 @@
 """A gate on each head's output, from the block's normed input (arXiv 2505.06708).
 
-It lets a head say nothing, for which it would otherwise look at the first token. `sparse` reads 12 dimensions and
+It lets a head output nothing, instead of attending to the first token for that purpose. `sparse` reads 12 dimensions
+and
 starts at one half (challenge PR #1787: 96 weights a layer), its input times `head_gate_factor`: 1.0 in PR #1787, #1851
 and #1868, 0.5 in #1855. `dense` reads all dimensions (PR #1736, about -0.002 BPB with CaseOps). The weights are few and
 sensitive: control tensors, not quantized.

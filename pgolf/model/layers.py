@@ -1,6 +1,6 @@
-"""What everything else is made of: a linear map, a norm without weights, a shift by one token.
+"""Basic layers: a linear map, a norm without weights, a shift by one token.
 
-Weights stay float32; a map casts its weight to the type of what it is given, so the same code runs in float32 on a
+Weights stay float32; a map casts its weight to the dtype of its input, so the same code runs in float32 on a
 CPU and in bfloat16 on a GPU.
 """
 
@@ -18,7 +18,7 @@ class Linear(nn.Linear):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, bias=False)
-        self.products = "torch"  # or "C", "bfloat16": what `fast_paths` chose
+        self.products = "torch"  # or "C", "bfloat16": chosen by `fast_paths`
 
     def forward(self, x: Tensor) -> Tensor:
         if self.products == "C":

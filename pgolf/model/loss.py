@@ -171,7 +171,7 @@ def _gradients(
     arithmetic: Arithmetic,
     wanted: tuple[bool, ...],
 ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None]]:
-    """Weighted loss of each token (N,), and the gradients of their sum by hidden, head and bias where wanted."""
+    """Weighted loss of each token (N,), and the gradients of their sum by hidden, head and bias where required."""
     losses = hidden.new_empty(len(hidden), dtype=torch.float32)
     d_hidden = torch.empty_like(hidden) if wanted[0] else None
     d_head = torch.zeros_like(head) if wanted[1] else None

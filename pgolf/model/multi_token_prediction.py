@@ -12,7 +12,7 @@ from pgolf.config.model import ModelConfig
 
 
 def share(config: ModelConfig, fraction: float) -> float:
-    """What the further tokens' weights are multiplied by: 1 at the start, 0 from `future_until` on."""
+    """Factor of the loss weights of later tokens: 1 at the start, 0 from `future_until` on."""
     if not config.future_weights or config.future_until <= 0:
         return 0.0
     return max(0.0, 1.0 - fraction / config.future_until)

@@ -1,4 +1,4 @@
-"""How the parts of a model can be computed, and the switches between these paths. `fast_paths` chooses by measuring.
+"""The execution paths of the parts of a model and the switches between them. `fast_paths` chooses by measuring.
 
 On a CPU: kernels in C for attention, softmax and matrix products, and bfloat16 products in training. On a GPU, and on
 a CPU with a compiler: torch.compile, one block at a time. All blocks are alike, so one compilation serves every layer
@@ -31,7 +31,7 @@ LOADERS: dict[str, Callable[[GPT, Path | None], object]] = {
     "head products in C": lambda model, cache: linear.load(cache),
     "bfloat16 products": lambda model, cache: None,
 }
-"""How each fast path is loaded: given the model and the folder of compiled kernels. Raises native.Unavailable."""
+"""Loaders of the fast paths: model and folder of compiled kernels in. They raise native.Unavailable."""
 
 
 def use_paths(model: GPT, names: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""U-Net skips: what the first half of the blocks put out comes back in the second half.
+"""U-Net skips: the outputs of the first half of the blocks join the inputs of the second half.
 
 Challenge baseline: before second-half block j, `x = x + w s` with s the output popped from the first half, w starting
 at 1. With gates (PR #1089) `x = g x + (1 - g) w s`, g = sigmoid(gamma) starting at one half. Starting w at 0 costs

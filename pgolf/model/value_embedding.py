@@ -1,4 +1,4 @@
-"""Value embeddings: a table of its own adds to the values what only the token's identity says.
+"""Value embeddings: a separate table adds a vector per token to the values of chosen layers.
 
 Challenge PR #374: one table of 128, projected to the values' width, times a scale per layer that starts at 0.1, on
 the last two layers. Dropped at 8,192 tokens of vocabulary, where a table is worth more as width. `value_x0` is the
@@ -25,6 +25,6 @@ class ValueEmbedding(nn.Module):
         self.scales = nn.Parameter(torch.full((len(layers),), START))
 
     def forward(self, tokens: Tensor, dtype: torch.dtype) -> dict[int, Tensor]:
-        """tokens (B, T) -> by layer, what is added to its values, (B, T, kv_dim)."""
+        """tokens (B, T) -> by layer, the term added to its values, (B, T, kv_dim)."""
         values = self.proj(self.table(tokens).to(dtype))
         return {layer: self.scales[i].to(dtype) * values for i, layer in enumerate(self.layers)}

@@ -1,4 +1,4 @@
-"""Exclusive self-attention (arXiv 2603.09078): what a head says about its own token is left out.
+"""Exclusive self-attention (arXiv 2603.09078): remove the component of each head's output along the own value.
 
 From each head's output the component along its own token's value is removed, `y - (y . v') v'` with v' = v / |v|. No
 parameters. Challenge: about -0.002 BPB on the last three layers (PR #265), all layers since PR #478. Grouping the

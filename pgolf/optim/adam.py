@@ -17,7 +17,7 @@ class FlatAdam:
         self.steps = torch.zeros((), device=self._data.device)
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold, by name; the tensors themselves, to be copied from or into."""
+        """State for checkpoints, by name: the tensors themselves, to copy from or into."""
         prefix = f"adam.{self._group}"
         return {f"{prefix}.first": self.first, f"{prefix}.second": self.second, f"{prefix}.steps": self.steps}
 

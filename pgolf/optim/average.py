@@ -27,7 +27,7 @@ class Averages:
         self.tail_steps = 0
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold, by name, beside `ema_steps` and `tail_steps`."""
+        """State for checkpoints, by name; `ema_steps` and `tail_steps` are saved separately."""
         return {f"average.{name}": value for name, value in self.values.items()}
 
     @torch.no_grad()

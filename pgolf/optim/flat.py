@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pgolf.errors import PgolfError
 
 GROUPS = ("matrix", "embed", "scalar")
-_ALIGN = 16  # floats: every tensor begins at a cache line, as compiled kernels want
+_ALIGN = 16  # floats: every tensor begins at a cache line, as compiled kernels expect
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class FlatParameters:
         return {name: self.view(flat, name) for name in self.shapes}
 
     def zero_grad(self) -> None:
-        """Set the gradient and the loss beside it to zero. Gradients must never be set to None."""
+        """Zero the gradient buffer and the loss stored with it. Gradients must never be set to None."""
         self.grad_and_loss.zero_()
 
 
@@ -107,7 +107,7 @@ def parameter_groups(model: nn.Module, roles: Mapping[str, str]) -> dict[str, st
     named = dict(model.named_parameters())
     unknown = sorted(set(roles) - set(named))
     if unknown:
-        raise PgolfError(f"the model names a role for {unknown[0]}, but has no such parameter")
+        raise PgolfError(f"matrix_roles names {unknown[0]}, which is not a parameter of the model")
     groups = {}
     for name, parameter in named.items():
         if name in embeddings or roles.get(name) in ("embed", "head"):

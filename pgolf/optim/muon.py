@@ -1,6 +1,6 @@
 """Muon on banks of same-shaped matrices: momentum, row equalization, orthogonalization, decay.
 
-What is unusual: everything before and after the orthogonalization is one vector operation over all matrices at once,
+Unusual here: everything before and after the orthogonalization is one vector operation over all matrices at once,
 banks whose shapes are each other's transposes share one batched iteration, and under several ranks each orthogonalizes
 a share of every bank, an all-gather handing the results round. Momentum is kept whole on every rank: it costs little,
 and a checkpoint needs no gathering.
@@ -41,7 +41,7 @@ class Muon:
         ]
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold, by name; the tensors themselves, to be copied from or into."""
+        """State for checkpoints, by name: the tensors themselves, to copy from or into."""
         return {"muon.momentum": self.momentum} | {
             f"muon.moment.{index}": moment for index, moment in enumerate(self.moments)
         }

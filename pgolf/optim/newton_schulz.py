@@ -1,7 +1,7 @@
 """Orthogonalization of matrices by Newton-Schulz iteration, one batched call for a whole stack.
 
 `X <- aX + (bA + cA^2)X` with `A = X X^T` drives every singular value of X towards 1. Unusual here: Polar Express
-coefficients (arXiv 2505.16932) have a table of their own for every number of steps, since the published one cut short
+coefficients (arXiv 2505.16932) have one table per number of steps, since the published one cut short
 leaves singular values between 0.16 and 1.87.
 """
 

@@ -8,7 +8,8 @@ from pgolf.config.optim import OptimConfig
 
 
 def fraction_done(iteration: int, iterations: int, elapsed: float, seconds: float) -> float:
-    """How much of training is done, 0 to 1; `seconds` 0 means that only iterations count."""
+    """Fraction of training done, 0 to 1, by iterations or time, whichever is further; `seconds` 0: by iterations
+    only."""
     by_clock = elapsed / seconds if seconds else 0.0
     return min(1.0, max(iteration / iterations, by_clock))
 
@@ -45,7 +46,7 @@ def momentum_at(config: OptimConfig, iteration: int) -> float:
 
 
 def decay_factor(config: OptimConfig, fraction: float) -> float:
-    """What the weight decay is multiplied by."""
+    """Factor of the weight decay."""
     if fraction <= config.decay_from:
         return 1.0
     return 1 + (config.decay_end - 1) * (fraction - config.decay_from) / (1 - config.decay_from)

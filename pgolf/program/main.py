@@ -1,4 +1,4 @@
-"""The command line of the packaged script: score the model beside it, train a new one, or write the code out.
+"""The command line of the packaged script: score the packaged model, train a new one, or write the code out.
 
 Every module that it can reach adds to the bytes of `train_gpt.py`. The settings are the run's; options choose files,
 the device and the length of training.
@@ -21,16 +21,16 @@ SETTINGS = "settings.json"
 
 def main(sources: Mapping[str, str]) -> None:
     """Run the command line. `sources`: the script's own modules, and its settings as JSON."""
-    parser = argparse.ArgumentParser(description="A packaged language model: score it, train it again, read its code.")
+    parser = argparse.ArgumentParser(description="A packaged language model: score it, retrain it, read its code.")
     commands = parser.add_subparsers(dest="command", required=True)
     score = commands.add_parser("eval", help="bits per byte of a text")
     score.add_argument("--val", type=Path, required=True, help="folder of val shards, from pgolf tokenize")
     score.add_argument("--ttt", action="store_true", help="learn from the text once it is scored")
     score.add_argument("--model", type=Path, help="container to score")
-    again = commands.add_parser("train", help="train, average and quantize again; under torchrun on every rank")
+    again = commands.add_parser("train", help="retrain, average and quantize; under torchrun on every rank")
     again.add_argument("--data", type=Path, required=True, help="folder of train shards")
     again.add_argument("--out", type=Path, default=Path("model.pgz"), help="the new container, not there yet")
-    again.add_argument("--iterations", type=int, help="stop after so many, without a clock")
+    again.add_argument("--iterations", type=int, help="stop after this many, without a clock")
     for command in (score, again):
         command.add_argument("--tokenizer", type=Path)
         command.add_argument("--device", default="auto", help="auto, cpu or cuda")

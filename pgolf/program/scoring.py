@@ -1,6 +1,6 @@
 """Score a packaged model: its container, its tokenizer and a text, without stage directories around them.
 
-What the packaged script and `pgolf verify` share, so that both measure what the evaluation stages measured.
+The packaged script and `pgolf verify` share it, so that both measure the same as the evaluation stages.
 """
 
 from collections.abc import Callable, Iterable
@@ -54,7 +54,7 @@ def load_model(data: bytes, config: ModelConfig, runtime: Runtime) -> GPT:
 
 
 def read_shards(path: Path, tokenizer: Pieces) -> Text | None:
-    """The val shards in a folder, with the bytes that their sidecar or else the tokenizer says; None without shards.
+    """The val shards in a folder, with bytes from their sidecar or else from the tokenizer; None without shards.
 
     Raises PgolfError when there is nothing to score in them.
     """
@@ -70,7 +70,7 @@ def read_shards(path: Path, tokenizer: Pieces) -> Text | None:
 
 
 def read_text(path: Path, tokenizer: Tokenizer, threads: int, documents: Callable[[Path], Iterable[bytes]]) -> Text:
-    """A folder of val shards (with or without a byte sidecar), or what `documents` reads out of the path.
+    """A folder of val shards (with or without a byte sidecar), or the documents that `documents` reads from the path.
 
     Raises PgolfError when there is nothing to score in it.
     """
@@ -94,7 +94,7 @@ def score(
     runtime: Runtime,
     on_progress: OnProgress | None = None,
 ) -> Score:
-    """Sliding-window score, or with `ttt` that of a model which learns from what it has scored, without a clock."""
+    """Sliding-window score, or with `ttt` the score with test-time training, without a time limit."""
     evaluator = (
         SlidingEvaluator(model, evaluate, runtime, on_progress)
         if ttt is None

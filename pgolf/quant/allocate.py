@@ -1,6 +1,6 @@
-"""Which matrix gets how many bits, and the step size that makes the whole model land on a byte target.
+"""Bit allocation: step sizes per matrix, and the search for the common step size that meets a byte target.
 
-With Fisher row weights every matrix would take the same c (see `waterfill`); what the approximation misses is
+With Fisher row weights every matrix would take the same c (see `waterfill`); the error of that approximation is
 measured: each matrix alone is quantized at the common c and the divergence it causes per weight sets its own offset,
 log2 c_T = log2 c − ½ log2(a_T / GM(a)), which makes the marginal loss per bit the same everywhere (QUANTIZATION 6.1).
 The common c is then found by secant on the length of the actual encoded file, never on an estimate.
@@ -33,7 +33,7 @@ Output = TypeVar("Output")
 
 @dataclass(frozen=True)
 class Share:
-    """What one matrix was given, and why."""
+    """The bits allocated to one matrix and the measurements behind them."""
 
     name: str
     role: str
@@ -45,7 +45,7 @@ class Share:
 
 
 class Rounds(Protocol):
-    """What a byte target is landed with: all matrices at a coarser or finer step, or at another price of a bit."""
+    """The knob that is searched to meet a byte target: a common step size, or the price of a bit."""
 
     @property
     def weights(self) -> int:
@@ -56,7 +56,7 @@ class Rounds(Protocol):
         """The price of a bit that `round` takes by itself."""
 
     def round(self, octaves: float, rate_weight: float | None = None) -> Matrices:
-        """Every matrix, steps coarser by so many octaves than at 0."""
+        """Every matrix quantized with steps coarser by `octaves`."""
 
 
 def in_parallel(function: Callable[[Item], Output], items: Iterable[Item], threads: int) -> list[Output]:
@@ -88,7 +88,8 @@ class Plan:
         return self.rounding.rate_weight
 
     def round(self, log2_c: float, rate_weight: float | None = None) -> Matrices:
-        """Every matrix at log2_c + its offset, rounded with the tables at hand; `rate_weight` in place of its own."""
+        """Every matrix at log2_c plus its offset, rounded with the current rate tables; `rate_weight` overrides the
+        setting."""
         how = self.rounding if rate_weight is None else replace(self.rounding, rate_weight=rate_weight)
 
         def one(name: str) -> QuantizedTensor:
@@ -126,7 +127,7 @@ class Plan:
 def measure(
     plan: Plan, divergence: Divergence, log2_c: float, on_progress: Callable[[int], None] | None = None
 ) -> list[Share]:
-    """Quantize each matrix alone at the common step, measure what it costs, and set the plan's offsets from that."""
+    """Quantize each matrix alone at the common step, measure the divergence, and set the plan's offsets from it."""
     matrices = plan.round(log2_c)
     plan.refit(matrices)
     costs: dict[str, float] = {}
@@ -152,7 +153,7 @@ def land(
     on_progress: Callable[[int], None] | None = None,
 ) -> tuple[Matrices, float]:
     """All matrices, at the finest steps whose encoded model takes at most `target` bytes and at least 99.9% of it, and
-    the octaves at which they stand; the search begins at `octaves`.
+    their octaves; the search begins at `octaves`.
 
     size: bytes of the packaged model with these matrices. Raises PgolfError when no step reaches the target.
     """
@@ -168,7 +169,7 @@ def land(
     if search.good is None:
         least = min(found for _, found in search.seen)
         raise PgolfError(
-            f"--target-bytes {target:,} cannot be reached: everything that is no matrix, and the coarsest steps, "
+            f"--target-bytes {target:,} cannot be reached: all tensors that are not quantized, and the coarsest steps, "
             f"already take {least:,} bytes; ask for more or train a smaller model"
         )
     return search.best, search.good[0]
@@ -208,7 +209,7 @@ class _Search:
         return found
 
     def trim(self) -> None:
-        """Where the grid of steps jumps over the target (small models), the price of a bit fills the gap."""
+        """Adjust the price of a bit where the grid of steps is too coarse to meet the target (small models)."""
         assert self.good is not None
         log2_c, own = self.good[0], self.rounds.rate_weight
         low, high = 0.5 * own, own  # cheaper bits: nearer to the weights, more bytes
@@ -229,7 +230,7 @@ class _Search:
                 return None
             return last_x + max(-3.0, min(3.0, octaves * 1.05))
         (right, fits), (left, over) = self.good, self.bad
-        if right <= left:  # bytes are not quite monotonous in c: look just beside the one that fits
+        if right <= left:  # bytes are not exactly monotonic in c: also try the neighbors of the one that fits
             left, right = right - 0.01, right
         if right - left < 1e-5:
             return None

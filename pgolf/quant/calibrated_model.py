@@ -51,7 +51,7 @@ class CalibratedModel:
 
     @property
     def header(self) -> dict[str, Any]:
-        """What the quantized model's file says of the model."""
+        """The model's entry in the header of the quantized file."""
         return {"model": configs.to_dict(self.config)["model"]}
 
     @cached_property
@@ -104,7 +104,7 @@ class Rounded:
     matrices: Mapping[str, QuantizedTensor]
     controls: Mapping[str, Tensor]
     allocation: Sequence[Share] = field(default_factory=tuple)
-    """How bits were shared out, where a byte target and `quantize.sensitivity_tokens` ask for it."""
+    """Bits allocated per matrix, with a byte target and `quantize.sensitivity_tokens` above 0."""
 
 
 Quantizer = Callable[[CalibratedModel, int], Rounded]

@@ -1,4 +1,4 @@
-"""Which train tokens the quantizer looks at: one part to calibrate on, a disjoint one to choose by.
+"""The train tokens that the quantizer reads: one part for calibration, a disjoint part for choices.
 
 The stream is cut into sequences; every fiftieth belongs to the choosing part, the others to the calibrating one, so
 that the two never share a token and both come from the whole of the text.

@@ -17,7 +17,7 @@ def float_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     weights = {name: tensor.detach().float().cpu() for name, tensor in model.state_dict().items()}
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
-            raise PgolfError(f"{name} holds NaN or infinity: this checkpoint cannot be quantized; train it again")
+            raise PgolfError(f"{name} holds NaN or infinity, so this checkpoint cannot be quantized; retrain it")
     return weights
 
 
@@ -27,7 +27,7 @@ def control_tensors(weights: Mapping[str, torch.Tensor], roles: Mapping[str, str
 
 
 def half_or_float(tensor: torch.Tensor) -> torch.Tensor:
-    """`tensor` in float16, or in float32 where float16 would overflow or lose the small values beside large ones."""
+    """`tensor` in float16, or in float32 where float16 would overflow or flush small values to zero."""
     half = tensor.to(torch.float16)
     error = (half.double() - tensor.double()).abs()
     fits = bool(torch.isfinite(half).all()) and bool((error <= HALF_LIMIT * tensor.double().abs() + 1e-7).all())

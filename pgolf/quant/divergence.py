@@ -1,4 +1,4 @@
-"""How far a changed model is from the original: mean KL divergence per token on given tokens.
+"""Mean KL divergence per token of a changed model from the original, on given tokens.
 
 KL is quadratic from zero in a small change of the weights and much less noisy than a difference of losses, so a few
 thousand tokens rank tensors that a loss difference could not.

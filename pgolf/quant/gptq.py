@@ -13,7 +13,7 @@ def quantize(weight: Floats, hessian: Floats, role: str, bits: int, sigmas: floa
     The step of a row puts the integer 2^(bits-1) - 1 at `sigmas` standard deviations; columns go in order of falling
     diagonal, the largest first.
     """
-    order = np.argsort(np.diag(hessian), kind="stable")  # feedback goes from the last to the first
+    order = np.argsort(np.diag(hessian), kind="stable")  # feedback runs from the last to the first
     index = grid.index_of(rtn.row_steps(weight, bits, sigmas), rtn.FINE)
     steps = grid.step_of(index, rtn.FINE)
     lower, _ = error_feedback.factor(hessian[np.ix_(order, order)], damping)

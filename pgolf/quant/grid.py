@@ -1,4 +1,4 @@
-"""The logarithmic grid that steps lie on: index i stands for a step of 2 ** (i / resolution).
+"""The logarithmic grid of step sizes: index i is a step of 2 ** (i / resolution).
 
 Steps are put on the grid before anything is rounded with them, so that the quantizer works with the values that the
 decoder will read (QUANTIZATION traps 1 and 12: a scale rounded afterwards spoils the error feedback).

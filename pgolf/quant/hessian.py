@@ -1,4 +1,4 @@
-"""Calibration: what the inputs of every weight matrix look like, and how much the loss feels each of its outputs.
+"""Calibration: Hessians of the inputs of every weight matrix, and Fisher weights of its outputs.
 
 The loss of a small error E in one matrix is close to ½ Σ_t (g_tᵀ E x_t)², x_t the input and g_t the gradient of the
 loss with respect to the output, labels drawn from the model itself (the true Fisher; YAQA, arXiv 2505.22988). Kept
@@ -7,7 +7,7 @@ with H_I = Σ |g_t|² x_t x_tᵀ / Σ |g_t|² and H_O = Σ |x_t|² g_t g_tᵀ, s
 text.
 
 Looped layers are seen by forward hooks in every pass, and every pass counts. Products are float32 and leave out most of
-what symmetry gives for nothing (they are half the work on a large model), sums float64. The tied embedding is seen from
+the half that symmetry gives (half the work on a large model), sums float64. The tied embedding is seen from
 both sides: as the head it meets the final norm's output, as the input it meets the gradient; each side weighs a row by
 the frequency of its token, so one matrix and one weight per row serve both (Hessian of the softmax: p (1 - p) per
 token, coupling between tokens left out).
@@ -41,7 +41,7 @@ EMBEDDING, HEAD = "tok_emb.weight", "lm_head.weight"
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What calibration says of one matrix (rows, columns)."""
+    """Calibration statistics of one matrix (rows, columns)."""
 
     curvature: Floats
     """(columns, columns) E[x xᵀ] over tokens and passes, the layer's own output error; with gradients H_I, where tokens
@@ -66,7 +66,7 @@ class _Collector:
     sums: dict[str, _Sums] = field(default_factory=dict)
 
     def of(self, name: str, columns: int, output: tuple[int, ...]) -> _Sums:
-        """The sums of one matrix; zeros at first. `output` is the shape of what is kept of H_O."""
+        """The sums of one matrix, initially zero. `output` is the shape of the stored part of H_O."""
         if name not in self.sums:
             square = torch.zeros(columns, columns, dtype=torch.float64)
             self.sums[name] = _Sums(square, torch.zeros(output, dtype=torch.float64))
@@ -114,9 +114,9 @@ def calibrate(
 
     gradients: also the Fisher form, at the price of a backward pass. Labels come from a generator seeded with `seed`.
     on_progress is given the number of tokens done. The model computes in float32, whatever its own type.
-    runtime: every process calls this with as many batches of its own, and all get the statistics of all batches.
-    time_for: tells before every batch whether there is time for one that takes so many seconds, as the longest so far
-    did; the batches left are skipped. Raises PgolfError when a matrix is never used.
+    runtime: every process calls this with the same number of batches, and all get the statistics of all batches.
+    time_for: called before every batch with the longest duration of a batch so far; when it returns False, the
+    remaining batches are skipped. Raises PgolfError when a matrix is never used.
     """
     model.eval()
     roles = model.matrix_roles()
@@ -166,7 +166,7 @@ def save(path: Path, statistics: Mapping[str, Calibration], facts: Mapping[str, 
 
 
 def load(path: Path) -> tuple[dict[str, Calibration], dict[str, Any]]:
-    """What `save` wrote. Raises PgolfError for a file that is not one."""
+    """Read a file of `save`. Raises PgolfError for any other file."""
     try:
         with safe_open(path, "np") as file:
             arrays = {name: file.get_tensor(name).astype(np.float64) for name in file.keys()}  # noqa: SIM118
@@ -215,7 +215,7 @@ def _add_head(collector: _Collector, name: str, x: Tensor, log_p: Tensor) -> Non
 
 @contextmanager
 def _frozen(model: GPT) -> Iterator[None]:
-    """Only activations get gradients: those of the weights would cost half as much again and serve nothing."""
+    """Compute gradients of activations only: gradients of weights would cost half as much again and are not used."""
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
     try:
         for parameter in wanted:
@@ -265,7 +265,8 @@ def _hook(name: str, collector: _Collector) -> Callable[[nn.Module, tuple[Tensor
 
 
 def _add_lookup(collector: _Collector, name: str, rows: int, tokens: Tensor, gradient: Tensor | None) -> None:
-    """The table's side: tokens (N,), gradient (N, dim) of what was looked up. Row v sees it where v stands."""
+    """Statistics of the embedding table: tokens (N,), gradient (N, dim) by the looked-up rows; row v gets those of
+    token v."""
     columns = 0 if gradient is None else gradient.shape[1]
     sums = collector.of(f"{name}/table", columns, (rows,))
     sums.output += torch.bincount(tokens, minlength=rows).double().cpu()
@@ -281,7 +282,7 @@ def _finish(name: str, collector: _Collector, shape: tuple[int, ...], tokens: in
     sums = collector.sums.get(name)
     if sums is None:
         raise PgolfError(f"the matrix {name} is never used on the calibration tokens, so it has no Hessian")
-    if not sums.weight:  # used, and the loss does not feel it: what follows it is zero, as before any training
+    if not sums.weight:  # used, but it has no effect on the loss: the weights after it are zero, as before any training
         return Calibration(np.eye(shape[1]), np.ones(shape[0]))
     curvature, output = _whole(sums.inputs) / sums.weight, np.ones(shape[0])
     if collector.gradients:

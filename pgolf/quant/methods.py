@@ -23,7 +23,7 @@ class Method:
     """Default of `quantize.clip_sigmas` by role."""
     needs_hessians: bool = False
     chooses_steps: bool = False
-    """Whether it can meet a byte target and train the model between the shares that it rounds."""
+    """True if the method can meet a byte target and distill between rounding steps."""
 
     def role_bits(self, settings: QuantizeConfig, role: str) -> float:
         return settings.bits.get(role, self.bits.get(role, self.bits[""]))
@@ -47,7 +47,7 @@ def _gptq(matrix: Matrix) -> QuantizedTensor:
 
 
 _WIDTHS = {"embed": 8.0, "": 6.0}  # the records'
-_CODED = {"embed": 4.5, "": 3.5}  # near what the records' integers take once they are coded
+_CODED = {"embed": 4.5, "": 3.5}  # near the coded size of the records' integers
 
 METHODS = {
     "rtn": Method(each_matrix(_rtn), _WIDTHS),

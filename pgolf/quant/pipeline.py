@@ -1,7 +1,7 @@
 """The quantization recipe: a float model and train tokens in, a quantized model and its reports out.
 
 `quantize` is `calibrate` and `finish` in one call. A sweep over byte targets calls `calibrate` once and `finish` for
-each target; every result is what a single call would give. All arithmetic is float32 or better on every device. The
+each target; every result equals that of a single call. All arithmetic is float32 or better on every device. The
 model runs on the fast paths that it comes with; choosing them is the caller's.
 """
 
@@ -29,10 +29,10 @@ class Result:
     model: QuantizedModel
     source: CalibratedModel
     allocation: Sequence[Share]
-    """How a byte target was shared out over the matrices; empty without one."""
+    """Bits allocated per matrix; empty without a byte target."""
 
     def tensor_reports(self) -> list[TensorReport]:
-        """One per matrix: what quantization did to it."""
+        """One report per matrix."""
         return tensor_report.report(self.source.weights, self.model, self.source.calibration)
 
 

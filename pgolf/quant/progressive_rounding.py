@@ -1,6 +1,6 @@
-"""Rounding share by share, training what is still floating point in between.
+"""Progressive rounding: round some columns of every matrix, then train the remaining float weights, and repeat.
 
-Every matrix is rounded some of its columns at a time, from the last to the first as error feedback goes; after each
+The columns of every matrix are rounded in groups, from the last to the first as error feedback runs; after each
 share all that is left (the other columns, gains, norms, mixes) is trained on the mean KL divergence to the unquantized
 model, over train tokens. Feedback is the linear answer to a rounding error inside one matrix; the training that follows
 is the answer of the whole model, and repairs a third of what the feedback leaves or more. The order by shares is of
@@ -66,7 +66,7 @@ class Gradual:
             self._parts[name] = _Part(problem, steps, symbols, slice(columns, columns), problem.weight)
 
     def round_share(self, share: float) -> None:
-        """Round columns until `share` of every matrix is done; the error goes to the columns that are left."""
+        """Round columns until `share` of every matrix is done; the error is fed back to the remaining columns."""
         for name, part in self._parts.items():
             stop, columns = part.columns.start, part.problem.weight.shape[1]
             part.columns = slice(min(stop, columns - round(share * columns)), stop)
@@ -88,7 +88,7 @@ class Gradual:
     def train(self, batches: Sequence[Tensor], done: float, until: float, on_step: Callable[[float], None]) -> None:
         """One step per batch of token ids (B, T), the learning rate falling as from `done` to `until` of all steps.
 
-        on_step is told the divergence in nats per token.
+        on_step: called with the divergence in nats per token.
         """
         flat = self._flat
         for number, tokens in enumerate(batches):
@@ -125,7 +125,7 @@ class Gradual:
         return total
 
     def controls(self) -> dict[str, Tensor]:
-        """All that is no matrix, float32 on the CPU, by parameter name."""
+        """All tensors that are not quantized, float32 on the CPU, by parameter name."""
         named = self._flat.named(self._flat.data)
         return {name: tensor.detach().cpu().clone() for name, tensor in named.items() if name not in self._parts}
 
@@ -139,7 +139,7 @@ class Gradual:
         return self._plan.rounding.rate_weight
 
     def round(self, octaves: float, rate_weight: float | None = None) -> Matrices:
-        """All matrices, the share rounded last with its steps coarser by so many octaves."""
+        """All matrices; the columns rounded last have steps coarser by `octaves`."""
         rounding = self._plan.rounding if rate_weight is None else replace(self._plan.rounding, rate_weight=rate_weight)
 
         def again(part: _Part) -> QuantizedTensor:

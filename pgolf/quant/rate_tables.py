@@ -16,7 +16,7 @@ from pgolf.quant.grid import Floats
 from pgolf.quantized.tensors import kappas
 
 PER_OCTAVE = 8
-LOWEST, HIGHEST = -4.0, 9.0  # octaves of sigma / step with tables of their own
+LOWEST, HIGHEST = -4.0, 9.0  # octaves of sigma / step that have a table each
 CLASSES = int((HIGHEST - LOWEST) * PER_OCTAVE) + 1
 LARGEST = 24  # |q| with an entry; beyond it the bits go on in a straight line
 _PRIOR = 50.0  # symbols that the Gaussian table counts for when tables are refitted

@@ -1,4 +1,4 @@
-"""Rounding to nearest with one step per row: no data, no feedback. What the seed does, kept for comparison."""
+"""Round-to-nearest with one step per row: no data, no feedback. The seed's method, kept for comparison."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ FINE = 256  # grid steps per octave where steps come from row maxima: 0.14% at m
 
 
 def row_steps(weight: Floats, bits: int, sigmas: float | None) -> Floats:
-    """Step of each row of `weight` (rows, columns): the largest integer stands at `sigmas` standard deviations, or at
+    """Step of each row of `weight` (rows, columns): the largest integer is at `sigmas` standard deviations, or at
     the row's maximum for None. A row of zeros gets a step of 1."""
     largest = 2 ** (bits - 1) - 1
     reach = np.abs(weight).max(axis=1) if sigmas is None else sigmas * weight.std(axis=1)

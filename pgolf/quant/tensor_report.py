@@ -13,13 +13,13 @@ from pgolf.quantized.tensors import QuantizedModel, QuantizedTensor, dequantize
 
 @dataclass(frozen=True)
 class TensorReport:
-    """What quantization did to one matrix."""
+    """Error and entropy of one quantized matrix."""
 
     name: str
     role: str
     weights: int
     bits: float
-    """Entropy of its symbols, per weight: what an ideal coder with one table for the tensor would spend."""
+    """Entropy of the symbols in bits per weight: the cost under an ideal coder with one table per tensor."""
     relative_error: float
     """‖W − Ŵ‖ / ‖W‖."""
     output_error: float | None

@@ -117,7 +117,7 @@ def _viterbi(
     cost, after, price = np.empty(states), np.empty(states), np.empty((states, 2))
     recent = np.zeros((states, _MEMORY))  # residuals of each survivor's last rows, by row modulo memory
     moved = np.zeros((states, _MEMORY))
-    window = np.zeros(_MEMORY)  # row_carry from those rows to the one at hand
+    window = np.zeros(_MEMORY)  # row_carry from those rows to this one
     for state in range(states):
         cost[state] = np.inf
     cost[0] = 0.0

@@ -1,4 +1,4 @@
-"""Steps from what the loss feels: 1 / L_jj per column (WaterSIC, arXiv 2603.04956), 1 / U_rr per row.
+"""Reverse water-filling: step sizes 1 / L_jj per column (WaterSIC, arXiv 2603.04956) and 1 / U_rr per row.
 
 The loss of an error E is tr(H_O E H_I Eᵀ) (see `hessian`). With H_I = L Lᵀ, L lower, and H_O = U Uᵀ, U upper, it is
 ‖Uᵀ E L‖², and rounding element (r, j) with step s costs U_rr² L_jj² s² / 12 once its error is fed to the columns
@@ -18,7 +18,7 @@ from pgolf.quant.grid import Floats
 from pgolf.quantized.tensors import QuantizedTensor
 
 OUTPUT_DAMPING = 0.01  # of the mean diagonal of H_O: between 0.001 and 0.1 little changes
-SEGMENT = 1024  # rows per trellis restart: a restart costs what about three symbols gain
+SEGMENT = 1024  # rows per trellis restart: a restart costs about the gain of three symbols
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class Problem:
     weight: Floats  # (rows, columns)
     lower: Floats  # (columns, columns), factor of the damped curvature
     row_factor: Floats  # (rows,) U_rr
-    row_carry: Floats  # (rows, rows) U_qr / U_rr for q < r: what a row's error adds to later targets; (0, 0): nothing
+    row_carry: Floats  # (rows, rows) U_qr / U_rr for q < r: weight of a row's error in later targets; (0, 0): none
     row_sigma: Floats  # (rows,) deviation of a row's weights ...
     col_sigma: Floats  # (columns,) ... times this, mean square 1, is the expected deviation of an element
 
@@ -47,7 +47,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Rounding:
-    """How levels are chosen once steps are known."""
+    """Settings of the rounding for given steps."""
 
     states: int = 8
     """Trellis states: 4 or 8; 0: the scalar rounder."""
@@ -58,7 +58,7 @@ class Rounding:
 
 
 def prepare(weight: Floats, role: str, curvature: Floats, output: Floats, damping: float) -> Problem:
-    """Factor both sides of the loss of `weight` (rows, columns) and note what is needed to choose steps.
+    """Factor both Hessians of `weight` (rows, columns) and keep the factors that step sizes are chosen from.
 
     curvature: (columns, columns) H_I; output: (rows, rows) H_O or (rows,) its diagonal.
     """
@@ -79,7 +79,7 @@ def prepare(weight: Floats, role: str, curvature: Floats, output: Floats, dampin
 
 @dataclass(frozen=True, eq=False)
 class Steps:
-    """Where the steps of one matrix should lie, and where the grid puts them: a row's times a column's."""
+    """Ideal steps of one matrix and their positions on the grid: a row's step times a column's."""
 
     rows: Floats  # (rows,) log2, wished for
     columns: Floats  # (columns,) log2, wished for
@@ -97,7 +97,7 @@ def choose_steps(problem: Problem, log2_c: float, resolution: int) -> Steps:
 
 
 def move_columns(steps: Steps, octaves: float, columns: slice) -> Steps:
-    """The same steps, those of some columns coarser by so many octaves; a row's part is all columns' and stays."""
+    """The same steps with some columns coarser by `octaves`; row steps apply to all columns and stay."""
     moved = steps.columns.copy()
     moved[columns] += octaves
     return _on_grid(steps.rows, moved, steps.resolution)

@@ -1,4 +1,4 @@
-"""`quantized.safetensors`: a quantized model before it is entropy-coded, for the stages that read it again.
+"""`quantized.safetensors`: a quantized model before entropy coding, as later stages read it.
 
 Each matrix is three integer tensors (`NAME/symbols`, `NAME/row_scale`, `NAME/col_scale`), a control tensor is itself;
 one JSON object in the metadata holds the order of everything, the roles, the grids and the model's own header.
@@ -53,7 +53,7 @@ def save(path: Path, model: QuantizedModel) -> None:
 
 
 def load(path: Path) -> QuantizedModel:
-    """Read what `save` wrote. Raises PgolfError for a file that is not one, or is damaged."""
+    """Read a file of `save`. Raises PgolfError for any other or a damaged file."""
     try:
         with safe_open(path, framework="pt") as file:
             described = json.loads((file.metadata() or {})[_KEY])

@@ -1,4 +1,4 @@
-"""A quantized model, and the float32 weights that its integers stand for.
+"""A quantized model, and its dequantization to float32 weights.
 
 Nothing in it is a float that a decoder would have to compute: symbols and scale indices are integers, so two machines
 that hold the same QuantizedModel hold the same weights. A weight is `level * T[k] * 2**e` with
@@ -32,7 +32,7 @@ KAPPA = {
     4: np.array([0, 0, 1, 1], dtype=np.int8),
     8: np.array([0, 1, 0, 1, 0, 1, 0, 1], dtype=np.int8),
 }
-MAX_EXPONENT = 120  # octaves a scale may lie from 1; beyond it float32 overflows or goes subnormal
+MAX_EXPONENT = 120  # largest distance of a scale from 1 in octaves; beyond it float32 overflows or goes subnormal
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ def kappas(symbols: np.ndarray, states: int, segment: int) -> np.ndarray:
 
 
 def levels(tensor: QuantizedTensor) -> np.ndarray:
-    """Integer multiples of the step that the symbols stand for: (rows, columns) int64."""
+    """Levels (multiples of the step) that the symbols encode: (rows, columns) int64."""
     symbols = tensor.symbols.astype(np.int64)
     if tensor.trellis == 0:
         return symbols
@@ -132,7 +132,7 @@ class QuantizedModel:
     controls: Mapping[str, torch.Tensor]  # by parameter name: float16, bfloat16 or float32, stored exactly
     header: Mapping[str, Any] = field(
         default_factory=dict
-    )  # JSON-able: the model's configuration and what a reader needs
+    )  # JSON: the model's configuration and other data for readers
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Dequantized float32 tensors by parameter name, ready for `GPT.load_state_dict`."""

@@ -1,1 +1,1 @@
-"""What stage directories hold, opened: models, tokens, tokenizers. `front` is pgolf's Python interface."""
+"""Readers of stage directories: models, tokens, tokenizers. `front` is pgolf's Python interface."""

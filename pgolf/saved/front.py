@@ -34,9 +34,9 @@ from pgolf.tokens.tokenizer import Tokenizer
 
 class TokenLoss(NamedTuple):
     text: bytes
-    """What the token stands for."""
+    """Text of the token."""
     bits: float
-    """What it costs to store after the text before it: minus the log2 of its probability."""
+    """Its cost in bits after the preceding text: minus the log2 of its probability."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class Model:
         return models.training_length(self.stage)
 
     def bits_per_byte(self, text: str | bytes) -> float:
-        """Bits per UTF-8 byte of a text that stands alone, as `pgolf eval-sliding --documents` counts them.
+        """Bits per UTF-8 byte of a text as one document, as `pgolf eval-sliding --documents` counts them.
 
         Raises PgolfError for an empty text.
         """
@@ -62,7 +62,7 @@ class Model:
         return Score.from_nll(nll, token_bytes).bits_per_byte
 
     def token_losses(self, text: str | bytes) -> list[TokenLoss]:
-        """The tokens of a text with what each costs; their bits add up to those of `bits_per_byte`."""
+        """The tokens of a text with the cost of each; their bits add up to those of `bits_per_byte`."""
         nll, _, ids = self._scored(text)
         pieces = [self.tokenizer.pieces[token] for token in ids.tolist()]
         return [TokenLoss(piece, nats / math.log(2)) for piece, nats in zip(pieces, nll.tolist(), strict=True)]
@@ -139,8 +139,8 @@ def open_run(path: str | Path) -> Run:
 def load(path: str | Path, device: str = "auto", threads: int = 0) -> Model:
     """The model in a stage directory (train, ema-finalize, quantize or package) or a run.
 
-    A package needs nothing beside it. device: `auto`, `cpu` or `cuda`; threads: of the CPU, 0 for every core.
-    Raises PgolfError where there is no model, or where a file is not what its manifest says.
+    A package is self-contained. device: `auto`, `cpu` or `cuda`; threads: of the CPU, 0 for every core.
+    Raises PgolfError where there is no model, or where a file does not match its manifest.
     """
     folder = Path(path)
     if stage_directory.exists(folder):

@@ -1,4 +1,4 @@
-"""What other stages need of a tokenize stage: token streams, the held-out slice, bytes per token, the tokenizer."""
+"""Readers of a tokenize stage: token streams, the held-out slice, bytes per token, the tokenizer."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -68,7 +68,7 @@ def with_bos(config: Config, stage: Stage) -> Config:
 
 
 def input_of(item: Source) -> Input:
-    """The entry of documents in the manifest of what is made from them."""
+    """The manifest entry of documents as an input."""
     path = item.name if item.kind == "url" else Path(item.name).resolve().as_posix()
     return Input(kind=item.kind, path=path, sha256=item.sha256, bytes=item.bytes)
 
@@ -84,7 +84,7 @@ def recorded_documents(stage: Stage, role: str) -> Iterator[bytes]:
     sources = [data.source(entry.path) for entry in entries]
     for source, entry in zip(sources, entries, strict=True):
         if source.sha256 != entry.sha256:
-            raise PgolfError(f"{source.name} is not what {stage.path} was made from: it has changed")
+            raise PgolfError(f"{source.name} has changed since {stage.path} was made from it")
     field = str(manifest.config.get("options", {}).get("text_field", "text"))
     for source in sources:
         yield from data.documents(source, field)
@@ -93,7 +93,7 @@ def recorded_documents(stage: Stage, role: str) -> Iterator[bytes]:
 def encode_documents(
     stage: Stage, documents: Iterable[bytes], threads: int = 2
 ) -> tuple[np.ndarray, np.ndarray, bool] | None:
-    """Any other documents with the tokenizer of a run; None when there is no text in them.
+    """Other documents encoded with the tokenizer of a run; None when they contain no text.
 
     Returns tokens uint16 (n,), original bytes of each int64 (n,), and whether every document comes back exactly.
     """

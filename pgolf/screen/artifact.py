@@ -27,7 +27,7 @@ def artifact_bytes(record: Record) -> Iterator[Check]:
         yield Check(
             f"seed {seed}: artifact bytes",
             CONTRADICTS,
-            f"claims {value:,}{why}; its log says {total.value:,.0f}",
+            f"claims {value:,}{why}; its log has {total.value:,.0f}",
             (record.claims_name, log.where(total)),
         )
     claimed = next((key for key in _TOTALS if as_number(record.claims.get(key))), None)
@@ -47,13 +47,13 @@ def artifact_bytes(record: Record) -> Iterator[Check]:
         yield Check(
             claimed,
             CONTRADICTS,
-            f"claims {total_claimed:,}; the logs say {', '.join(f'{n:,}' for n in numbers)}{why}",
+            f"claims {total_claimed:,}; the logs have {', '.join(f'{n:,}' for n in numbers)}{why}",
             (here, *(log.where(last) for log, last in printed)),
         )
 
 
 def _code_files(record: Record) -> dict[str, int]:
-    """Code beside the record's data, as it is on disk."""
+    """Code files of the record on disk."""
     return {name: size for name, size in record.sizes.items() if name.endswith(_CODE_NAMES) and "/" not in name}
 
 
@@ -89,7 +89,7 @@ def code_bytes(record: Record) -> Iterator[Check]:
 
 
 def cap(record: Record) -> Iterator[Check]:
-    """Total bytes under each reading of what code counts, against the cap."""
+    """Total bytes against the cap, for each interpretation of which code counts."""
     for key in _TOTALS:
         value = as_number(record.claims.get(key))
         if value is not None and value > reference.CAP_BYTES:

@@ -34,7 +34,7 @@ CHECKS: tuple[Callable[[Record], Iterator[Check]], ...] = (
 def screen_folder(path: Path) -> list[Check]:
     """All checks on the record in the folder `path`, which is read and never run.
 
-    Raises PgolfError when it is no folder or holds no record.
+    Raises PgolfError for anything but a folder with a record.
     """
     record = read_record(path)
     return [found for check in CHECKS for found in check(record)]

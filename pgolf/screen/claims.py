@@ -1,4 +1,4 @@
-"""Figures out of a record: what submission.json claims per seed and in all, and the logs' last scores."""
+"""Figures of a record: the claims of submission.json per seed and in total, and the last scores of the logs."""
 
 import re
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ def as_number(value: Any) -> Decimal | None:
 
 
 def same(claimed: Decimal, printed: str) -> bool:
-    """Whether a claimed number is the printed one, rounded or cut to the fewer digits of the two."""
+    """True if a claimed number equals the printed one, rounded or truncated to the fewer digits of the two."""
     digits = min(-int(claimed.as_tuple().exponent), -int(Decimal(printed).as_tuple().exponent))
     return abs(claimed - Decimal(printed)) < Decimal(1).scaleb(-max(digits, 0)) * Decimal("1.000001")
 

@@ -1,6 +1,6 @@
 """Facts of the challenge that a record's own figures are compared with.
 
-Sources: README and `records/` of openai/parameter-golf at commit 4908dc46f; counts of targets stand in the records'
+Sources: README and `records/` of openai/parameter-golf at commit 4908dc46f; counts of targets are in the records'
 logs, bytes follow from them as `nats / ln 2 * targets / bits per byte`, and #1916 and #2138 state them.
 """
 
@@ -20,7 +20,7 @@ LEVEL = 0.01
 
 @dataclass(frozen=True)
 class Split:
-    """How one published tokenizer cuts the validation split."""
+    """Token and byte counts of the validation split under one published tokenizer."""
 
     name: str
     targets: int

@@ -1,4 +1,4 @@
-"""What the community's rulings ask about: significance, gates that fire by the target, features of the code."""
+"""Checks for the community's rulings: significance, gates that depend on the target, features of the code."""
 
 import math
 import statistics

@@ -93,7 +93,7 @@ def headline(record: Record) -> Iterator[Check]:
 
 
 def readme(record: Record) -> Iterator[Check]:
-    """Whether README.md names the score that submission.json claims, to four decimals or more."""
+    """Check that README.md states the score of submission.json, to four decimals or more."""
     claim = headline_claim(record)
     if claim is None or not record.readme:
         return

@@ -1,7 +1,8 @@
-"""Read a record's script without running it: unpack self-extracting wrappers, measure it, name what rulings ask about.
+"""Read a record's script without running it: unpack self-extracting wrappers, measure it, find features that rulings
+name.
 
-A pattern in a text is no proof in either direction (static checkers called per-sample SLOT clean and flagged ordinary
-bigram embeddings), so every finding here is evidence for a reader and never a contradiction.
+A pattern in a text proves nothing in either direction (static checkers called per-sample SLOT clean and flagged
+ordinary bigram embeddings), so every finding here is evidence for a reader and never a contradiction.
 """
 
 import ast
@@ -98,7 +99,7 @@ class Found:
 
 
 def unpack(script: Text) -> list[Text]:
-    """The script, then what string literals in it unpack to: base64 or base85 around lzma, zlib or brotli."""
+    """The script, then the unpacked contents of its string literals: base64 or base85 around lzma, zlib or brotli."""
     texts, layer = [script], [script]
     for _ in range(_DEPTH):
         layer = [Text(f"{text.name} (unpacked)", inner) for text in layer for inner in _packed(text.text)]
@@ -161,7 +162,7 @@ def packed_sizes(text: str) -> dict[str, int]:
 
 
 def features(script: Text) -> list[Found]:
-    """Which of FEATURES occur in the code of a script, comments left out."""
+    """The FEATURES that occur in the code of a script, comments excluded."""
     found: dict[str, list[int]] = {}
     for number, line in enumerate(io.StringIO(script.text), 1):
         code = line.split("#", 1)[0]

@@ -19,7 +19,7 @@ from pgolf.screen.log import Log
 
 
 def implied_bytes(record: Record) -> Iterator[Check]:
-    """Bytes per token that loss and bits per byte imply, against what the published tokenizers have."""
+    """Bytes per token implied by loss and bits per byte, compared with the published tokenizers."""
     pairs = [(log.where(score), score.loss, score.bits_per_byte, log) for log, score in last_scores(record)]
     loss, claim = as_number(record.claims.get("val_loss")), headline_claim(record)
     if not pairs and loss and claim and claim[1] > 0:
@@ -27,7 +27,7 @@ def implied_bytes(record: Record) -> Iterator[Check]:
     for where, loss_text, bits_text, log in pairs:
         nats, bits = float(loss_text), float(bits_text)
         if bits <= 0:
-            yield Check("implied bytes", CONTRADICTS, f"{bits_text} bits per byte is no score", (where,))
+            yield Check("implied bytes", CONTRADICTS, f"{bits_text} bits per byte is not a score", (where,))
             continue
         ratio = nats / math.log(2) / bits
         digits = min(len(loss_text.split(".")[1]), len(bits_text.split(".")[1]))
@@ -97,7 +97,7 @@ def coverage(record: Record) -> Iterator[Check]:
 
 
 def overlap(record: Record) -> Iterator[Check]:
-    """What the files tell of training text inside the validation split; only documents could prove either."""
+    """Signs in the files of training text inside the validation split; only the documents could prove either."""
     for text in record.scripts:
         for number, line in enumerate(text.text.splitlines(), 1):
             default = re.search(r"val[-_]docs\W+.*default\W+([\d_]+)", line)

@@ -1,4 +1,4 @@
-"""The kinds of stages, one row each: what a kind comes after, what it holds, and the names of its files.
+"""The table of stage kinds: the kinds of their inputs, the payload they hold, and the names of their files.
 
 Everything that lists kinds or names a stage's files reads it from here. A new kind is a new row.
 """
@@ -15,7 +15,7 @@ TOKENIZER, WEIGHTS, QUANTIZED, PACKED, SCRIPT = (
     "train_gpt.py",
 )
 TRAIN_SHARDS, VAL_SHARDS, VAL_BYTES = "fineweb_train", "fineweb_val", "fineweb_val_bytes"
-"""Beginnings of the names of shards: `<beginning>_000000.bin`."""
+"""Prefixes of the names of shards: `<prefix>_000000.bin`."""
 METRICS_LOG, LOSS_CURVE, AVERAGE, HESSIANS = "metrics.jsonl", "loss.png", "average-", "hessians.safetensors"
 SCORES, CLAIMS, REQUIREMENTS = "scores.safetensors", "claims.json", "requirements.txt"
 AUDIT, AUDIT_TEXT, PAGE, PROOF = "report.json", "report.md", "report.html", "proof.pgt"
@@ -25,16 +25,16 @@ AUDIT, AUDIT_TEXT, PAGE, PROOF = "report.json", "report.md", "report.html", "pro
 class Kind:
     name: str
     after: tuple[str, ...] = ()
-    """Kinds that it takes its input from."""
+    """Kinds of its input, of which the newest stage is chosen."""
     also: tuple[str, ...] = ()
-    """Kinds that it takes when they are named with `--from`, but does not choose by itself."""
+    """Kinds accepted with `--from` only."""
     holds: str = ""
     """`tokens`, `float` or `integers` (a model), `score`, `audit`, `proof` or `page`."""
     files: tuple[str, ...] = ()
-    """Names of its files, or how they begin."""
+    """Names of its files, or prefixes of them."""
     metrics: type = records.NoRecord
     details: type = records.NoRecord
-    """The fields that it writes under `metrics` and `details`."""
+    """Types of `metrics` and `details` in its manifest."""
 
 
 KINDS = {
@@ -119,6 +119,6 @@ MODELS, FLOATS, SCORED = holding("float", "integers"), holding("float"), holding
 
 
 def comes_after(kind: str | None, other: str) -> bool:
-    """Whether a stage of `kind` has one of kind `other` in its lineage."""
+    """True if a stage of `kind` has one of kind `other` in its lineage."""
     row = KINDS.get(kind or "")
     return row is not None and any(one == other or comes_after(one, other) for one in (*row.after, *row.also))

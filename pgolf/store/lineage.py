@@ -1,4 +1,4 @@
-"""The inputs of a stage, and whether they are still what the stage was made from."""
+"""The inputs of a stage, and whether they are unchanged since the stage was made."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +14,7 @@ from pgolf.store.stage_directory import Stage
 
 @dataclass(frozen=True)
 class Ancestor:
-    """One input of a stage as it stands today."""
+    """One input of a stage in its present state."""
 
     role: str
     label: str
@@ -34,7 +34,7 @@ def ancestors(stage: Stage, folder_hash: Callable[[Path], str] | None = None) ->
 
 
 def input_hashes(stage: Stage) -> set[str]:
-    """Hashes of the manifests of every stage up the lineage, as far as the stages are where their children say."""
+    """Hashes of the manifests of all ancestors that are still at their recorded paths."""
     found = set()
     for role, entry in stage.manifest.inputs.items():
         if entry.kind == "stage":
@@ -45,7 +45,7 @@ def input_hashes(stage: Stage) -> set[str]:
 
 
 def changed_outputs(stage: Stage) -> list[str]:
-    """What is wrong with the payload of a stage: one line per file that is missing or was changed."""
+    """Faults of a stage's payload: one line per file that is missing or was changed."""
     found = []
     for name in sorted(stage.manifest.outputs):
         try:

@@ -1,4 +1,4 @@
-"""A stage's manifest: what was made, from what, how, and what it scored.
+"""The manifest of a stage: its inputs, settings, outputs with hashes, and scores.
 
 `manifest.json` is pgolf's public interface (documented in docs/MANIFEST.md). Its schema carries a version; every
 older version is read for ever.
@@ -85,7 +85,7 @@ def parse(text: str, where: Path) -> Manifest:
     try:
         values = json.loads(text, parse_constant=_refuse_constant)
         schema = values["schema"]
-        # 1e999 is no number either, and half a surrogate pair cannot be the name of anything.
+        # 1e999 overflows to infinity, and an unpaired surrogate cannot be part of a file name.
         json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PgolfError(
@@ -107,11 +107,11 @@ def parse(text: str, where: Path) -> Manifest:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _inside(name: str) -> bool:
-    """Whether the name of an output is that of a file below its stage directory."""
+    """True if the name of an output is a path below its stage directory."""
     return "\0" not in name and not name.startswith("/") and ".." not in name.replace("\\", "/").split("/")
 
 

@@ -1,4 +1,4 @@
-"""What each kind of stage writes under `metrics` and `details` of its manifest (docs/MANIFEST.md has the meanings).
+"""Types of `metrics` and `details` in the manifest of each kind of stage (docs/MANIFEST.md explains the fields).
 
 All fields are optional: older versions wrote fewer, and some depend on settings. `KINDS` pairs them with the kinds.
 """
@@ -135,6 +135,7 @@ class ScoreDetails(TypedDict, total=False):
     chunks_learned: int
     steps: int
     out_of_time: bool
+    estimate_seconds: dict[str, float]
     ttt: dict[str, Any]
     tuned_on: str
     trials: list[dict[str, Any]]

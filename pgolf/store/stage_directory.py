@@ -1,6 +1,6 @@
 """Stage directories: written whole or not at all, verified when read.
 
-A stage is written in a working folder beside its destination (`work_folder`), flushed to disk and moved into place.
+A stage is written in a working folder next to its destination (`work_folder`), flushed to disk and moved into place.
 After that it is never changed, and only ever replaced as a whole by a newer stage of the same name.
 """
 
@@ -40,7 +40,7 @@ class Stage:
 
     @property
     def label(self) -> str:
-        """How a person refers to it: `quantize`, or `quantize@int5`."""
+        """Label for messages: `quantize`, or `quantize@int5`."""
         return self.manifest.name
 
     def file(self, name: str) -> Path:
@@ -55,7 +55,7 @@ class Stage:
         found = manifests.hash_file(path) if path.is_file() else None
         if found != expected:
             if _manifest_hash(self.path) != self.manifest_sha256:
-                raise PgolfError(f"{self.path} was replaced by another pgolf process meanwhile; run the command again")
+                raise PgolfError(f"{self.path} was replaced by another pgolf process; repeat the command")
             if found is None:
                 raise PgolfError(f"{path} is missing, though its manifest lists it; rerun {self.manifest.stage}")
             raise PgolfError(
@@ -105,7 +105,7 @@ class Stage:
 
 
 def exists(path: Path) -> bool:
-    """Whether a finished stage stands at `path`; one that is being replaced just now does."""
+    """True if there is a finished stage at `path`, or one that is being replaced just now."""
     for _ in range(_TRIES):
         if (path / manifests.FILE_NAME).is_file():
             return True
@@ -131,7 +131,7 @@ def open_stage(path: Path, wanted: tuple[str, ...] = ()) -> Stage:
     data = None
     for _ in range(_TRIES):
         if not exists(path):
-            raise PgolfError(f"{path} is not a stage directory: there is no {manifests.FILE_NAME} in it")
+            raise PgolfError(f"{path} is not a stage directory: it has no {manifests.FILE_NAME}")
         try:
             data = file.read_bytes()  # read once: the hash is that of the text that is parsed
             break
@@ -166,7 +166,7 @@ def refuse_foreign(folder: Path) -> None:
         return
     remedy = "move it away, or choose another --run or --name"
     if folder.is_symlink() or not folder.is_dir():
-        raise PgolfError(f"{folder} is no folder that pgolf made and is not replaced: {remedy}")
+        raise PgolfError(f"{folder} was not made by pgolf, so it is not replaced: {remedy}")
     found = _foreign(folder, folder.name)
     if found is not None:
         raise PgolfError(f"{folder} is not replaced: {found}; {remedy}")
@@ -177,7 +177,7 @@ def _foreign(folder: Path, label: str) -> str | None:
     try:
         manifest = manifests.parse((folder / manifests.FILE_NAME).read_text("utf-8"), folder / manifests.FILE_NAME)
     except (FileNotFoundError, UnicodeDecodeError):
-        return f"there is no {manifests.FILE_NAME} in it, so pgolf did not make it"
+        return f"it has no {manifests.FILE_NAME}, so pgolf did not make it"
     except PgolfError as error:
         return str(error).partition(";")[0]
     if manifest.name != label:
@@ -193,7 +193,7 @@ def _foreign(folder: Path, label: str) -> str | None:
 
 
 class StageWriter:
-    """Where a stage puts its payload: a working folder beside the final directory, until `commit` moves it there.
+    """Writer of a stage's payload: a working folder next to the final directory, until `commit` moves it there.
 
     The working folder is deleted with a failed attempt, or, for a resumable stage, named `<destination>.partial` and
     kept for the next one. Only files asked for with `path` or named with `add` become outputs. With `writes` false (a
@@ -218,13 +218,13 @@ class StageWriter:
 
     @property
     def has_scratch(self) -> bool:
-        """Whether there are files to resume from."""
+        """True if there are files to resume from."""
         folder = self.folder / SCRATCH
         return folder.is_dir() and any(folder.iterdir())
 
     @property
     def payload(self) -> Path:
-        """Folder of the payload, made on first use; what is written in it becomes an output only with `add`."""
+        """Folder of the payload, made on first use; files in it become outputs only with `add`."""
         return self._made(self.folder / PAYLOAD)
 
     def path(self, name: str) -> Path:

@@ -1,6 +1,6 @@
-"""Working folders, the lock of a run, and what pgolf may remove.
+"""Working folders, the lock of a run, and the rules of removal.
 
-A stage is written in a working folder beside its destination and moved into place at the end. Only working folders are
+A stage is written in a working folder next to its destination and moved into place at the end. Only working folders are
 ever removed, and only when they are provably pgolf's own: the name has pgolf's prefix and a checksum, or the folder
 holds a marker file that was written first and names the folder, its destination and the process; that process is gone;
 and only the parts that pgolf puts there are deleted. Everything else in a run directory belongs to its owner.
@@ -107,7 +107,7 @@ class WorkFolder:
         move(stage, self.path / PAYLOAD)
 
     def remove(self) -> None:
-        """Delete the folder; what cannot be deleted now is left for the next command's sweep."""
+        """Delete the folder; files that cannot be deleted now are left for the next command's sweep."""
         self._ready = False
         if _owner(self.path) is not None:
             _remove(self.path)
@@ -120,7 +120,7 @@ def abandoned(run: Path) -> list[Path]:
 
 
 def sweep(run: Path) -> None:
-    """Remove what killed processes left in a run directory, and put back a stage that one was replacing.
+    """Remove leftovers of killed processes in a run directory, and restore a stage that one was replacing.
 
     Called with the run's lock held. A resumable folder stays, unless its stage was committed.
     """
@@ -146,7 +146,7 @@ def sweep(run: Path) -> None:
 
 
 def await_replacement(path: Path) -> bool:
-    """Whether anything is at `path`, once no other process stands between the two renames of replacing it.
+    """True if anything is at `path`, once no other process is between the two renames of replacing it.
 
     Only systems without an atomic exchange have that moment. When the process was killed in it, the replaced stage is
     put back.
@@ -252,7 +252,7 @@ def _write_marker(folder: Path, name: str, destination: str) -> None:
 
 
 def _owner(folder: Path) -> dict[str, Any] | None:
-    """Which process a working folder belongs to and its `destination`; None for a folder that is not provably pgolf's.
+    """The owning process of a working folder and its `destination`; None for a folder without pgolf's marker.
 
     A process that was killed before it had written the marker leaves an own name with its checksum.
     """
@@ -289,8 +289,8 @@ def _me() -> dict[str, Any]:
 
 
 def _start_time(pid: int) -> str:
-    """When a process started, in clock ticks since boot, which tells it from a later one of the same number; empty
-    where the system has no /proc."""
+    """Start time of a process in clock ticks since boot, which distinguishes it from a later one of the same number;
+    empty where the system has no /proc."""
     try:
         return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -298,7 +298,7 @@ def _start_time(pid: int) -> str:
 
 
 def _alive(owner: dict[str, Any]) -> bool:
-    """Whether the owning process may still run; True for one on another host, which cannot be looked at."""
+    """True if the owning process may still run; also for a process on another host, which cannot be checked."""
     pid = owner.get("pid")
     if owner.get("host") != socket.gethostname() or not isinstance(pid, int) or pid < 1:
         return True

@@ -1,4 +1,4 @@
-"""How many bytes of text each token stands for: the only place that decides it.
+"""Bytes of text per token; everything that counts bytes uses this module.
 
 On documents the answer is exact: the counts of a document's tokens sum to its length in bytes, whatever the tokenizer
 does to the text (`document_bytes`, kept as the sidecar `fineweb_val_bytes_*`). On the challenge's shards no documents
@@ -20,7 +20,7 @@ from pgolf.tokens.tokenizer import MAX_TOKEN_BYTES, Tokenizer
 
 @dataclass(frozen=True, eq=False)
 class ByteTable:
-    """Bytes per piece, the space in front counted apart: it exists only after a token that is no boundary."""
+    """Bytes per piece. The leading space is counted separately: it exists only after a token that is not a boundary."""
 
     base: np.ndarray  # (vocab_size,) int64, bytes without the leading space
     leading_space: np.ndarray  # (vocab_size,) bool
@@ -86,9 +86,9 @@ def document_bytes(tokenizer: Tokenizer, document: bytes, tokens: np.ndarray) ->
 
 
 def changed_bytes(original: bytes, decoded: bytes) -> int:
-    """At least so many bytes must be replaced, added or removed to turn one text into the other.
+    """Lower bound of the bytes to replace, add or remove to turn one text into the other.
 
-    Counted by byte value, order ignored, which is exact for what normalization does and needs no alignment.
+    Counted by byte value, ignoring order, which is exact for normalization and needs no alignment.
     """
     if original == decoded:
         return 0
@@ -99,7 +99,7 @@ def changed_bytes(original: bytes, decoded: bytes) -> int:
 
 
 def faults(tokenizer: Tokenizer) -> list[str]:
-    """What is wrong or dangerous in this tokenizer for counting bytes, one sentence each; empty for a sound one.
+    """Faults of a tokenizer that affect byte counts, one sentence each; empty if there are none.
 
     The names are those under which the field met them (openai/parameter-golf #755, #897, #1271, #1604, #1734, #2071).
     """
@@ -133,7 +133,7 @@ def faults(tokenizer: Tokenizer) -> list[str]:
 
 
 def table_faults(tokenizer: Tokenizer, table: np.ndarray) -> list[str]:
-    """What is wrong in somebody's table of bytes per token, int (vocab_size,) without a leading space's byte.
+    """Faults of another program's table of bytes per token, int (vocab_size,) without the byte of a leading space.
 
     Such tables come with scores to be checked; each sentence names one of the field's known faults with an example.
     """
@@ -142,7 +142,7 @@ def table_faults(tokenizer: Tokenizer, table: np.ndarray) -> list[str]:
     wrong = np.flatnonzero(table[: len(exact.base)] != exact.base[: len(table)])
     kinds = {
         "control tokens with length": wrong[exact.boundary[wrong]],
-        "pre-credited spaces (counted again where the space is added)": wrong[
+        "pre-credited spaces (counted twice where the space is added)": wrong[
             exact.leading_space[wrong] & (table[wrong] == exact.base[wrong] + 1)
         ],
         "byte tokens longer than one byte": np.array(
@@ -172,7 +172,7 @@ def _spells(tokenizer: Tokenizer, tokens: np.ndarray, text: bytes) -> bool:
 
 
 def _spread(counts: np.ndarray) -> np.ndarray:
-    """Move what a uint16 cannot hold to the next tokens, and what is left at the end to those before."""
+    """Carry the excess over a uint16 to the next tokens, and the rest at the end to earlier ones."""
     for direction in (1, -1):
         order = counts[1:][::direction]  # a view: BOS keeps its zero
         carried = 0

@@ -2,12 +2,12 @@
 
 A bijection on bytes (record 2026-04-18, openai/parameter-golf #1729). A maximal run of ASCII letters is lower-cased
 behind TITLE (first letter upper), ALLCAPS (two or more, all upper) or CAPNEXT (before each later capital of a mixed
-run); an operator character that stands in the text itself is escaped with ESC. Two dialects, told apart by their
-operator characters so that a tokenizer model alone says which it was trained for:
+run); an operator character in the text itself is escaped with ESC. There are two dialects with different
+operator characters, so that the tokenizer model identifies its dialect:
 
-- `challenge` (U+E001 to U+E004): the operator stands right before the letters, as in the challenge's published
+- `challenge` (U+E001 to U+E004): the operator comes right before the letters, as in the challenge's published
   tokenizer. Between a space and its word it keeps SentencePiece from using the word's usual piece `▁word`.
-- `leading` (U+E011 to U+E014): TITLE and ALLCAPS stand before the space that precedes the word, so the word keeps its
+- `leading` (U+E011 to U+E014): TITLE and ALLCAPS come before the space that precedes the word, so the word keeps its
   usual piece. pgolf's own CaseOps tokenizers use it.
 
 Bytes are counted on the original text: an operator has none, every other byte of the transformed text one.
@@ -34,7 +34,7 @@ class CaseOps:
     first: int
     """Code point of TITLE; ALLCAPS, CAPNEXT and ESC follow it."""
     leading: bool
-    """Whether TITLE and ALLCAPS stand before the space in front of the word."""
+    """True if TITLE and ALLCAPS come before the space in front of the word."""
 
     @cached_property
     def symbols(self) -> tuple[str, ...]:
@@ -125,7 +125,8 @@ class CaseOps:
         return self._find_back.sub(_restore_or_drop if drop_stray else _restore, text)
 
     def original_bytes(self, text: bytes) -> np.ndarray:
-        """For each byte of the transformed text, the original bytes it stands for, 0 or 1: uint8 (len(text),)."""
+        """For each byte of the transformed text, the number of original bytes it accounts for, 0 or 1: uint8
+        (len(text),)."""
         weight = np.ones(len(text), np.uint8)
         size = len(self._bytes[_ESC])
         literal = -1

@@ -20,7 +20,7 @@ _BATCH_DOCUMENTS = 512
 
 @dataclass
 class Encoded:
-    """A batch of documents, one after the other, and what the check of each found."""
+    """A batch of encoded documents in order, with the result of each document's round-trip check."""
 
     tokens: np.ndarray  # (n,) uint16
     token_bytes: np.ndarray | None  # (n,) uint16, original bytes of each token, where asked for
@@ -35,7 +35,7 @@ class Encoded:
 def encode_documents(
     tokenizer: Tokenizer, documents: Iterable[bytes], with_bytes: bool = False, threads: int = 2
 ) -> Iterator[Encoded]:
-    """Encode documents, in order. Each is decoded again and compared; `with_bytes` adds the sidecar."""
+    """Encode documents in order, decode each and compare; `with_bytes` adds the sidecar of byte counts."""
     waiting: deque[Future[Encoded]] = deque()
     with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="encode") as pool:
         try:

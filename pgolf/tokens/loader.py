@@ -77,7 +77,7 @@ class Loader:
             )
         if batch_tokens % (seq_len * self._world_size) or not batch_tokens:
             raise PgolfError(
-                f"train.batch_tokens = {batch_tokens} is no multiple of train.seq_len ({seq_len}) times the number "
+                f"train.batch_tokens = {batch_tokens} is not a multiple of train.seq_len ({seq_len}) times the number "
                 f"of processes ({self._world_size})"
             )
 
@@ -91,7 +91,7 @@ class Loader:
         return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
     def _window_starts(self, windows: np.ndarray, seq_len: int) -> np.ndarray:
-        """Where the windows with these running numbers begin in the stream: int64, same shape."""
+        """Start positions in the stream of the windows with these running numbers: int64, same shape."""
         usable = len(self.stream) - 1  # the last target
         small = usable < _MIN_UNITS * max(UNIT, seq_len)
         per_unit = 1 if small else max(1, UNIT // seq_len)

@@ -1,4 +1,4 @@
-"""The pieces of a SentencePiece model, and the text that each stands for: all that scoring wants of a tokenizer."""
+"""A reader of SentencePiece models: the pieces and their text, which is all that scoring needs of a tokenizer."""
 
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +19,14 @@ class Pieces:
     """A SentencePiece model, read."""
 
     def __init__(self, proto: bytes, name: str = "tokenizer") -> None:
-        """Raises PgolfError when `proto` is no SentencePiece model, has no BOS, or more pieces than uint16 holds."""
+        """Raises PgolfError when `proto` is not a SentencePiece model, has no BOS, or has more pieces than uint16
+        holds."""
         self.sp = spm.SentencePieceProcessor()
         try:
             self.sp.LoadFromSerializedProto(proto)
         except (RuntimeError, ValueError) as error:  # its message may hold bytes that are not UTF-8
             raise PgolfError(
-                f"{name} is no SentencePiece model; name a .model file that SentencePiece wrote"
+                f"{name} is not a SentencePiece model; name a .model file that SentencePiece wrote"
             ) from error
         self.proto, self.name = proto, name
         self.vocab_size: int = self.sp.vocab_size()
@@ -60,7 +61,7 @@ class Pieces:
 
     @cached_property
     def pieces(self) -> tuple[bytes, ...]:
-        """The bytes of text that each token stands for; none for control, unknown and unused pieces."""
+        """The bytes of text of each token; empty for control, unknown and unused pieces."""
         found = []
         for token in range(self.vocab_size):
             piece = self.sp.id_to_piece(token)

@@ -29,17 +29,17 @@ def shard_tokens(path: Path) -> int:
     except OSError as error:
         raise PgolfError(f"cannot read the shard {path}: {error.strerror or error}") from error
     if len(raw) < HEADER_BYTES:
-        raise PgolfError(f"{path} is no shard: expected a header of {HEADER_BYTES} bytes, found {len(raw)} bytes")
+        raise PgolfError(f"{path} is not a shard: expected a header of {HEADER_BYTES} bytes, found {len(raw)} bytes")
     magic, version, count = (int(word) for word in np.frombuffer(raw, "<i4")[:3])
     if (magic, version) != (MAGIC, VERSION) or count < 0:
         raise PgolfError(
-            f"{path} is no shard: expected a header of {MAGIC}, {VERSION}, token count; "
+            f"{path} is not a shard: expected a header of {MAGIC}, {VERSION}, token count; "
             f"found {magic}, {version}, {count}"
         )
     expected = HEADER_BYTES + 2 * count
     if size != expected:
         raise PgolfError(
-            f"{path} is damaged: its header says {count} tokens, so expected {expected} bytes, found {size} bytes; "
+            f"{path} is damaged: its header declares {count} tokens, so expected {expected} bytes, found {size} bytes; "
             "fetch or write it again"
         )
     return count

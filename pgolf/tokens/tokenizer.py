@@ -1,6 +1,6 @@
 """SentencePiece tokenizers: trained so that nothing is lost, or loaded as they are and checked.
 
-What is unusual: documents are bytes, and come back byte for byte. SentencePiece itself turns U+2581 (its own mark for
+Unusual here: documents are bytes and are decoded byte for byte. SentencePiece itself turns U+2581 (its own mark for
 a space) into a space and invalid UTF-8 into U+FFFD; both are cut out of the text here and become byte pieces. A
 tokenizer trained here normalizes nothing, adds no space in front and falls back to bytes, so every document is exact;
 a loaded one may lose text (the challenge's normalizes with NFKC and collapses white space), and every document is
@@ -21,7 +21,7 @@ from pgolf.tokens.caseops import CHALLENGE, DIALECTS, LEADING, CaseOps
 from pgolf.tokens.sentencepiece_model import SPACE_MARK, Pieces
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)  # the challenge's
-MAX_TOKEN_BYTES = 65_535  # what a uint16 sidecar holds for one token
+MAX_TOKEN_BYTES = 65_535  # largest count that a uint16 sidecar holds
 _SENTENCE_CHARACTERS = 1 << 16  # stretches that long of a document are shown to the trainer at a time
 # The trainer skips a whole sentence that holds one of these, which it uses for itself.
 _TRAINER_RESERVED = re.compile("[\t\u2585\u2581\0]+")
@@ -33,7 +33,7 @@ class Tokenizer(Pieces):
 
     @cached_property
     def caseops(self) -> CaseOps | None:
-        """The transform whose four operator characters are pieces of their own; None for a plain tokenizer."""
+        """The CaseOps dialect whose four operator characters are pieces of the model; None for a plain tokenizer."""
         return next((dialect for dialect in DIALECTS if dialect.symbols == self.operators), None)
 
     def with_fused_operators(self) -> "Tokenizer":
@@ -44,7 +44,7 @@ class Tokenizer(Pieces):
         """
         if self.caseops is not CHALLENGE:
             raise PgolfError(
-                f"{self.name} is no CaseOps tokenizer of the challenge: leave tokenizer.fuse_operators out"
+                f"{self.name} is not a CaseOps tokenizer of the challenge: leave tokenizer.fuse_operators out"
             )
         proto = self.proto
         for symbol in self.operators[:3]:
@@ -64,7 +64,7 @@ class Tokenizer(Pieces):
 
     @cached_property
     def lossless(self) -> bool:
-        """Whether a set of awkward texts comes back exactly; documents are checked one by one all the same."""
+        """True if a set of difficult texts is decoded exactly; every document is checked as well."""
         texts = [probe.encode() for probe in _PROBES]
         return all(self.decode(tokens) == text for tokens, text in zip(self.encode(texts), texts, strict=True))
 
@@ -76,7 +76,7 @@ class Tokenizer(Pieces):
 
     @cached_property
     def _literal(self) -> re.Pattern[str]:
-        """What is taken out of the text and coded as bytes: invalid bytes, and U+2581 where spaces are kept."""
+        """Pattern of the parts coded as byte pieces: invalid UTF-8, and U+2581 where spaces are kept."""
         keeps_spaces = self.dummy_prefix == b"" and self.sp.decode(self.sp.encode(" a  b ")) == " a  b "
         mark = SPACE_MARK if keeps_spaces and self.byte_tokens is not None else ""
         return re.compile(f"([\udc80-\udcff{mark}]+)")
@@ -110,7 +110,7 @@ class Tokenizer(Pieces):
     def decode_lines(self, tokens: np.ndarray) -> bytes:
         """The texts of many documents' tokens in one pass, each behind a line end where its BOS stands.
 
-        Equal to what `decode` gives for each, but for a dummy prefix, which stays.
+        Equal to `decode` of each document, except that a dummy prefix is kept.
         """
         flat, starts, lengths = self._flat_pieces
         sizes = lengths[tokens]
@@ -122,7 +122,7 @@ class Tokenizer(Pieces):
 
     @cached_property
     def _flat_pieces(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """All pieces as one array of bytes, where each starts and its length; a line end stands for BOS."""
+        """All pieces as one array of bytes, with the start and length of each; BOS becomes a line end."""
         pieces = list(self.pieces)
         pieces[self.bos_id] = b"\n"
         lengths = np.array([len(piece) for piece in pieces], np.int32)
@@ -133,9 +133,9 @@ class Tokenizer(Pieces):
         return document if self.caseops is None else self.caseops.encode(document)
 
     def ends(self, document: bytes, tokens: np.ndarray) -> np.ndarray:
-        """Where each token of a document (BOS too) ends in its transformed text: int64 (n,), for lossy documents.
+        """End of each token of a document (BOS included) in its transformed text: int64 (n,), for lossy documents.
 
-        SentencePiece's own alignment; what it drops between two tokens belongs to the later one, and what it drops at
+        SentencePiece's own alignment; text dropped between two tokens belongs to the later one, and text dropped at
         the end to the last one.
         """
         text = self.transform(document)

@@ -1,4 +1,4 @@
-"""The training clock, and the decisions by it that every rank must take alike.
+"""The training clock and the stop decisions, which are the same on every rank.
 
 Rank 0 reads its clock and its request to stop before every step and broadcasts both. If each rank went by its own
 clock, one could switch a schedule or stop one step before another, and the next collective operation would hang. The
@@ -27,10 +27,10 @@ _MARGIN = 1.05  # on top of it, for a step that is slower than all of those
 
 @dataclass(frozen=True)
 class Decision:
-    """What all ranks do next."""
+    """The decision that all ranks follow before a step."""
 
     fraction: float
-    """How much of training is done, 0 to 1."""
+    """Fraction of training done, 0 to 1."""
     stop: bool
     interrupted: bool
 
@@ -86,8 +86,7 @@ class Control:
     def decide(self, iteration: int, interrupted: bool = False, in_flight: int = 0) -> Decision:
         """Decide before the step after `iteration` steps; every rank gets the same answer.
 
-        in_flight: steps launched of which the device has not finished the first yet. No step is begun that would end
-        after the cap.
+        in_flight: steps launched on the device and not yet finished. No step is started that would end after the cap.
         """
         now = self._clock()
         if self._last is not None and now > self._last:
@@ -101,7 +100,7 @@ class Control:
         return Decision(fraction, any(stop) or iteration >= self._iterations, bool(stop[1]))
 
     def time_for(self, seconds: float) -> bool:
-        """Whether work of so many seconds still ends before the cap; every rank gets the same answer."""
+        """True if work of `seconds` would end before the cap; all ranks get the same answer."""
         fits = not self._cap or self.elapsed + _MARGIN * seconds <= self._cap
         return bool(self._of_main([float(fits)])[0])
 

@@ -1,8 +1,8 @@
 """Checkpoints a killed run resumes from: one safetensors file with its JSON in the header, replaced atomically.
 
-The new file is written beside the old one, flushed, and renamed over it, so that at every moment there is a whole
-checkpoint on the disk; a full disk leaves the previous one untouched. `Writer` does so in a thread while training goes
-on.
+The new file is written next to the old one, flushed, and renamed over it, so that there always is a complete
+checkpoint on the disk; a full disk leaves the previous one untouched. `Writer` does this in a thread while training
+goes on.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ FILE_NAME = "checkpoint.safetensors"
 class Checkpoint:
     tensors: dict[str, Tensor]
     values: dict[str, Any]
-    """The JSON beside them: where the run is, and what it was configured as."""
+    """The checkpoint's JSON: position in the run and configuration."""
 
     def restore(self, trainer: Trainer) -> float:
         """Put a trainer where the checkpoint was taken; returns the seconds on the clock. `Hooks.resume`."""
@@ -103,7 +103,7 @@ def load(folder: Path) -> Checkpoint | None:
         return None
     try:
         with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             state, expected = file.metadata()["state"], file.metadata()["sha256"]
             found = Checkpoint(tensors, json.loads(state))
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:

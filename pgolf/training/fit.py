@@ -1,4 +1,4 @@
-"""The training loop. There is no other: the `train` stage, the packaged program and the benchmarks all call `fit`.
+"""The training loop, used by the `train` stage, the packaged program and the benchmarks.
 
 Building the model, compiling and warming up come before the training clock starts; the last checkpoint comes after it
 has stopped. Under torchrun every rank calls `fit` with the same configuration; the initial weights are rank 0's, and
@@ -28,7 +28,7 @@ from pgolf.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class At:
-    """Where a run is."""
+    """The position in a run."""
 
     elapsed: float
     """Seconds on the training clock."""
@@ -36,7 +36,7 @@ class At:
     learning_rate: float
     """Of the matrices, in the last step."""
     fraction: float = 0.0
-    """How much of training was done when that step began."""
+    """Fraction of training at the beginning of that step."""
 
 
 def warm_up(trainer: Trainer, config: Config, runtime: Runtime, reporter: Reporter) -> tuple[str, dict[str, Any]]:
@@ -49,13 +49,13 @@ def warm_up(trainer: Trainer, config: Config, runtime: Runtime, reporter: Report
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a caller adds to the loop."""
+    """Callbacks of the caller."""
 
     prepare: Callable[[Trainer, Config, Runtime, Reporter], tuple[str, dict[str, Any]]] = warm_up
     """Chooses how steps are computed and warms them up before the clock starts; `prepare.prepare` measures. Returns
     `Fit.path` and `Fit.fast_paths`. It leaves the trainer's state as it was."""
     resume: Callable[[Trainer], float] | None = None
-    """Restores what `save` took in an earlier attempt at the same run; returns its seconds on the clock."""
+    """Restores the last checkpoint of an interrupted run; returns the seconds that its clock had reached."""
     save: Callable[[Trainer, float], None] | None = None
     """Takes a checkpoint, on every rank, given the seconds on the clock. The device is idle."""
     stop: AbstractContextManager[Callable[[], bool]] = field(default_factory=lambda: nullcontext(lambda: False))
@@ -74,16 +74,16 @@ class Fit:
 
     trainer: Trainer
     path: str
-    """How steps were computed: `compiled`, `C kernels` or `plain`."""
+    """Execution path of the steps: `compiled`, `C kernels` or `plain`."""
     fast_paths: dict[str, Any]
-    """What was measured to choose that, and what torch.compile cost and gained."""
+    """Measurements behind that choice, and the cost and gain of torch.compile."""
     seconds: float
     """On the training clock, over all restarts."""
     paused: float
     """Seconds that the clock stood still for checkpoints, in this attempt."""
     interrupted: bool
     reserved: Reserved | None
-    """With `train.reserve_seconds`: what was chosen and measured on train tokens inside the clock."""
+    """With `train.reserve_seconds`: the choice of the average and the Hessians, made inside the clock."""
 
     def run_metrics(self) -> dict[str, Any]:
         trainer, seconds = self.trainer, self.seconds
@@ -107,7 +107,7 @@ def fit(
 ) -> Fit:
     """Train a model of `config` on the batches of `loader`.
 
-    holdout: only looked at with `train.reserve_seconds`. clock: what training time is measured by.
+    holdout: read only with `train.reserve_seconds`. clock: returns seconds; tests pass their own.
     Raises PgolfError for a configuration that this machine cannot train, a reserve that is too short, a loss that is
     not finite, or ranks whose weights differ.
     """

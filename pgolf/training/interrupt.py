@@ -12,7 +12,7 @@ class Interrupt:
     second one raises KeyboardInterrupt at once.
 
     Under torchrun only rank 0 is asked; the others learn from it, and no rank stops at a second signal, since the
-    launcher passes on what the terminal has already sent to all.
+    launcher repeats the signal that the terminal has sent to all processes.
     """
 
     def __init__(self, runtime: Runtime) -> None:

@@ -17,7 +17,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) 
         torch.mm(a, b, out=out)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        if count:  # the first may set up what the others find ready
+        if count:  # the first run may include one-time setup
             best = min(best, time.perf_counter() - started)
         count += 1
     return 2 * size**3 / best

@@ -15,7 +15,7 @@ class MetricsLog:
     """Collects the steps' results and writes a line per `log_every` of them; nothing is written before the first.
 
     iteration, at: where this attempt begins. A resumed run drops the lines that the killed one wrote after its last
-    checkpoint, since those steps are run again.
+    checkpoint, since those steps are repeated.
     """
 
     def __init__(self, path: Path, config: TrainConfig, is_main: bool, iteration: int, at: At) -> None:
@@ -96,7 +96,7 @@ def _lines(path: Path, iteration: int) -> list[dict[str, Any]]:
 
 
 def _tensorboard(folder: Path, iteration: int) -> Any:
-    """A writer of event files; in a resumed run TensorBoard forgets what the killed one wrote after `iteration`."""
+    """A writer of event files; on resume TensorBoard drops the events after `iteration`."""
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(folder), purge_step=iteration + 1 if iteration else None)

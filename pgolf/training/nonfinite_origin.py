@@ -12,7 +12,7 @@ from pgolf.training.trainer import Trainer
 
 
 def explain(trainer: Trainer, error: NotFinite) -> str:
-    """The message for a run that this ended: the step, the tensor where it began, and what to do."""
+    """The error message: the step, the first tensor that is not finite, and what to do."""
     plain_model(trainer.model)  # inside compiled blocks no module can be looked at
     origin = find_origin(trainer.model, trainer.go_over_again(error))
     return (
@@ -31,7 +31,7 @@ def find_origin(model: GPT, passes: Iterable[tuple[Tensor, Tensor]]) -> str:
         if not torch.isfinite(parameter).all():
             return f"the weight {name}"
     origins = (_origin_of_pass(model, tokens, targets) for tokens, targets in passes)
-    return next(filter(None, origins), "none in this process's share of the batch: it began in another's")
+    return next(filter(None, origins), "none in this process's share of the batch: it began on another process")
 
 
 def _origin_of_pass(model: GPT, tokens: Tensor, targets: Tensor) -> str | None:

@@ -23,7 +23,7 @@ from pgolf.runtime import Runtime
 from pgolf.training.trainer import Trainer
 
 _CORE_FLOPS = 5e10  # float32 operations per second of one CPU core, generously: products of large matrices with AVX2
-_FEWEST_STEPS = 10  # a clock that a CPU cannot fill with so many steps was meant for a GPU
+_FEWEST_STEPS = 10  # a time cap with fewer steps than this on a CPU was meant for a GPU
 
 
 def prepare(trainer: Trainer, config: Config, runtime: Runtime, reporter: Reporter) -> tuple[str, dict[str, Any]]:
@@ -63,7 +63,7 @@ def _compile(
     shape: fast_paths.Shape,
     fractions: Sequence[float],
 ) -> tuple[bool, dict[str, Any]]:
-    """Use torch.compile where it saves more of what is left of the run than it costs. Returns whether, and why."""
+    """Use torch.compile if it saves more of the remaining run than it costs. Returns the decision and its reason."""
     train, model = config.train, trainer.model
     if runtime.device.type == "cpu" and native.compiler() is None:
         reporter.message("torch.compile is off: no C++ compiler found", detail=True)
@@ -112,7 +112,7 @@ def _step_seconds(trainer: Trainer, fraction: float) -> float:
 
 
 def _compiles(trainer: Trainer, fractions: Sequence[float], runtime: Runtime, reporter: Reporter) -> bool:
-    """Whether torch.compile works on all ranks. They do not communicate until each has tried: none waits in vain."""
+    """True if torch.compile works on all ranks. Ranks communicate only after each has tried, so that none hangs."""
     reason = ""
     try:
         with reporter.progress("compile"):
@@ -126,12 +126,12 @@ def _compiles(trainer: Trainer, fractions: Sequence[float], runtime: Runtime, re
     worked = runtime.agree(not reason)
     if not worked:
         reason = reason or "it failed on another process"
-        reporter.message(f"torch.compile does not work here, training goes on without it ({reason})")
+        reporter.message(f"torch.compile failed; training continues without it ({reason})")
     return worked
 
 
 def _check_machine(model: GPT, config: Config, runtime: Runtime) -> None:
-    """Raises PgolfError when a CPU is to do a GPU's work: it would take minutes or hours a step behind a still bar."""
+    """Raises PgolfError when one step would take minutes or hours: a GPU configuration on a CPU."""
     train = config.train
     if runtime.device.type != "cpu" or not train.seconds:
         return

@@ -37,7 +37,7 @@ class Expected:
 
 @dataclass(frozen=True, eq=False)
 class Reserved:
-    """What was made inside the clock."""
+    """Results made inside the training clock."""
 
     choice: Choice
     statistics: Mapping[str, Calibration]
@@ -109,7 +109,7 @@ def _gradients(config: Config) -> bool:
 
 
 def facts(config: Config) -> dict[str, Any]:
-    """What decides which statistics `quantize` needs: those of other settings are of no use to it."""
+    """The settings that the calibration statistics depend on; `quantize` uses them only if these are equal."""
     settings = config.quantize
     return {
         "calibration_tokens": settings.calibration_tokens,

@@ -64,7 +64,7 @@ def select(
     with reporter.progress("ema-finalize", 1 + len(averages) + len(shares)) as bar:
 
         def attempt(name: str, weights: Weights, source: str | None, share: float) -> bool:
-            """Score a candidate; False when there is no time left for it."""
+            """Score a candidate; False when no time is left."""
             nonlocal best, longest
             started = time.perf_counter()
             if losses and time_for is not None and not time_for(longest):

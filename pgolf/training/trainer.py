@@ -153,7 +153,7 @@ class Trainer:
         return tensors, values
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Continue from what `snapshot` gave. Raises PgolfError when a tensor is missing."""
+        """Restore a snapshot. Raises PgolfError when a tensor is missing."""
         own = self._tensors()
         if set(own) - set(tensors):
             raise PgolfError(f"the checkpoint lacks {min(set(own) - set(tensors))}; start over with --force")

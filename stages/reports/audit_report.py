@@ -9,13 +9,13 @@ from pgolf.progress import Reporter
 from pgolf.store.stage_directory import Stage
 
 _UNSEEN = (
-    "A black box shows what an evaluation does on the text it was given, not what it might do elsewhere. Files and "
-    "connections are those that Python code opens; what native code tries is stopped by the sandbox (docs/SECURITY.md)."
+    "A black-box test shows the behavior of an evaluation on the tested text, not on other text. Files and "
+    "connections are those that Python code opens; the sandbox stops native code (docs/SECURITY.md)."
 )
 
 
 def show(reporter: Reporter, stage: Stage, report: Mapping[str, Any]) -> None:
-    """Every check with its verdict and evidence, then what the field's judges disagree on."""
+    """Every check with its verdict and evidence, then the questions on which the field's judges disagree."""
     rows = [(f"{row['check']}: {row['summary']}", row["rule"], row["outcome"]) for row in report["findings"]]
     title = f"{stage.label} of {report['source']}, {report['evaluator']}, {report['text']}"
     reporter.table(title, ("check and its evidence", "test", "verdict"), rows)

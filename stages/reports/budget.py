@@ -1,4 +1,4 @@
-"""Where the bytes of a model go, at any stage, against a cap. Reads only; writes no stage."""
+"""Byte budget of a model at any stage, compared with a cap. Reads only; writes no stage."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -22,15 +22,15 @@ class Budget:
     what: str
     """The directory or file that was counted."""
     coder: str
-    """`range`, a general compressor, or `float32` for a checkpoint as it stands."""
+    """`range`, a general compressor, or `float32` for an uncompressed checkpoint."""
     roles: tuple[Line, ...]
     header_bytes: int
     model_bytes: int
     other_bytes: Mapping[str, int]
-    """Files beside the model that count against the cap, such as the script."""
+    """Other files that count against the cap, such as the script."""
     cap_bytes: int
     tensors: Sequence[Mapping[str, Any]]
-    """What the quantize stage kept of each tensor (`details.tensors`): its rate and errors; empty when not known."""
+    """Rate and errors of each tensor from the quantize stage (`details.tensors`); empty when not known."""
 
     @property
     def total_bytes(self) -> int:
@@ -68,7 +68,7 @@ class Budget:
 
 
 def remedy(cap_bytes: int, other_bytes: Mapping[str, int]) -> str:
-    """What to do about a package over its cap. other_bytes: files beside the model that count, by name.
+    """Advice for a package over its cap. other_bytes: counted files other than the model, by name.
 
     A byte target of `pgolf quantize` counts the same files as the cap does, so the target is the cap itself.
     """

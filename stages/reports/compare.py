@@ -81,7 +81,7 @@ def find(names: str, artifacts: Path, label: str | None) -> list[Stage]:
 def _matching(folder: Path, name: str) -> list[Path]:
     """The folder of that name; only where there is none, and `*` is in it, the folders that it matches.
 
-    Brackets and question marks are what they are: runs are called `[v2]`.
+    Brackets and question marks are literal: runs may be called `[v2]`.
     """
     if (folder / name).is_dir():
         return [folder / name]

@@ -1,4 +1,4 @@
-"""The loss curve as a picture beside the weights."""
+"""Picture of the loss curve, saved with the weights."""
 
 import json
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def running_mean(losses: Sequence[float], decay: float = 0.9) -> list[float]:
 
 
 def limits(losses: Sequence[float]) -> tuple[float, float]:
-    """The vertical axis: from below the lowest loss up to what all but the first tenth of the run stays under, so that
+    """The vertical axis: from below the lowest loss to above the loss after the first tenth of the run, so that
     the fall of the first steps does not squeeze the rest of the curve into a line."""
     bottom, top = min(losses), max(losses[len(losses) // 10 :])
     return bottom - 0.05 * (top - bottom) - 0.02, top + 0.05 * (top - bottom) + 0.02

@@ -1,4 +1,4 @@
-"""The README.md inside a package: what the folder is, on which text it was scored, how to run and verify it."""
+"""The README.md inside a package: its files, the text it was scored on, and how to run and verify it."""
 
 from collections.abc import Mapping
 

@@ -2,7 +2,7 @@
 
 One folder `<YYYY-MM-DD>_<Name>`: README.md, submission.json, a log per seed, the script and its requirements. Fields
 and sections are those of the challenge's merged records; every figure is read out of a manifest. The weights stay out,
-as in every record; the package beside the runs has them.
+as in every record; the package of the run has them.
 """
 
 import json
@@ -40,7 +40,7 @@ class Author:
 
 @dataclass(frozen=True)
 class Seed:
-    """What one run contributes."""
+    """The data of one run in a submission."""
 
     run: Path
     package: Stage
@@ -89,7 +89,7 @@ def read_seed(run: Path) -> Seed:
     lineage = {stage.manifest.stage: stage for stage in claims.ancestors(quantized)}
     scores = {role: package.parent(role) for role in claims.SCORES if role in package.manifest.inputs}
     if not scores:
-        raise PgolfError(f"{package.path} claims no score: run pgolf eval --ttt and package again")
+        raise PgolfError(f"{package.path} claims no score: run pgolf eval --ttt, then pgolf package")
     floats = claims.scores_of(quantized.parent("model"), run)
     return Seed(run, package, quantized, lineage.get("train"), scores, floats.get("eval-sliding"))
 
@@ -172,7 +172,7 @@ def describe(
 
 
 def techniques(seed: Seed) -> list[tuple[str, str]]:
-    """What the run did, part by part: settings that are not the defaults, from its manifests."""
+    """The techniques of a run, section by section: settings that are not the defaults, from its manifests."""
     recorded = claims.recorded_config(seed.quantized, seed.scores, Config())
     sections = {key: value for key, value in recorded.items() if isinstance(value, dict)}
     return [
@@ -210,7 +210,7 @@ def log(seed: Seed) -> str:
 
 
 def _compliance(seeds: Sequence[Seed], results: Mapping[str, Mapping[str, Any]]) -> dict[str, bool]:
-    """What the manifests say of the challenge's conditions; what they do not say is left out."""
+    """The challenge's conditions as far as the manifests record them."""
     found = {
         "artifact_under_16mb": all(result["artifact_bytes"] <= SIZE_LIMIT for result in results.values()),
         "eval_under_600s": all(result["eval_time_s"] <= TIME_LIMIT for result in results.values()),
@@ -231,7 +231,7 @@ def _compliance(seeds: Sequence[Seed], results: Mapping[str, Mapping[str, Any]])
 
 
 def _audit_passed(seed: Seed) -> bool | None:
-    """Whether the audits of the submitted score's evaluator in the run passed; None when there was none."""
+    """True if all audits of the submitted score's evaluator in the run passed; None when there was none."""
     models = {seed.package.manifest_sha256, seed.quantized.manifest_sha256}
     evaluator = claims.SCORES[seed.best.manifest.stage]
     found = [

@@ -76,7 +76,7 @@ def _bytes(seeds: Sequence["Seed"]) -> list[tuple[str, str, str]]:
     ledgers = [seed.package.manifest.details_as(PackageDetails)["ledger"] for seed in seeds]
     largest = max(ledgers, key=lambda ledger: int(ledger["counted_bytes"]))
     rows = [(row["file"], f"{row['bytes']:,}", "yes" if row["counted"] else "no") for row in largest["files"]]
-    return [*rows, ("what counts", f"{largest['counted_bytes']:,}", f"cap {largest['cap_bytes']:,}")]
+    return [*rows, ("total counted", f"{largest['counted_bytes']:,}", f"cap {largest['cap_bytes']:,}")]
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,7 +1,7 @@
-"""What a run came to, in terms that need no knowledge of the field: bytes of text against bytes of prediction.
+"""Summary of a run for a newcomer: bits per byte of its model next to general compressors on the same text.
 
 A model that gives each next byte of a text a probability can store that text in as many bits as its surprise adds up
-to; so its bits per byte stand in one column with those of gzip and xz on the same text.
+to; so its bits per byte can be compared with those of gzip and xz on the same text.
 """
 
 import itertools
@@ -41,13 +41,13 @@ def readings(chain: Chain) -> list[Reading]:
     rows = [Reading("raw", "the text as it is", 8.0), *compressors(chain.tokens)]
     if chain.float_score is not None:
         rows.append(_scored("float", "this model, full precision", chain.float_score))
-    rows.append(_scored("sliding", "this model, quantized (what is in the package)", chain.sliding_score))
-    rows.append(_scored("ttt", "the same, learning from what it has already read", chain.ttt_score))
+    rows.append(_scored("sliding", "this model, quantized (as packaged)", chain.sliding_score))
+    rows.append(_scored("ttt", "the same, with test-time training", chain.ttt_score))
     return rows
 
 
 def verdict(readings: Sequence[Reading]) -> str:
-    """What the table says to somebody who sees it for the first time, and what to try next."""
+    """Explanation of the table for a newcomer, with commands to try next."""
     found = {reading.key: reading.bits_per_byte for reading in readings}
     model, best = min(found["sliding"], found["ttt"]), found["xz_primed"]
     if model < best:

@@ -21,7 +21,7 @@ class Variant:
     target_bytes: int
     model_bytes: int
     total_bytes: int
-    """The model and what is reserved for the files that count beside it."""
+    """The model plus the bytes reserved for the other counted files."""
     bits_per_weight: float
     score: Stage | None
     """Its eval-sliding stage."""

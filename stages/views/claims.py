@@ -1,6 +1,6 @@
-"""What a package claims: its scores, how and on what text they were measured, their audits, and of which files.
+"""The claims of a package: its scores, their settings and text, their audits, and the hashes of its files.
 
-`claims.json` stands in the package beside the files, so that a stranger can hold them to it (`pgolf verify`). Every
+`claims.json` is part of the package, so that anybody can check the claims (`pgolf verify`). Every
 figure comes out of the manifests of the evaluation stages.
 """
 
@@ -22,7 +22,7 @@ from pgolf.store.stage_directory import Stage
 FILE = kinds.CLAIMS
 FORMAT = 1
 SCORES = {"eval-sliding": "sliding", "eval-ttt": "ttt"}
-"""What the score of each evaluation stage is called in the claims."""
+"""Name of each evaluation stage's score in the claims."""
 METRICS = ("bits_per_byte", "nats_per_token", "tokens_scored", "bytes_scored")
 
 
@@ -41,7 +41,7 @@ def scores_of(model: Stage, run: Path) -> dict[str, Stage]:
 
 
 def scored_model(stage: Stage) -> Stage:
-    """The stage that scores of a model are of: what a package packs, any other stage itself."""
+    """The stage that scores refer to: the packaged model's stage for a package, otherwise the stage itself."""
     return stage.parent("model") if stage.manifest.stage == "package" else stage
 
 
@@ -77,14 +77,14 @@ def claim(
 
 
 def text_identity(tokens: Stage) -> dict[str, Any]:
-    """What the val text is, whatever shards it lies in: its tokens, and how many bytes each stands for."""
+    """Identity of the val text, independent of its shards: hashes of the tokens and of their byte counts."""
     stream = token_stages.open_split(tokens, "val")
     ids = np.ascontiguousarray(stream[0 : len(stream)], dtype="<u2")
     return identity(ids, np.asarray(token_stages.token_bytes(tokens)))
 
 
 def identity(ids: np.ndarray, token_bytes: np.ndarray) -> dict[str, Any]:
-    """SHA-256 over the tokens (uint16) and over the bytes each stands for (int64), little-endian."""
+    """SHA-256 over the tokens (uint16) and over their byte counts (int64), little-endian."""
     return {
         "tokens": len(ids),
         "tokens_sha256": hashlib.sha256(np.asarray(ids, dtype="<u2").tobytes()).hexdigest(),
@@ -96,7 +96,7 @@ def recorded_config(model: Stage, scores: Mapping[str, Stage], config: Config) -
     """The configuration that the package's model was made and scored with, section by section from the manifests.
 
     Only values that are not the defaults: the script carries the same defaults. A byte target is what it left for the
-    model, since the script, trained again, does not know its own size.
+    model, since the script does not know its own size when it retrains.
     """
     made: dict[str, Any] = {key: value for key, value in model.manifest.config.items() if key != "options"}
     made["quantize"] = made["quantize"] | model.manifest.details_as(QuantizeDetails).get("model_target", {})
@@ -109,7 +109,7 @@ def recorded_config(model: Stage, scores: Mapping[str, Stage], config: Config) -
 
 
 def planned_config(source: Stage, config: Config) -> dict[str, Any]:
-    """What `recorded_config` will be for the float model of `source`, quantized and scored as `config` says."""
+    """The future `recorded_config` of the float model of `source`, quantized and scored with `config`."""
     return _with_lineage(configs.to_dict(config), [source, *ancestors(source)])
 
 
@@ -127,7 +127,7 @@ def _with_lineage(made: dict[str, Any], stages: Sequence[Stage]) -> dict[str, An
 
 
 def ancestors(stage: Stage) -> list[Stage]:
-    """Every stage up the lineage that is where its child says it is, the nearest first."""
+    """All ancestors that are still at their recorded paths, nearest first."""
     found: list[Stage] = []
     for role, entry in stage.manifest.inputs.items():
         if entry.kind == "stage":

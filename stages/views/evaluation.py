@@ -1,4 +1,4 @@
-"""What the two evaluation stages share: the text to score, its bytes, and how a score is written down."""
+"""Shared by the two evaluation stages: the text to score, its bytes, and writing of the scores."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -44,7 +44,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Documents:
-    """Text to score in place of val: what `tokenize` takes as documents. Empty: val."""
+    """Text to score in place of val: documents as for `tokenize`. Empty: val."""
 
     sources: tuple[Source, ...] = ()
     text_field: str = "text"
@@ -55,7 +55,7 @@ class Documents:
         return cls(tuple(data.source(name) for name in names), text_field)
 
     def inputs(self, model: Stage) -> dict[str, Stage | Path | Input]:
-        """What an evaluation of `model` is made from, by role."""
+        """The inputs of an evaluation of `model`, by role."""
         entries = {f"documents:{index}": token_stages.input_of(item) for index, item in enumerate(self.sources)}
         return {"model": model, **entries}
 
@@ -149,7 +149,7 @@ def line(scored: Stage) -> str:
 
 
 def report(reporter: Reporter, scored: Stage) -> None:
-    """The score as a table that ends with what repeats it, and beside it what a reader must know."""
+    """The score as a table that ends with the command that repeats it, and remarks for the reader."""
     metrics, details = scored.manifest.metrics_as(ScoreMetrics), scored.manifest.details_as(ScoreDetails)
     rows = [
         ("bits per byte", f"{metrics['bits_per_byte']:.4f}"),

@@ -1,4 +1,4 @@
-"""What somebody needs to make a stage again: its command, the commit of pgolf, and the versions of what it runs on."""
+"""Data for reproducing a stage: its command, the commit of pgolf, and the versions of its libraries."""
 
 import importlib.metadata
 import shlex

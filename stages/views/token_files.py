@@ -1,4 +1,4 @@
-"""The names of a tokenize stage's files, and what its manifest says of the tokenizer."""
+"""The names of a tokenize stage's files, and the tokenizer's entries in its manifest."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ TOKENIZER = kinds.TOKENIZER
 
 
 def tokenizer_facts(used: Tokenizer) -> dict[str, Any]:
-    """What holds of the tokenizer alone, whatever text it met."""
+    """Properties of the tokenizer that do not depend on the text."""
     return {
         "vocab_size": used.vocab_size,
         "bos_id": used.bos_id,

@@ -1,4 +1,4 @@
-"""One evaluation in a process of its own, for the audit to watch: `python -m stages.audit_child JOB.json`.
+"""One evaluation in a separate process that the audit watches: `python -m stages.workers.audit_child JOB.json`.
 
 The job names the stage, the settings and the file of tokens; the scores go to stdout, float64 in base64.
 """

@@ -1,7 +1,7 @@
 """Read and score a package for `pgolf verify`: pgolf's own code on a stranger's bytes, in the sandbox.
 
-Its only argument is a job as JSON; the last line of stdout is the answer: results, or `untrue` with what is wrong with
-the package, or `unknown` with what is missing on the verifier's side.
+Its only argument is a job as JSON; the last line of stdout is the answer: results, or `untrue` with a fault of
+the package, or `unknown` with an input that the verifier lacks.
 """
 
 import json
@@ -37,7 +37,7 @@ class _Unknown(Exception):
 
 
 def main() -> None:
-    """Score what the job names and print the answer."""
+    """Score the package of the job and print the answer."""
     try:
         answer = _answer(json.loads(sys.argv[1]))
     except _Unknown as error:
@@ -115,7 +115,7 @@ def _documents(job: dict[str, Any], tokenizer: Tokenizer, runtime: Runtime) -> t
 
 
 def _shards(job: dict[str, Any], tokenizer: Tokenizer) -> tuple[scoring.Text, dict[str, Any]]:
-    """The verifier's shards, whose bytes come from the sidecar or the tokenizer beside them, not from the package."""
+    """The verifier's shards, whose bytes come from their own sidecar or tokenizer, not from the package."""
     folder, reference = Path(job["shards"]), job["reference"]
     sidecar = any(folder.glob(scoring.VAL_BYTES))
     if reference is None and not sidecar:
@@ -151,7 +151,7 @@ def _shards(job: dict[str, Any], tokenizer: Tokenizer) -> tuple[scoring.Text, di
 def _audit(
     name: str, settings: dict[str, Any], model: GPT, tokenizer: Tokenizer, text: scoring.Text, runtime: Runtime
 ) -> dict[str, Any]:
-    """What pgolf's own evaluator with the claimed settings passes; how much is tested is the verifier's choice."""
+    """Audit of pgolf's own evaluator with the claimed settings; the verifier chooses the extent."""
     config = evaluators.resolve(configs.from_dict(settings), 0)
     count = evaluators.audited_tokens(text.tokens, tokenizer.bos_id, name, config)
     tokens, budget = text.tokens[:count], AuditSettings(seconds=AUDIT_SECONDS)
@@ -159,7 +159,7 @@ def _audit(
         name, model, config, tokens, tokenizer, runtime, budget, whole=text.tokens
     )
     if black_box.probes < _FEWEST_PROBES and not any(finding.failed for finding in black_box.findings):
-        raise _Unknown(f"the audit of {name} made {black_box.probes} probes in {AUDIT_SECONDS:.0f} s, too few to tell")
+        raise _Unknown(f"the audit of {name} made only {black_box.probes} probes in {AUDIT_SECONDS:.0f} s")
     findings = [*black_box.findings, byte_accounting(tokenizer, tokens, text.token_bytes[:count], None)]
     failed = first_failure(findings)
     return {

@@ -322,7 +322,7 @@ def test_time_processes_and_files_are_bounded(level):
 
 
 @levels
-def test_what_is_behind_the_wall_ends_with_its_launcher(level, tmp_path):
+def test_sandboxed_processes_end_with_their_launcher(level, tmp_path):
     """A killed pgolf leaves nothing running."""
     code = (
         f"from pgolf import sandbox; sandbox.run(['-I', '-c', 'import ctypes, time; ctypes.CDLL(None)."

@@ -26,14 +26,14 @@ def refused(*words, says, folder, code=2):
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("absent.jsonl", None, ["no such file", "absent.jsonl"]),
+        ("absent.jsonl", None, ["absent.jsonl does not exist"]),
         ("empty.jsonl", b"", ["the corpus is empty", "empty.jsonl"]),
         ("blank.jsonl", b'{"text": ""}\n', ["the corpus is empty", "blank.jsonl"]),
         ("broken.jsonl", b'{"text": "a"}\n{"text": \n', ["broken.jsonl:2 is not JSON"]),
         ("other.jsonl", b'{"text": "a"}\n\n{"body": "a"}\n', ["other.jsonl:3 has no text field 'text'", "body"]),
         ("list.jsonl", b"[1]\n", ["list.jsonl:1 has no text field"]),
         ("number.jsonl", b'{"text": 3}\n', ["number.jsonl:1 has no text field"]),
-        ("text.pdf", b"%PDF", ["text.pdf is no document file"]),
+        ("text.pdf", b"%PDF", ["text.pdf is not a document file"]),
         ("cut.jsonl.gz", b"\x1f\x8b\x08", ["cannot read", "cut.jsonl.gz"]),
         ("small.txt", b"only a few words here", ["tokenizer.vocab_size = 20000 is too large for the corpus"]),
     ],
@@ -61,7 +61,7 @@ def test_documents(tmp_path, name, content, says):
         ("seed=-1", ["seed is -1", "between 0 and"]),
         ("seed=18446744073709551616", ["seed is out of range"]),
         ("train.iterations=1" + "0" * 5000, ["train.iterations"]),
-        ("train.iterations=many", ["train.iterations wants a whole number"]),
+        ("train.iterations=many", ["train.iterations must be a whole number"]),
     ],
 )
 def test_settings(texts, tmp_path, assignment, says):
@@ -118,8 +118,8 @@ def shards(made, tmp_path_factory):
     ("change", "says"),
     [
         (lambda data: data[:-2], ["fineweb_train_000000.bin is damaged", "expected", "found"]),
-        (lambda data: data[:100], ["fineweb_train_000000.bin is no shard", "100 bytes"]),
-        (lambda data: b"\0" * len(data), ["fineweb_train_000000.bin is no shard", "20240520"]),
+        (lambda data: data[:100], ["fineweb_train_000000.bin is not a shard", "100 bytes"]),
+        (lambda data: b"\0" * len(data), ["fineweb_train_000000.bin is not a shard", "20240520"]),
         (lambda data: data[:-2] + b"\xff\xff", ["holds token 65535", "another tokenizer"]),
     ],
 )
@@ -169,7 +169,7 @@ def test_the_wrong_kind_of_stage(made, command, stage, needs):
 
 def test_a_context_that_the_method_would_not_use(made):
     words = ["eval-ttt", "--artifacts", made, "--run", "tiny", "--method", "lora", "--context", "banded"]
-    refused(*words, says=["--context goes with --method in-place", "lora"], folder=made)
+    refused(*words, says=["--context applies to --method in-place only", "lora"], folder=made)
 
 
 @pytest.mark.parametrize(

@@ -34,13 +34,13 @@ def test_times_with_units(text: str, value: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "16XB", "1,6", "12,34,567", "0.5", "-4", "MB", "1e6", "007"])
-def test_what_is_not_a_size_is_refused_with_an_example(text: str) -> None:
+def test_an_invalid_size_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="16,000,000 or 16MB"):
         numbers.size(text)
 
 
 @pytest.mark.parametrize("text", ["", "10x", "1 2", "10m5", "-4", "m"])
-def test_what_is_not_a_time_is_refused_with_an_example(text: str) -> None:
+def test_an_invalid_time_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="10m or 1h30m"):
         numbers.seconds(text)
 

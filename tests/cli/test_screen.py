@@ -177,7 +177,7 @@ def test_stdout_that_is_full_or_ascii():
     assert json.loads(done.stdout) == {"a": "café \udc80"}
 
 
-def test_a_reader_that_has_gone_is_no_error():
+def test_a_closed_pipe_is_not_an_error():
     reading, writing = os.pipe()
     os.close(reading)
     start = "import typer\ntry:\n common.guarded(lambda: screen.say_json({'a': 1}), debug=False, as_json=True)"

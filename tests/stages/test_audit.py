@@ -170,7 +170,7 @@ class Peek:
         return Trace(found.nll - 0.01 * ahead, found.order, found.log_probs)
 
 
-def test_a_failed_audit_keeps_its_report_and_says_where(run, monkeypatch):
+def test_a_failed_audit_keeps_its_report_and_names_its_path(run, monkeypatch):
     watch_off(monkeypatch)
     context, trained = run
     honest = evaluators.evaluator

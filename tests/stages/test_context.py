@@ -75,7 +75,7 @@ def test_an_exception_leaves_nothing_and_keeps_the_old(context):
     assert (context.run / "quantize" / "payload.bin").read_bytes() == b"x"
 
 
-def test_variant_stands_beside(context):
+def test_a_variant_gets_its_own_directory(context):
     plain = write(context).stage
     variant = write(context.replace(name="int5"), payload=b"v").stage
     assert variant.path.name == "quantize@int5"
@@ -84,7 +84,7 @@ def test_variant_stands_beside(context):
     assert context.input(None, "quantize").path == plain.path
 
 
-def test_missing_input_says_what_to_run(context, tmp_path):
+def test_a_missing_input_names_the_command_that_makes_it(context, tmp_path):
     with pytest.raises(PgolfError, match="run pgolf train first"):
         context.input(None, "train")
     with pytest.raises(PgolfError, match="not a stage directory"):
@@ -124,7 +124,7 @@ def test_the_newest_is_the_one_that_no_other_was_made_from(context, chained):
     assert context.input(None, *MODELS).label == "quantize"
 
 
-def test_what_a_stage_was_made_from_is_said(context, chained):
+def test_the_inputs_of_a_stage_are_reported(context, chained):
     heard = Heard()
     for _ in range(2):
         with context.replace(reporter=heard).build("eval-sliding", {"model": chained[2]}, ()):
@@ -189,7 +189,7 @@ def test_settings_come_from_the_own_earlier_stage_or_the_input(context):
         ("package.cap_bytes=9", "package.cap_bytes 16000000 -> 9"),
     ],
 )
-def test_only_settings_that_change_a_result_make_a_stage_again(context, assignment, reason):
+def test_only_settings_that_change_a_result_redo_a_stage(context, assignment, reason):
     sections = ("train", "evaluate", "package")
     first = make(context, "package", sections=sections)
     heard = Heard()
@@ -264,6 +264,6 @@ def test_a_dry_run_writes_nothing(context):
 def test_a_foreign_folder_is_refused_before_the_work(context):
     (context.run / "train").mkdir(parents=True)
     (context.run / "train" / "mine.txt").write_text("precious")
-    with pytest.raises(PgolfError, match=r"train is not replaced: there is no manifest\.json in it"):
+    with pytest.raises(PgolfError, match=r"train is not replaced: it has no manifest\.json"):
         make(context, "train")
     assert (context.run / "train" / "mine.txt").read_text() == "precious"

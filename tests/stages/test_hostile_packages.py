@@ -134,7 +134,7 @@ def test_a_score_that_learns_is_not_a_sliding_score(package, documents):
 
 
 @pytest.mark.parametrize("documents_left", [True, False], ids=["documents", "shards alone"])
-def test_a_sidecar_of_the_packages_own_run_is_no_evidence(
+def test_a_sidecar_of_the_packages_own_run_is_not_evidence(
     run, package, documents, monkeypatch, tmp_path, documents_left
 ):
     tokens = run / "tokenize"
@@ -256,7 +256,7 @@ def test_large_and_deep_files_are_refused_before_they_are_parsed(package, docume
     assert check(package, documents)[0] == FAIL
 
 
-def test_a_score_capped_by_the_clock_cannot_be_repeated_and_says_so(package, documents, monkeypatch):
+def test_a_score_capped_by_the_clock_is_refused_by_verify(package, documents, monkeypatch):
     def capped(claims):
         claims["scores"] = {"ttt": claims["scores"]["ttt"]}
         claims["scores"]["ttt"]["settings"]["ttt"]["seconds"] = 5.0

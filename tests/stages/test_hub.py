@@ -128,7 +128,7 @@ def test_a_second_time_nothing_is_fetched(context, hub):
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-4], lambda data: data[:-1] + b"\x7f"])
-def test_a_damaged_copy_is_fetched_again(context, hub, damage):
+def test_a_damaged_copy_is_refetched(context, hub, damage):
     tokenize(context, hub=REPO, variant="sp290")
     broken = hub.cache / "datasets/datasets/fineweb10B_sp290/fineweb_val_000000.bin"
     data = broken.read_bytes()

@@ -135,11 +135,11 @@ def test_other_files_are_refused(tmp_path, context):
             import_checkpoint(run, interop.read(tmp_path / name))
 
     torch.save({"model": _Evil(tmp_path / "pwned")}, tmp_path / "evil.pt")
-    refuses("evil.pt", "no checkpoint of tensors alone")
+    refuses("evil.pt", "not a checkpoint that holds only tensors")
     assert not (tmp_path / "pwned").exists()
-    refuses("none.pt", "no such file")
+    refuses("none.pt", "does not exist")
     (tmp_path / "text.pt").write_text("hello")
-    refuses("text.pt", "no checkpoint of tensors alone")
+    refuses("text.pt", "not a checkpoint that holds only tensors")
     int8_file(tmp_path / "cut.ptz", state_dict(SEED))
     (tmp_path / "cut.ptz").write_bytes((tmp_path / "cut.ptz").read_bytes()[:500])
     refuses("cut.ptz", "cut short")
@@ -160,7 +160,7 @@ def test_other_files_are_refused(tmp_path, context):
         ({"blocks.0.attn.c_k.weight": torch.tensor(1.0)}, "not two dimensions"),
         ({"blocks.99999999.attn.q_gain": torch.zeros(2)}, "unexpected tensor blocks.99999999"),
         ({"blocks.7.attn.q_gain": torch.zeros(2)}, "tensors of 4 layers, the last called blocks.7"),
-        ({"tok_emb.weight": torch.eye(384, 16).to_sparse()}, "tok_emb.weight is no ordinary tensor"),
+        ({"tok_emb.weight": torch.eye(384, 16).to_sparse()}, "tok_emb.weight is not a dense tensor"),
         ({"module.tok_emb.weight": torch.zeros(384, 16)}, "holds tok_emb.weight twice"),
         ({"tok_emb.weight": [1.0]}, "is not a state dict"),
     ],

@@ -43,7 +43,7 @@ def verdict(folder: Path, chain, **options) -> tuple[bool, str]:
     return answer_of(checks) == PASS, f"{decides.what}: {decides.detail}"
 
 
-def test_chain_leaves_every_stage_and_does_nothing_again(chain, documents, context):
+def test_a_second_run_of_the_chain_does_nothing(chain, documents, context):
     before = {stage.label: stage.manifest_sha256 for stage in chain.stages}
     assert set(before) == {
         *("tokenize", "train", "ema-finalize", "quantize"),
@@ -123,7 +123,7 @@ def test_script_holds_what_it_needs_and_no_screen(chain):
     assert requirements(["numpy"]).startswith("numpy==")
 
 
-def test_verify_says_true_with_the_code_run_too(chain, copy):
+def test_verify_passes_with_run_code(chain, copy):
     true, reason = verdict(copy, chain, run_code=True)
     assert true, reason
     assert "script prints the claimed numbers" in reason
@@ -132,7 +132,7 @@ def test_verify_says_true_with_the_code_run_too(chain, copy):
 @pytest.mark.parametrize(
     "name", ["model.pgz", "train_gpt.py", "tokenizer.model", "claims.json", "requirements.txt", "README.md"]
 )
-def test_one_changed_byte_is_told_false(chain, copy, name):
+def test_verify_fails_for_one_changed_byte(chain, copy, name):
     data = bytearray((copy / name).read_bytes())
     data[len(data) // 2] ^= 1
     (copy / name).write_bytes(bytes(data))
@@ -141,7 +141,7 @@ def test_one_changed_byte_is_told_false(chain, copy, name):
     assert name in reason
 
 
-def test_changed_claim_in_the_manifest_is_told_false(chain, copy):
+def test_verify_fails_for_a_changed_claim(chain, copy):
     text = (copy / "manifest.json").read_text()
     score = repr(chain.sliding_score.manifest.metrics["bits_per_byte"])
     changed = score[:-1] + ("1" if score[-1] != "1" else "2")
@@ -192,7 +192,7 @@ def test_foreign_names_are_refused(chain, copy, kind):
 
 
 def test_missing_folder_is_bad_usage_and_missing_text_cannot_be_checked(chain, tmp_path):
-    with pytest.raises(PgolfError, match="no such folder"):
+    with pytest.raises(PgolfError, match="does not exist"):
         verify(tmp_path / "none", Options(), Silent())
     alone = Path(shutil.copytree(chain.packaged.path, tmp_path / "x" / "package"))
     checks = {check.what: check for check in verify(alone, Options(), Silent())}
@@ -208,7 +208,7 @@ def test_killed_package_leaves_nothing_half_written(chain, tmp_path, monkeypatch
     assert not (tmp_path / "run").exists()
 
 
-def test_audit_is_claimed_and_made_again(chain, tmp_path, context):
+def test_a_claimed_audit_is_repeated(chain, tmp_path, context):
     run = Path(shutil.copytree(chain.tokens.path.parent, tmp_path / "run"))
     here = context(run)
     audit(here, here.input(None, "quantize"), AuditOptions(tokens=300, probes=8))
@@ -228,7 +228,7 @@ def test_audit_is_claimed_and_made_again(chain, tmp_path, context):
     assert verdict(folder, chain) == (False, "audit: sliding: 1 checks failed by the package's own account")
 
 
-def test_verify_audits_when_asked_and_says_when_there_is_none(chain, copy):
+def test_verify_audits_on_request_and_reports_a_missing_audit(chain, copy):
     assert verdict(copy, chain) == (True, "audit: --audit audits the scores")
     true, reason = verdict(copy, chain, audit=True)
     assert true

@@ -50,7 +50,7 @@ def test_a_score_with_learning_is_proved(context, chain: Chain, tmp_path) -> Non
 def test_a_claim_that_is_too_good_fails(context, chain: Chain, tmp_path) -> None:
     source = open_stage(chain.tokens.path.parent / "eval-sliding")
     better = _with_nats(source, tmp_path / "better", 0.9)
-    with pytest.raises(CheckFailed, match="the code costs"):
+    with pytest.raises(CheckFailed, match="the code takes"):
         prove(context(tmp_path / "run"), better, tokens=200)
     assert not (tmp_path / "run" / "prove").exists()
 

@@ -102,7 +102,7 @@ def test_feedback_beats_nearest_where_it_counts(context: StageContext, trained: 
     assert np.mean(errors("gptq") < errors("sdclip")) > 0.8
 
 
-def test_an_old_directory_is_quantized_again_under_another_name(context: StageContext, trained: Stage) -> None:
+def test_an_old_directory_is_requantized_under_another_name(context: StageContext, trained: Stage) -> None:
     first = quantize(context, trained)
     before = first.manifest_sha256
     variant = configured(context, "quantize.method=rtn").replace(name="int4")

@@ -78,7 +78,7 @@ def test_no_claims_of_a_failed_or_missing_audit(seed, monkeypatch):
     assert submission.describe([seed], AUTHOR, "t", "d", None)["compliance"]["score_first_ttt"] is False
 
 
-def test_what_is_no_set_of_seeds_is_refused(chain, seed, tmp_path):
+def test_runs_that_differ_in_more_than_the_seed_are_refused(chain, seed, tmp_path):
     for seeds, match in (([seed, seed], "same seed"), ([], "at least one")):
         with pytest.raises(PgolfError, match=match):
             submission.submission(tmp_path, seeds, AUTHOR, "non_record_16mb")

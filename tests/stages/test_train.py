@@ -282,7 +282,7 @@ def test_bad_input_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     tokens = make_tokens(tmp_path)
     for assignment, message in (
         ("train.seq_len=20000", "longer than the train shards"),
-        ("train.batch_tokens=100", "no multiple of train.seq_len"),
+        ("train.batch_tokens=100", "not a multiple of train.seq_len"),
         ("train.tensorboard=true", "needs the package tensorboard"),
         ("model.vocab_size=32", "smaller than the tokenizer's 64 pieces"),
         ("model.vocab_size=80", "has 64 pieces: 16 rows of the embedding would never be used"),

@@ -3,7 +3,7 @@
 With chunks as short as the stride this is dynamic evaluation (Krause et al., arXiv 1709.07432): one window is one
 forward, which scores its last targets and whose gradient the weights then follow. With longer chunks it is what the
 records do (PR #461, #549, #1413): score all windows of the chunk, then train on it in rows for a few epochs. Learning
-from the scored targets alone, and not from the context again, is what keeps short chunks from overfitting (+0.012 BPB
+from the scored targets alone, and not also from the context, keeps short chunks from overfitting (+0.012 BPB
 measured at 64 targets in 256).
 """
 
@@ -66,7 +66,8 @@ def run(task: Task) -> Trace:
 
 
 def passes(task: Task) -> Passes:
-    """Windows forward, and back where weights learn; longer chunks are trained on again, `epochs` times."""
+    """One forward per window, one backward where weights learn; longer chunks are then trained on for `epochs`
+    epochs."""
     chunks = _chunked(task)
     return Passes(sum(map(_length, chunks)), sum(_passes_of(chunk, task.ttt) for chunk in chunks))
 
@@ -93,9 +94,9 @@ def _passes_of(chunk: Sequence[Window], ttt: TttConfig) -> float:
 
 
 def _score(task: Task, batch: Sequence[Window], output: FastOutput | None, step: int | None) -> Tensor:
-    """Score consecutive windows, record them, and return what has the gradient of their mean loss.
+    """Score and record consecutive windows; returns a scalar with the gradient of their mean loss.
 
-    step: the evaluation step; None when every target is a step of its own.
+    step: the evaluation step; None when every target is a separate step.
     """
     targets = targets_of(batch)
     logits = task.model.logits(scored_hidden(task.model, task.tokens, batch, task.device))  # (n, vocab_size)
@@ -111,7 +112,7 @@ def _score(task: Task, batch: Sequence[Window], output: FastOutput | None, step:
     nll, slopes, found = output.score(task.tokens[targets], task.tokens[targets + 1], values, rows)
     recorder.add(targets, nll, targets)
     recorder.log_probs |= {int(targets[row]) + 1: vector for row, vector in found.items()}
-    # The fast weights' part of the loss is theirs: what they have learned, the model need not learn as well.
+    # The gradient is that of the mixed output: the model need not learn what the fast weights have learned.
     return (logits * torch.from_numpy(slopes).to(logits.device)).sum() / len(targets)
 
 

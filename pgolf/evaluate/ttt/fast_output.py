@@ -3,7 +3,8 @@
 A bias vector belongs to every context of the last k tokens, k = 0 to 3, zero when it is first met. The logits get the
 vectors of the current contexts added, each times a scale; after the token is scored, vectors and scales descend its
 loss by AdaGrad, so that a word counts fully the first time it comes and little the tenth. Those of the document are
-forgotten with it, those of the stream stay. Scales are kept by how often the context was met, so that what a frequent
+forgotten with it, those of the stream stay. Learning rates are scaled by the count of the context, so that what a
+frequent
 context is worth is learned as well. But for the empty context a vector is held where a token has followed only:
 elsewhere it stays zero.
 
@@ -29,7 +30,7 @@ SCALE_FLOOR = 1e-3
 BUCKETS = 10
 """Kinds of contexts by times met: 0, 1, 2 to 3, 4 to 7, ..."""
 ROOM = 1 << 24
-"""Weights held at most; when they are used up, what is new is not learned."""
+"""Most weights held; when all are used, new contexts are not learned."""
 Array = Any  # np.ndarray, which numba types by itself
 
 _MAGIC = 1.5 * 2.0**52  # added to a float64, it leaves the nearest integer in the low bits
@@ -70,7 +71,7 @@ class FastOutput:
         """Score a stretch of the stream token by token, learning after each.
 
         previous, targets: (n,) ids, the token before each target and the target; logits: (n, vocab_size) float32;
-        wanted: rows whose distributions are wanted. Returns (n,) float64 nats, the gradients of their sum by the
+        wanted: rows whose distributions are returned. Returns (n,) float64 nats, the gradients of their sum by the
         logits, and log-probabilities by row.
         """
         count = len(targets)
@@ -134,7 +135,7 @@ def _grown(table: _Table, count: int) -> _Table:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _slot(keys: Array, key: int) -> int:
-    """Where a key is, or the free slot where it belongs."""
+    """The slot of a key, or the free slot for it."""
     mask = len(keys) - 1
     mixed = key * 0x1E3779B97F4A7C15  # Fibonacci hashing, wrapped at 64 bits
     at = (mixed ^ (mixed >> 29)) & mask

@@ -3,7 +3,7 @@
 The paper updates the down-projections of chosen blocks chunk by chunk with an objective aligned with next-token
 prediction; here it is that prediction's own loss. Confined to the last executed block, whatever the weights below have
 computed stays right when the fast weights move: the trunk runs once over each window, in batches, and only
-`rmsnorm(x + s * D z)`, with z the MLP's hidden layer and D the fast weights, and the head are computed again. The
+`rmsnorm(x + s * D z)`, with z the MLP's hidden layer and D the fast weights, and the head are recomputed. The
 seed's way is a full forward of the model for every 64 tokens, one at a time
 (benchmarks/evaluate/evaluation.py compares the two).
 
@@ -32,7 +32,7 @@ EPSILON = 1e-8
 
 
 def run(task: Task) -> Trace:
-    """Score the stream; `context` windowed or banded decides what the trunk sees.
+    """Score the stream; `evaluate.context` (windowed or banded) sets the context of the trunk.
 
     Raises PgolfError for a model whose last MLP does not feed the output alone.
     """
@@ -56,7 +56,7 @@ def run(task: Task) -> Trace:
 
 
 def passes(task: Task) -> Passes:
-    """The trunk runs forward once; what the fast weights cost besides is small."""
+    """One forward of the trunk; the cost of the fast weights is small."""
     plan, _ = plan_windows(task.model, task.tokens, task.settings)
     total = float(sum(window.length for window in plan))
     return Passes(total, total)

@@ -1,7 +1,7 @@
 """Adapters per document, and phases of global learning between them.
 
-Every linear map gets `y += (alpha / r) * B (A x)` and the head the same on the logits, with an A and a B of its own for
-each of the documents that are adapted side by side (records 2026-03-17 and later, PR #1530). B starts at zero with
+Every linear map gets `y += (alpha / r) * B (A x)` and the head the same on the logits, with a separate A and B for each
+of the documents that are adapted side by side (records 2026-03-17 and later, PR #1530). B starts at zero with
 every document. Chunk by chunk: one forward over the last `seq_len` tokens up to the chunk's end scores the chunk, and
 its loss is the step's, so nothing is computed twice. Documents are taken longest first, so that those of one batch end
 together; none depends on another, so processes share them. Where time is short, the rest is scored without adapters.
@@ -51,7 +51,7 @@ class Group(NamedTuple):
 
 
 def run(task: Task, phases: int = 1) -> Trace:
-    """Score every document with adapters of its own; contexts never cross documents."""
+    """Score every document with separate adapters; contexts never cross documents."""
     clock, rank, size = task.clock, task.runtime.world_rank, task.runtime.world_size
     learner = Learner(task.model, replace(task.ttt, decay=0.0)) if phases > 1 else None
     plan = _plan(task, phases)
@@ -160,7 +160,7 @@ def _adapting(task: Task, group: Group) -> float:
 
 
 def _live(group: Group, begin: int) -> int:
-    """How many of the documents go on after so many targets."""
+    """Number of documents that are longer than the given number of targets."""
     return sum(end - first > begin for first, end in group.documents)
 
 
@@ -170,7 +170,7 @@ class Adapters:
     def __init__(self, model: GPT, documents: int, ttt: TttConfig, device: torch.device) -> None:
         rank, self._scale = ttt.lora_rank, ttt.lora_alpha / ttt.lora_rank
         self.live = documents
-        """Documents in the batch: the first so many."""
+        """Number of documents left in the batch (the first ones)."""
         self._maps: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         generator = torch.Generator().manual_seed(0)
         for name, module in model.named_modules():
@@ -199,7 +199,7 @@ class Adapters:
                 hook.remove()
 
     def on_logits(self, hidden: Tensor) -> Tensor:
-        """What the head's adapters add: hidden (B, T, dim) -> (B, T, vocab_size)."""
+        """Logits added by the head's adapters: hidden (B, T, dim) -> (B, T, vocab_size)."""
         return self._added(hidden, self._head).float()
 
     def _added(self, x: Tensor, pair: tuple[Tensor, Tensor]) -> Tensor:
@@ -217,7 +217,7 @@ class Adapters:
 
 
 def _adapt(task: Task, group: Group, left: float) -> None:
-    """Score a group of documents side by side, learning as long as there is time; left: what comes after it."""
+    """Score a group of documents side by side, learning while time permits; left: token passes of later groups."""
     ttt, model, seq_len, chunk = task.ttt, task.model, task.settings.seq_len, group.chunk
     model.requires_grad_(False)
     adapters = Adapters(model, len(group.documents), ttt, task.device)

@@ -1,7 +1,7 @@
 """Test-time training, score first: text is scored before anything learns from it.
 
-`METHODS` is the table of methods; a new one is a module with its row, and a line here. `TttEvaluator` is what stages
-and the audit use. The model handed in is left as it was.
+`METHODS` is the table of methods; a new one is a module with its row, and a line here. Stages and the audit use
+`TttEvaluator`, which leaves the given model unchanged.
 """
 
 import copy
@@ -52,10 +52,10 @@ class TttEvaluator:
     runtime: Runtime
     on_progress: OnProgress | None = None
     on_estimate: Callable[[time_cap.Estimate], None] | None = None
-    """Called before it starts, with what it will take."""
+    """Called before the evaluation starts, with the estimate of its duration."""
 
     def score(self, tokens: np.ndarray, positions: Sequence[int] = ()) -> Trace:
-        """See `Evaluator.score`; `Trace.facts` says what was learned.
+        """See `Evaluator.score`; `Trace.facts` has the number of steps.
 
         Raises PgolfError, before it starts, when `ttt.seconds` is too little even for scoring without learning, or
         for several processes when the method learns along one stream.
@@ -70,8 +70,11 @@ class TttEvaluator:
             )
         clock = Clock()
         if self.ttt.seconds or self.on_estimate is not None:
-            probed = Recorder(len(tokens) - 1, (), None)
-            clock = time_cap.clock(method, lambda clock: self._task(tokens, probed, clock), self.on_estimate)
+
+            def probed(clock: Clock) -> Task:  # with a recorder of its own: on a short text a probe comes to its end
+                return self._task(tokens, Recorder(len(tokens) - 1, (), None), clock)
+
+            clock = time_cap.clock(method, probed, self.on_estimate)
         recorder = Recorder(len(tokens) - 1, positions, self.on_progress, self.runtime.world_size)
         return method.run(self._task(tokens, recorder, clock))
 

@@ -1,7 +1,7 @@
 """The optimizer of test-time training: chosen weights, and a pull back to where they began.
 
-Adam without momentum is what dynamic evaluation wants (arXiv 1709.07432: RMS-normalized gradients with a decay to the
-trained weights): a direction that was right sixty-four tokens ago is another document's.
+Adam without momentum, as in dynamic evaluation (arXiv 1709.07432: RMS-normalized gradients with a decay to the trained
+weights): momentum would carry gradients over from a previous document.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""One evaluation with test-time training: what its methods get, what each states about itself, and its clock.
+"""One evaluation with test-time training: the methods' inputs, their table rows and their clock.
 
 Time is measured in token passes: one token through the model's forward is one pass, with its backward three. A method
 counts its passes before it starts; the seconds of a pass are measured on its own first steps.
@@ -43,21 +43,22 @@ class Method:
     forgets: bool = False
     """Claim: nothing learned in a document lasts beyond it."""
     shared: bool = False
-    """Whether several processes share the documents."""
+    """True if several processes can share the documents."""
     takes_context: bool = False
-    """Whether it follows `evaluate.context`."""
+    """True if the method uses `evaluate.context`."""
 
 
 class Clock:
     """Decides how long to learn; this one has no cap. `pgolf.evaluate.ttt.time_cap` has those that have."""
 
     stopped = False
-    """Whether learning has ended before the text."""
+    """True if learning ended before the text."""
     probing = False
-    """Whether only the first steps are wanted, to measure them."""
+    """True in a probe, which measures the first steps only."""
 
     def may_learn(self, left: float) -> bool:
-        """Whether there is time to learn once more with `left` token passes of scoring to do; once no, always no."""
+        """True if there is time for one more update with `left` token passes of scoring to do; once False, always
+        False."""
         return True
 
     def took(self, passes: float) -> None:
@@ -67,7 +68,7 @@ class Clock:
 @dataclass(frozen=True, eq=False)
 class Task:
     model: GPT
-    """A copy of its own, which learns."""
+    """A copy of the model, which may be trained."""
     tokens: np.ndarray  # (N,)
     settings: EvaluateConfig
     ttt: TttConfig

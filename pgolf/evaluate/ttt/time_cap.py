@@ -1,6 +1,6 @@
 """Test-time training under a cap on its seconds.
 
-What it will take is measured on its first steps before it starts; what is left when learning must end is scored
+The duration is estimated from its first steps before it starts; the text left when learning must end is scored
 without learning and without anything that goes token by token.
 """
 
@@ -19,7 +19,7 @@ from pgolf.evaluate.windows import Window
 MARGIN = 1.15  # scoring slower than measured by this much still fits
 RESERVE = 1.0  # seconds for writing the result
 PROBE_SECONDS, PROBE_STEPS = 0.5, 6
-"""A probe goes on for so long and so many steps, the first not counted: it compiles and fills caches."""
+"""Least seconds and steps of a probe, without the first step, which compiles and fills caches."""
 PROBE_MOST = 5.0  # seconds after which any further step ends it
 
 

@@ -1,7 +1,7 @@
 """Choosing the settings of test-time training on held-out train text, never on val.
 
 A coordinate search: from the settings given, each rate in turn is tried at three times and at a third of its value, and
-the better one is kept. It costs nine evaluations at most, so the text is short; what is chosen is a rate's order of
+the better one is kept. It costs at most nine evaluations, so the text is short; the search finds a rate's order of
 magnitude and not its third digit.
 """
 

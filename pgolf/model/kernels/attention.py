@@ -4,7 +4,7 @@ Torch's CPU flash kernel runs a matrix product per tile and at head widths of 16
 Here queries lie across vector lanes and every product stays in registers, as FlashAttention (arXiv 2307.08691)
 tiles it: 8,192 tokens of 4 heads of 16 take a quarter of torch's time (`benchmarks/RESULTS.md`). Query i sees the
 keys first[i] <= j <= i, so documents and sliding windows cost only the keys that are seen. There may be fewer queries
-than keys; they stand at the end.
+than keys; the queries are then the last positions.
 """
 
 import ctypes
@@ -99,7 +99,7 @@ static void transpose(group *to, const float *rows, float scale) {
     for (int i = 0; i < Q; i++) ((float *)&to[d])[i] = rows[i * D + d] * scale;
 }
 
-/* first[i] <= j <= i says which keys query i sees */
+/* query i sees the keys first[i] <= j <= i */
 static inline ivec seen(const ivec *query, const ivec *first, int part, int j) {
   ivec key = (ivec){} + j;
   return (key <= query[part]) & (key >= first[part]);

@@ -16,8 +16,8 @@ import torch
 
 
 def key(facts: str, compiler: str | None) -> str:
-    """The key of what was compiled or measured: it depends on `facts` and on this machine's processor, instruction set,
-    compiler (by its path) and torch."""
+    """Cache key of a compilation or measurement: it depends on `facts` and on this machine's processor, instruction
+    set, compiler (by its path) and torch."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
         processor = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
@@ -41,7 +41,7 @@ def find(folder: Path | None, key: str) -> Path | None:
 
 
 def keep(folder: Path | None, key: str, content: bytes) -> None:
-    """Put `content` under `key` in place of what was there, in one step; do nothing where that fails."""
+    """Store `content` under `key` by an atomic replacement; a failure to write is ignored."""
     if folder is None:
         return
     with contextlib.suppress(OSError):
@@ -62,7 +62,7 @@ def keep(folder: Path | None, key: str, content: bytes) -> None:
 
 
 def _private(folder: Path) -> bool:
-    """Whether this is a real folder of this user's that nobody else can write to or read."""
+    """True if this is a real folder of this user that nobody else can read or write."""
     try:
         found = folder.lstat()
     except OSError:

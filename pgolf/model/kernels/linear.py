@@ -23,7 +23,7 @@ SOURCE = (
     + r"""
 typedef float uvec __attribute__((vector_size(BYTES), aligned(4)));
 #define BLOCK 256
-/* HEIGHT rows of WIDTH vectors are summed in registers, beside WIDTH factors and one splat. */
+/* Registers hold the sums of HEIGHT rows of WIDTH vectors, WIDTH factors and one splat. */
 #define WIDTH (REGISTERS == 16 && BYTES == 16 ? 2 : 3)
 #define HEIGHT (REGISTERS == 32 ? 8 : 4)
 #define COLUMNS (WIDTH * LANES)
@@ -141,7 +141,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
 @torch.library.custom_op("pgolf::linear_backward", mutates_args=())
 def linear_backward(grad: Tensor, x: Tensor, weight: Tensor, by_x: bool, by_weight: bool) -> tuple[Tensor, Tensor]:
-    """Gradients by x and weight; an empty tensor for one that is not wanted."""
+    """Gradients with respect to x and weight; an empty tensor for one that is not required."""
     g, flat = grad.reshape(-1, grad.shape[-1]).contiguous(), x.reshape(-1, x.shape[-1]).contiguous()
     dx, dw = (x.new_empty(x.shape) if by_x else x.new_empty(0)), (x.new_empty(weight.shape if by_weight else 0))
     if by_x:

@@ -103,7 +103,7 @@ def _load(key: tuple[str, ...], folder: Path | None) -> ctypes.CDLL:
     flags = [*level, *_FLAGS, *(f"-D{define}" for define in key[1:])]
     facts = repr((key, flags))
     if folder is not None and (kept := cache.find(folder, cache.key(facts, program))) is not None:
-        with contextlib.suppress(OSError):  # compiled for another system library: compile again
+        with contextlib.suppress(OSError):  # compiled for another system library: recompile
             return ctypes.CDLL(str(kept))
     with tempfile.TemporaryDirectory(prefix="pgolf-", ignore_cleanup_errors=True) as scratch:
         built = Path(scratch) / "kernel.so"

@@ -135,7 +135,7 @@ def test_scores_of_the_wrong_form_are_refused(evaluator, words):
         run(evaluator)
 
 
-def test_noise_below_the_limit_is_no_leak():
+def test_noise_below_the_limit_is_not_a_leak():
     generator = np.random.default_rng(0)
 
     class Noisy(toys.Adaptive):

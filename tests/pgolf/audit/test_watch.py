@@ -29,14 +29,14 @@ def test_a_program_that_keeps_to_its_inputs_passes(tmp_path):
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("import sys; open(sys.argv[2]).read()", "no inputs"),
+        ("import sys; open(sys.argv[2]).read()", "not inputs"),
         ("import sys; open(sys.argv[2], 'a').write('x')", "writes outside"),
         ("import socket\ntry:\n  socket.create_connection(('127.0.0.1', 9), 1)\nexcept OSError: pass", "the network"),
         ("import socket\ntry:\n  socket.getaddrinfo('localhost', 9)\nexcept OSError: pass", "the network"),
         ("raise SystemExit(3)", "status 3"),
     ],
 )
-def test_what_is_not_allowed_is_found(tmp_path, source, words):
+def test_forbidden_accesses_are_found(tmp_path, source, words):
     data, other = tmp_path / "input.txt", tmp_path / "secret.txt"
     data.write_text("7")
     other.write_text("8")

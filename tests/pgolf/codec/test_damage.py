@@ -119,7 +119,7 @@ def test_a_compression_bomb_is_refused() -> None:
         refused(sealed(write_numbers(np.array([declared, 2, len(bomb)])) + bomb))
 
 
-def test_a_later_version_says_so() -> None:
+def test_a_later_format_version_is_reported() -> None:
     with pytest.raises(PgolfError, match="version 02"):
         container.decode(b"PGZ\x02" + DATA[4:])
     with pytest.raises(PgolfError, match=r"not a model\.pgz"):

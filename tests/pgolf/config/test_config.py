@@ -23,7 +23,7 @@ def test_presets_survive_json(preset):
     assert configs.from_dict(json.loads(json.dumps(configs.to_dict(composed)))) == composed
 
 
-def test_a_preset_stands_on_its_base():
+def test_a_preset_overrides_its_base():
     plain, caseops = configs.load("record"), configs.load("record-caseops")
     assert (plain.tokenizer.caseops, caseops.tokenizer.caseops) == (False, True)
     assert dataclasses.replace(caseops, tokenizer=plain.tokenizer) == plain
@@ -34,8 +34,8 @@ def test_a_preset_stands_on_its_base():
     [
         ("model.dimm=64", "did you mean model.dim?"),
         ("modell.dim=64", "did you mean model?"),
-        ("model.dim=wide", "model.dim wants a whole number, got 'wide'"),
-        ("model.dim=true", "model.dim wants a whole number"),
+        ("model.dim=wide", "model.dim must be a whole number, got 'wide'"),
+        ("model.dim=true", "model.dim must be a whole number"),
         ("model=3", "model is a section"),
         ("model.dim", "write it as section.key=value"),
         ("model.num_heads=7", "does not divide"),

@@ -32,7 +32,7 @@ def test_welch_of_a_worked_example():
     assert result.degrees == pytest.approx((5 / 3) ** 2 / ((1 / 3) ** 2 / 2 + (4 / 3) ** 2 / 2))
 
 
-def test_welch_rejects_as_often_as_it_says():
+def test_welch_rejects_at_its_nominal_rate():
     generator = np.random.default_rng(0)
     below = 0
     for _ in range(2000):

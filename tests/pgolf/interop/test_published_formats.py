@@ -275,7 +275,7 @@ def test_what_does_not_fit_is_said_with_the_setting_to_change(tmp_path):
         interop.read(tmp_path / "a.pt").fit(model_config())
     weights["parallel_post_lambdas"] = torch.randn(5, 2, 2)
     torch.save(weights, tmp_path / "b.pt")
-    with pytest.raises(PgolfError, match=r"does not tell from which on: set model\.parallel_from"):
+    with pytest.raises(PgolfError, match=r"set model\.parallel_from"):
         interop.read(tmp_path / "b.pt").fit(model_config(**SETTINGS))
     assert interop.read(tmp_path / "b.pt").fit(model_config(**SETTINGS, parallel_from=3))[0].parallel_from == 3
 
@@ -303,7 +303,7 @@ HOSTILE = {
     "integers that are floats": (lambda: _broken({f"{MATRIX}.q": torch.ones(64, 32)}, {}), "expected int8"),
     "scales for other rows": (lambda: _broken({f"{MATRIX}.scale": torch.ones(3)}, {}), "expected one, or one per row"),
     "an unknown form": (lambda: _broken({}, {MATRIX: "int6+new"}), "stored with 'new', which is not known"),
-    "a part that nothing names": (lambda: _broken({"zz": torch.ones(2)}, {}), "nothing says how zz is stored"),
+    "a part that nothing names": (lambda: _broken({"zz": torch.ones(2)}, {}), "format of zz is not recorded"),
     "a repair of another size": (
         lambda: _broken({f"tok_emb.weight.lq{p}": torch.ones(9, 9, dtype=torch.int8) for p in "AB"}
                         | {f"tok_emb.weight.lq{p}s": torch.ones(9) for p in "AB"}, {"tok_emb.weight": "int6+lqer"}),

@@ -33,7 +33,7 @@ def cached(kernels: Runtime, folder: Path) -> Runtime:
     return dataclasses.replace(kernels, cache=folder / "private")
 
 
-def test_a_kept_file_is_found_until_it_is_damaged_or_others_can_write_beside_it(tmp_path: Path) -> None:
+def test_a_cached_file_is_ignored_when_damaged_or_in_a_folder_that_others_can_write(tmp_path: Path) -> None:
     folder = tmp_path / "private"
     cache.keep(folder, "ab", b"first")
     cache.keep(folder, "ab", b"second")

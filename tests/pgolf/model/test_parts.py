@@ -207,7 +207,7 @@ def test_not_a_number_is_not_lost_in_the_kernels(kernels: Runtime) -> None:
         assert not torch.isfinite(model.loss(tokens[:, :-1], tokens[:, 1:])), name
 
 
-def test_without_a_compiler_the_plain_path_runs_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_the_plain_path_runs_and_the_report_lists_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr("pgolf.model.kernels.native._loaded", {})
     model = build()

@@ -55,7 +55,7 @@ def test_all_columns_at_once_are_the_plans_own_rounding(model: GPT) -> None:
         assert torch.equal(dequantize(found), dequantize(tensor))
 
 
-def test_what_is_rounded_stays_and_what_is_left_learns(model: GPT) -> None:
+def test_rounded_columns_stay_and_the_rest_is_trained(model: GPT) -> None:
     original = copy.deepcopy(model.state_dict())
     gradual = Gradual(model, plan_of(model), optim=OptimConfig(), lr=0.002)
     gradual.round_share(0.5)

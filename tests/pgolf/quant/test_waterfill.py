@@ -52,7 +52,7 @@ def correlated(size: int, generator: np.random.Generator, rho: float = 0.9) -> n
     return rho**lags * np.outer(scale, scale)
 
 
-def test_column_steps_win_what_theory_says_they_win() -> None:
+def test_the_gain_of_column_steps_matches_theory() -> None:
     """Equal steps lose ½ log2(AM / GM of L_jj²) bits against 1 / L_jj steps, which stay at 0.2546."""
     generator = np.random.default_rng(1)
     weight, hessian = generator.standard_normal((1024, 64)), correlated(64, generator)
@@ -114,7 +114,7 @@ def test_feedback_between_rows_and_columns_lowers_the_loss_it_is_meant_for(state
     assert losses[0] < 0.4 * losses[1]  # conditional against marginal variance at rho 0.9: a factor of 5 at most
 
 
-def test_row_feedback_pays_what_the_rounder_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_feedback_gives_the_predicted_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     """At a high rate the loss is that of independent uniform errors: c² / 12 for every weight."""
     generator = np.random.default_rng(4)
     weight = generator.standard_normal((150, 140))

@@ -146,7 +146,7 @@ def test_a_packed_script_is_read_and_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [lambda f: f / "none", lambda f: f, lambda f: _broken(f)])
-def test_what_is_no_record_is_refused(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+def test_folders_without_a_record_are_refused(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     with pytest.raises(PgolfError, match=r"record|folder|JSON"):
         screen_folder(make(tmp_path))
 

@@ -37,7 +37,7 @@ def test_a_good_one_is_read() -> None:
         ({"outputs": {"a": {"bytes": "1", "sha256": "00"}}}, "bytes is '1'"),
         ({"outputs": {"../a": {"bytes": 1, "sha256": "00"}}}, r"'\.\./a' does not lie in it"),
         ({"outputs": {"/etc/a": {"bytes": 1, "sha256": "00"}}}, "'/etc/a' does not lie in it"),
-        ({"metrics": {"a": float("nan")}}, "NaN is no number"),
+        ({"metrics": {"a": float("nan")}}, "NaN is not a number"),
         ({"name": "\ud800"}, "is not a pgolf manifest"),
         ({"other": 1}, "damaged"),
         ({"schema": 2}, "has schema 2"),

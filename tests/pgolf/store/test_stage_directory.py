@@ -40,7 +40,7 @@ def make_stage(folder, stage="tokenize", payload=b"tokens", inputs=None, resumab
     )
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_a_written_stage_is_read_back(tmp_path):
     stage = make_stage(tmp_path / "tokenize")
     again = stage_directory.open_stage(tmp_path / "tokenize", ("tokenize",))
     assert again == stage
@@ -312,7 +312,7 @@ def test_readers_see_one_stage_whole_during_replacements(tmp_path, monkeypatch, 
             try:
                 stage.file("payload.bin")
             except PgolfError as error:
-                assert "was replaced by another pgolf process meanwhile; run the command again" in str(error)  # noqa: PT017
+                assert "was replaced by another pgolf process; repeat the command" in str(error)  # noqa: PT017
                 changes += 1
             reads += 1
     finally:

@@ -27,7 +27,7 @@ def test_the_challenges_example():
     assert CHALLENGE.encode(b"The NASA iPhone").decode() == expected
 
 
-def test_the_operator_stands_before_the_space():
+def test_the_operator_comes_before_the_space():
     assert LEADING.encode(b"The NASA iPhone").decode() == "\ue011the\ue012 nasa i\ue013phone"
 
 

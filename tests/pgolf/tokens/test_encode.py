@@ -34,7 +34,7 @@ def test_exact_tokenizers_lose_nothing(make):
 
 
 @given(documents=st.lists(st.sampled_from([b"the that", b"a  b", b"\n", b"", b"on\xc2\xbd"]), min_size=1, max_size=5))
-def test_what_is_lost_is_counted_per_document(documents):
+def test_lost_bytes_are_counted_per_document(documents):
     tokenizer = texts.reserved_caseops()
     (batch,) = encode_documents(tokenizer, documents)
     changes = [changed_bytes(document, tokenizer.decode(tokenizer.encode([document])[0])) for document in documents]

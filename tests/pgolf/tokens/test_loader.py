@@ -100,8 +100,8 @@ def test_one_window_is_enough(small):
     ("batch_tokens", "seq_len", "message"),
     [
         (1000, 1000, "longer than the train shards"),
-        (100, 64, "no multiple of train.seq_len"),
-        (0, 64, "no multiple"),
+        (100, 64, "not a multiple of train.seq_len"),
+        (0, 64, "not a multiple"),
     ],
 )
 def test_impossible_batches(small, batch_tokens, seq_len, message):

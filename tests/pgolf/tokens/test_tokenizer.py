@@ -68,7 +68,7 @@ def test_lossy_models_are_named():
     assert texts.lossy().dummy_prefix == b" "
 
 
-def test_a_dummy_prefix_is_no_text():
+def test_a_dummy_prefix_is_not_text():
     tokenizer = texts.lossy()
     (tokens,) = tokenizer.encode([b"the that was"])
     assert tokenizer.decode(tokens) == b"the that was"
@@ -90,7 +90,7 @@ def test_a_vocabulary_that_does_not_fit(config, message):
 def test_a_foreign_file(tmp_path):
     path = tmp_path / "x.model"
     path.write_bytes(b"not a model")
-    with pytest.raises(PgolfError, match=r"x\.model is no SentencePiece model"):
+    with pytest.raises(PgolfError, match=r"x\.model is not a SentencePiece model"):
         Tokenizer.open(path)
     with pytest.raises(PgolfError, match="cannot read the tokenizer"):
         Tokenizer.open(tmp_path / "missing.model")

@@ -72,7 +72,7 @@ def test_a_run_of_600_seconds_ends_in_time(delay: int, every: float, varying: fl
     assert (machine.checkpoints > 0) == (every > 0)
 
 
-def test_a_resumed_run_has_what_is_left() -> None:
+def test_a_resumed_run_has_the_remaining_time() -> None:
     machine = Machine(DELAY)
     control = Control(10**9, 600.0, RUNTIME, elapsed=590.0, clock=machine.clock)
     steps, _ = train(control, machine, 0.0)

@@ -73,7 +73,7 @@ def test_a_failed_compilation_changes_nothing(trainer: Trainer, monkeypatch: pyt
     assert {"weights", "muon.momentum", "adam.embed.first", "random"} <= tensors.keys()
     assert [name for name in tensors if not torch.equal(tensors[name], after[name])] == []
     assert values == values_after
-    assert told.messages == ["torch.compile does not work here, training goes on without it (the compiler failed)"]
+    assert told.messages == ["torch.compile failed; training continues without it (the compiler failed)"]
 
 
 def test_it_trains_in_bfloat16() -> None:
@@ -163,7 +163,7 @@ def test_a_gpu_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
         runtimes.choose("auto", 1)
 
 
-def test_it_says_where_it_runs_and_how_often_it_sees_the_text() -> None:
+def test_fit_reports_device_and_number_of_passes() -> None:
     told = Told()
     config = configs.load(None, None, [*gloo_rank.SETTINGS, "train.iterations=60"])
     display = Display(config.train, 3800, told, At(0.0, 0, 0.0))

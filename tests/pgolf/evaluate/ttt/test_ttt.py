@@ -91,7 +91,7 @@ def test_parts_that_look_back_see_no_token_before_it_is_scored(method: str) -> N
     test_a_token_changes_no_score_fixed_before_it(build(**PARTS), method)
 
 
-def test_in_place_says_which_models_it_cannot_run() -> None:
+def test_in_place_refuses_unsupported_models_by_name() -> None:
     with pytest.raises(PgolfError, match="no lanes, backout or copy heads"):
         TttEvaluator(build(**PARTS), SETTINGS, METHODS["in-place"], RUNTIME).score(stream())
 
