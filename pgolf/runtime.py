@@ -17,7 +17,6 @@ import torch.distributed as dist
 
 from pgolf.errors import PgolfError
 
-
 RANK_TIMEOUT = timedelta(minutes=30)
 """After which a process that waits for another gives up, on every backend. Rank 0 works alone for minutes while the
 others wait (choosing an average, writing a checkpoint), which NCCL's own 10 minutes can be too short for."""
