@@ -1,4 +1,4 @@
-"""The record at full size on fake CUDA tensors: devices, types and shapes of every operation are checked, none computes.
+"""The record at full size on fake CUDA tensors: every operation is checked for devices and types, none computes.
 
 Needs the CUDA build of torch, which imports without a driver; `make test-gpu` installs it. The backward pass does not
 run on fake CUDA tensors; it is run on `meta`.
