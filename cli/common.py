@@ -58,6 +58,10 @@ class Common:
 
     @property
     def run_dir(self) -> Path:
+        from pgolf.errors import PgolfError
+
+        if not self.run.strip() or self.run in (".", "..") or "/" in self.run or "\0" in self.run:
+            raise PgolfError(f"--run {self.run!r}: give the name of a folder in --artifacts, not a path")
         return self.artifacts / self.run
 
     @property

@@ -29,7 +29,7 @@ from pgolf.config import Config
 from pgolf.errors import PgolfError, explain
 from pgolf.progress import Reporter
 from pgolf.runtime import Runtime
-from pgolf.store import lineage, stage_directory
+from pgolf.store import lineage, runs, stage_directory
 from pgolf.store import manifest as manifests
 from pgolf.store.manifest import Input, Manifest
 from pgolf.store.stage_directory import Stage, StageWriter
@@ -121,6 +121,8 @@ class StageContext:
             raise PgolfError(
                 f"{self.run} has no plain {' or '.join(wanted)} stage, but {names}: choose with --name or --from"
             )
+        if not stage_directory.stage_folders(self.run):
+            raise PgolfError(f"{runs.missing(self.run)}; pgolf tokenize or pgolf run begins one, --from names an input")
         raise PgolfError(
             f"{self.run} has no {' or '.join(wanted)} stage; run pgolf {wanted[0]} first or name one with --from"
         )

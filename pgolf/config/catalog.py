@@ -129,6 +129,6 @@ def _choices(section: Any, name: str, meaning: str) -> tuple[str, ...]:
             return f".{name} is" not in str(error)  # another setting may not go with it
         return True
 
-    if accepted("\0"):
-        return ()
+    if accepted("\0"):  # names of a table elsewhere: those that the description explains one by one
+        return tuple(dict.fromkeys(re.findall(r"`([\w-]+)`(?::| \()", meaning)))
     return tuple(word for word in dict.fromkeys(re.findall(r"`([\w-]+)`", meaning)) if accepted(word))

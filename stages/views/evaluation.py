@@ -96,6 +96,7 @@ def progress(context: StageContext, title: str, targets: int) -> Iterator[OnProg
     started = time.monotonic()
 
     def update(done: int, nats: float) -> None:
+        done = min(done * context.runtime.world_size, targets)  # the other processes do their share meanwhile
         speed = done / max(time.monotonic() - started, 1e-9)
         bar.update(done, note=f"{nats:.4f} nats/token  {speed:,.0f} tokens/s")
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import typer
 from typer.testing import CliRunner
 
 from cli.main import app
@@ -13,9 +14,15 @@ SMALL = (
 )
 
 
+def takes(command: str | Path, option: str) -> bool:
+    """Whether a command has an option of that name."""
+    found = typer.main.get_command(app).commands.get(str(command))
+    return found is not None and any(parameter.name == option for parameter in found.params)
+
+
 def pgolf(*words: str | Path):
     """Run `pgolf WORDS` and return typer's result; `--threads 1` is added, as the suite runs a worker per core."""
-    return CliRunner().invoke(app, [*map(str, words), "--threads", "1"])
+    return CliRunner().invoke(app, [*map(str, words), *(["--threads", "1"] if takes(words[0], "threads") else [])])
 
 
 def assignments(*values: str) -> list[str]:
