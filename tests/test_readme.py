@@ -60,11 +60,7 @@ def test_commands_run_in_order(folder, monkeypatch):
     assert len(ours) > 8
     for command in ours:
         words = shlex.split(command)[1:]
-<<<<<<< HEAD
-        if "--threads" in CliRunner().invoke(app, [words[0], "--help"]).output:
-=======
         if typed.takes(words[0], "threads"):
->>>>>>> main
             words += ["--threads", "1"]
         if words[0] in ("run", "train"):
             words += [word for assignment in SMALL for word in ("--set", assignment)]
