@@ -10,7 +10,7 @@ from cli.eval_sliding import Mixture, assignments
 
 
 def add_to(app: typer.Typer) -> None:
-    @command(app, "audit")
+    @command(app, "audit", examples=("pgolf audit",))
     def audit(
         common: Common,
         evaluator: Annotated[str, typer.Option(help="sliding or ttt.")] = "sliding",

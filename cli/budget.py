@@ -14,7 +14,7 @@ from cli.common import Common, command
 
 
 def add_to(app: typer.Typer) -> None:
-    @command(app, "budget")
+    @command(app, "budget", examples=("pgolf budget --cap 16MB",))
     def budget(
         common: Common,
         cap: Annotated[
@@ -65,10 +65,11 @@ def add_to(app: typer.Typer) -> None:
             (name, "", f"{size:,}", *[""] * 6)
             for name, size in (("total", found.total_bytes), ("cap", found.cap_bytes))
         ]
+        shown = 9 if common.verbose else 6  # what fits 80 columns
         context.reporter.table(
             f"{found.what} ({found.coder})",
-            ("role", "weights", "bytes", "share", "bits", "entropy", "to it", "coder", "scales"),
-            rows,
+            ("role", "weights", "bytes", "share", "bits", "entropy", "to it", "coder", "scales")[:shown],
+            [row[:shown] for row in rows],
         )
         if png is not None:
             budget_picture.draw(found, png)

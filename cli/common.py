@@ -58,6 +58,10 @@ class Common:
 
     @property
     def run_dir(self) -> Path:
+        from pgolf.errors import PgolfError
+
+        if not self.run.strip() or self.run in (".", "..") or "/" in self.run or "\0" in self.run:
+            raise PgolfError(f"--run {self.run!r}: give the name of a folder in --artifacts, not a path")
         return self.artifacts / self.run
 
     @property
@@ -68,7 +72,7 @@ class Common:
 
     def context(self, *extra: str) -> "StageContext":
         """Everything a stage needs, from these options: preset, file, `--set`, then `extra` assignments that a
-        command's own options stand for.
+        command's own options set.
 
         Without preset and file the stage's own earlier settings are the base, or its input's: see `prepare` and
         `StageContext.adopt`.

@@ -1,14 +1,16 @@
 """`pgolf compare`: whether one side's scores beat another's, and how sure that is."""
 
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cli.common import Common, command
 
-_SIDE = "stage directories or runs, comma-separated, * allowed"
+_SIDE = "stage directories, runs or a lineage file; comma-separated, * allowed"
 
-_EXAMPLES = ("pgolf compare default default --stage eval-sliding",)
+_EXAMPLES = ("pgolf compare artifacts/default/eval-sliding artifacts/default/eval-ttt",)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -23,9 +25,13 @@ def add_to(app: typer.Typer) -> None:
     ) -> None:
         """Test whether B beats A: several seeds each (Welch's t-test), or one pair document by document (bootstrap)."""
         from cli.screen import say_json
+        from pgolf.store import lineage_file
         from stages.reports import compare as comparing
 
-        found = [comparing.find(side, common.artifacts, stage) for side in (a, b)]
-        result = comparing.compare(common.screen, *found)
+        with ExitStack() as held:
+            files = [lineage_file.opened(Path(side)) if Path(side).is_file() else nullcontext(side) for side in (a, b)]
+            sides = [str(held.enter_context(file)) for file in files]
+            found = [comparing.find(side, common.artifacts, stage) for side in sides]
+            result = comparing.compare(common.screen, *found)
         if common.json:
             say_json(result.to_dict())

@@ -11,7 +11,7 @@ _OUTPUT = typer.Option("--output", help="File to write; default: FILE with .pgt 
 
 
 def add_to(app: typer.Typer) -> None:
-    @command(app, "compress")
+    @command(app, "compress", examples=("pgolf compress val.jsonl",))
     def compress(
         common: Common,
         file: Annotated[Path, typer.Argument(metavar="FILE", help="Any file of text.")],
@@ -43,7 +43,7 @@ def add_to(app: typer.Typer) -> None:
             f"({found.code_bytes:,} of code, the rest header and checks), in {done.path}"
         )
 
-    @command(app, "decompress")
+    @command(app, "decompress", examples=("pgolf decompress val.jsonl.pgt --output back.jsonl",))
     def decompress(
         common: Common,
         file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that pgolf compress wrote.")],

@@ -11,7 +11,7 @@ from cli.launch import Nproc, launched
 
 
 def add_to(app: typer.Typer) -> None:
-    @command(app, "eval")
+    @command(app, "eval", examples=("pgolf eval --ttt --documents val.jsonl --name other",))
     def evaluate(
         common: Common,
         documents: Documents = (),  # type: ignore[assignment]

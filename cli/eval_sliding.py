@@ -35,7 +35,7 @@ def assignments(context: str | None, reset: bool, mixture: bool) -> list[str]:
 
 
 def add_to(app: typer.Typer) -> None:
-    @command(app, "eval-sliding")
+    @command(app, "eval-sliding", examples=("pgolf eval-sliding --name gptq",))
     def eval_sliding(
         common: Common,
         documents: Documents = (),  # type: ignore[assignment]

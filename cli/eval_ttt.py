@@ -18,7 +18,7 @@ Tune = Annotated[bool, typer.Option("--tune", help="First choose the rates on he
 
 
 def add_to(app: typer.Typer) -> None:
-    @command(app, "eval-ttt")
+    @command(app, "eval-ttt", examples=("pgolf eval-ttt --method lora --name lora",))
     def eval_ttt(
         common: Common,
         documents: Documents = (),  # type: ignore[assignment]

@@ -115,8 +115,8 @@ _KINDS = {"int": "N", "float": "X", "path": "PATH", "str": "NAME"}
 
 
 _SAYS = {
-    r"Input should be a valid integer.*": "it wants a whole number",
-    r"Input should be a valid number.*": "it wants a number",
+    r"Input should be a valid integer.*": "it must be a whole number",
+    r"Input should be a valid number.*": "it must be a number",
     r"Input should be greater than or equal to (\S+)": r"it must be at least \1",
 }
 

@@ -1,5 +1,6 @@
 """`pgolf inspect`: a run's stages, their lineage and scores."""
 
+import dataclasses
 import json
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,37 +35,47 @@ def add_to(app: typer.Typer) -> None:
 
         Exit code 1 when an input of a stage has changed since. --from names one stage directory.
         """
-        from cli.screen import say_error, say_json
-        from pgolf.data import files
-        from pgolf.errors import CheckFailed, PgolfError
-        from pgolf.store import lineage, runs, stage_directory
+        from pgolf.store import lineage_file
 
         if diff is not None:
             _show_difference(common, diff)
             return
-        stages = [stage_directory.open_stage(common.source)] if common.source else runs.stages_of(common.run_dir)
-        if not stages:
-            raise PgolfError(f"{runs.missing(common.run_dir)}; pgolf run makes a run")
-        rows, problems, report = [], [], []
-        for stage in stages:
-            inputs = lineage.ancestors(stage, lambda path: files.source(path).sha256)
-            problems += [
-                f"{stage.label}: its input {item.label} is {item.state}" for item in inputs if item.state == "changed"
-            ]
-            if check:
-                problems += lineage.changed_outputs(stage)
-            rows.append((stage.label, _inputs(inputs), _duration(stage.manifest.seconds), _score(stage.manifest)))
-            report.append(
-                json.loads(stage.manifest.to_json())
-                | {"path": str(stage.path), "lineage": {item.role: item.state for item in inputs}}
-            )
-        common.screen.table(str(common.source or common.run_dir), ("stage", "made from", "time", "result"), rows)
-        if common.json:
-            say_json({"stages": report, "problems": problems})
-        if problems:
-            for problem in problems:
-                say_error(problem)
-            raise typer.Exit(CheckFailed.exit_code)
+        if common.source is not None and common.source.is_file():
+            with lineage_file.opened(common.source) as folder:
+                _show(dataclasses.replace(common, artifacts=folder.parent, run=folder.name, source=None), False)
+            return
+        _show(common, check)
+
+
+def _show(common: Common, check: bool) -> None:
+    from cli.screen import say_error, say_json
+    from pgolf.data import files
+    from pgolf.errors import CheckFailed, PgolfError
+    from pgolf.store import lineage, runs, stage_directory
+
+    stages = [stage_directory.open_stage(common.source)] if common.source else runs.stages_of(common.run_dir)
+    if not stages:
+        raise PgolfError(f"{runs.missing(common.run_dir)}; pgolf run makes a run")
+    rows, problems, report = [], [], []
+    for stage in stages:
+        inputs = lineage.ancestors(stage, lambda path: files.source(path).sha256)
+        problems += [
+            f"{stage.label}: its input {item.label} is {item.state}" for item in inputs if item.state == "changed"
+        ]
+        if check:
+            problems += lineage.changed_outputs(stage)
+        rows.append((stage.label, _inputs(inputs), _duration(stage.manifest.seconds), _score(stage.manifest)))
+        report.append(
+            json.loads(stage.manifest.to_json())
+            | {"path": str(stage.path), "lineage": {item.role: item.state for item in inputs}}
+        )
+    common.screen.table(str(common.source or common.run_dir), ("stage", "made from", "time", "result"), rows)
+    if common.json:
+        say_json({"stages": report, "problems": problems})
+    if problems:
+        for problem in problems:
+            say_error(problem)
+        raise typer.Exit(CheckFailed.exit_code)
 
 
 def _show_difference(common: Common, names: tuple[str, str]) -> None:

@@ -56,7 +56,7 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
         monitor_interval=0.1,
     )
     try:
-        # With -P and a path of its own: `-m cli` would run a cli.py of the working folder.
+        # With -P and an explicit path: `-m cli` would run a cli.py of the working folder.
         root = str(Path(__file__).parents[1])
         start = f"import sys; sys.argv[0] = 'pgolf'; sys.path.append({root!r}); from cli.main import main; main()"
         elastic_launch(config, sys.executable)("-P", "-c", start, *arguments)

@@ -21,7 +21,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "Stages": ("tokenize", "train", "ema_finalize", "quantize", "eval", "eval_sliding", "eval_ttt", "package"),
     "Look": ("runs", "budget", "report", "compare"),
     "Prove": ("audit", "prove", "verify", "screen_record"),
-    "Exchange": ("submission", "import_checkpoint", "compress", "clean"),
+    "Exchange": ("submission", "share", "import_checkpoint", "compress", "clean"),
 }
 """Modules of commands by panel of `pgolf --help`."""
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    @command(app, "package")
+    @command(app, "package", examples=("pgolf package --name gptq",))
     def package(
         common: Common,
         cap: Annotated[

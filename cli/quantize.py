@@ -10,7 +10,7 @@ from cli.common import Common, command
 
 
 def add_to(app: typer.Typer) -> None:
-    @command(app, "quantize")
+    @command(app, "quantize", examples=("pgolf quantize --method gptq --name gptq",))
     def quantize(
         common: Common,
         method: Annotated[

@@ -9,17 +9,30 @@ from cli.common import Common, command
 
 
 def add_to(app: typer.Typer) -> None:
-    @command(app, "report")
+    @command(app, "report", examples=("pgolf report",))
     def report(
         common: Common,
         run_name: Annotated[
-            str | None, typer.Argument(metavar="[RUN]", help="Run to report on; default: --run.")
+            str | None, typer.Argument(metavar="RUN", help="Run or lineage file; default: --run.")
         ] = None,
     ) -> None:
         """Write a page with a run's lineage, loss curve, scores, bytes, gain of learning, and audit. Opens anywhere."""
         import dataclasses
 
-        from stages.reports.html import html_report
+        from pgolf.errors import PgolfError
+        from pgolf.store import lineage_file, runs
+        from stages.reports.html import html_report, render
+
+        if run_name is not None and Path(run_name).is_file():
+            page = Path(run_name).with_suffix(".html")
+            with lineage_file.opened(Path(run_name)) as folder:
+                text = render(folder.name, runs.stages_of(folder))
+            try:
+                page.open("x", encoding="utf-8").write(text)
+            except FileExistsError as error:
+                raise PgolfError(f"{page} exists; move it away first") from error
+            common.screen.result(str(page))
+            return
 
         if run_name is not None:
             folder = Path(run_name)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    @command(app, "run")
+    @command(app, "run", examples=("pgolf run train.jsonl --val val.jsonl --preset demo",))
     def run(
         common: Common,
         train: Annotated[

@@ -21,6 +21,9 @@ def add_to(app: typer.Typer) -> None:
         github_id: Annotated[str, typer.Option(help="GitHub name of who submits.")],
         blurb: Annotated[str, typer.Option(help="One or two sentences on the new idea.")] = "",
         track: Annotated[str, typer.Option(help="10min_16mb or non_record_16mb.")] = "non_record_16mb",
+        variant: Annotated[
+            str | None, typer.Option(help="Submit package@VARIANT of each run, not its plain package.")
+        ] = None,
         against: Annotated[
             str | None, typer.Option(help="The record to beat, for the significance statement: runs, comma-separated.")
         ] = None,
@@ -31,13 +34,15 @@ def add_to(app: typer.Typer) -> None:
         from stages.reports import compare as comparing
         from stages.reports import submission as stage
 
-        seeds = [stage.read_seed(common.artifacts / run) for run in runs]
+        seeds = [stage.read_seed(common.artifacts / run, variant) for run in runs]
         comparison = None
         if against is not None:
             reference = comparing.find(against, common.artifacts, None)
             comparison = comparing.compare(common.screen, reference, [seed.best for seed in seeds])
         who = stage.Author(author, github_id, name, blurb)
         folder = stage.submission(out, seeds, who, track, comparison)
+        for warning in stage.warnings(seeds, track):
+            common.screen.message(f"warning: {warning}")
         common.screen.result(f"written: {folder}")
         if common.json:
             entry = json.loads((folder / "submission.json").read_text("utf-8"))

@@ -9,7 +9,7 @@ from cli.common import Common, command
 
 
 def add_to(app: typer.Typer) -> None:
-    @command(app, "tokenize")
+    @command(app, "tokenize", examples=("pgolf tokenize train.jsonl --val val.jsonl",))
     def tokenize(
         common: Common,
         train: Annotated[

@@ -10,7 +10,7 @@ from cli.launch import Nproc, launched
 
 
 def add_to(app: typer.Typer) -> None:
-    @command(app, "train")
+    @command(app, "train", examples=("pgolf train --preset demo --set train.iterations=20 --name short",))
     def train(
         common: Common,
         iterations: Annotated[int | None, typer.Option(help="Optimizer steps at most (train.iterations).")] = None,

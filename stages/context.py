@@ -29,7 +29,7 @@ from pgolf.config import Config
 from pgolf.errors import PgolfError, explain
 from pgolf.progress import Reporter
 from pgolf.runtime import Runtime
-from pgolf.store import lineage, stage_directory
+from pgolf.store import lineage, runs, stage_directory
 from pgolf.store import manifest as manifests
 from pgolf.store.manifest import Input, Manifest
 from pgolf.store.stage_directory import Stage, StageWriter
@@ -121,6 +121,8 @@ class StageContext:
             raise PgolfError(
                 f"{self.run} has no plain {' or '.join(wanted)} stage, but {names}: choose with --name or --from"
             )
+        if not stage_directory.stage_folders(self.run):
+            raise PgolfError(f"{runs.missing(self.run)}; pgolf tokenize or pgolf run begins one, --from names an input")
         raise PgolfError(
             f"{self.run} has no {' or '.join(wanted)} stage; run pgolf {wanted[0]} first or name one with --from"
         )
@@ -272,11 +274,11 @@ class StageContext:
             return
         shown = ", ".join(reasons[:_SHOWN]) + (f" and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else "")
         took = old.manifest.seconds
-        question = f"{label} took {took:.0f} s and would be made again ({shown}). Do it?"
+        question = f"{label} took {took:.0f} s and would be redone ({shown}). Redo it?"
         if took > ASK_SECONDS and not (self.ask and self.ask(question)):
             raise PgolfError(
-                f"{label} took {took:.0f} s and would be made again ({shown}): --force replaces it, --name VARIANT "
-                "makes another beside it"
+                f"{label} took {took:.0f} s and would be redone ({shown}): --force replaces it, --name VARIANT "
+                "makes a separate variant"
             )
         self.reporter.message(f"redoing {label}: {shown}")
 

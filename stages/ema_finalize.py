@@ -1,6 +1,6 @@
 """The `ema-finalize` stage: the best of the last weights, the averages kept during training and blends of the two.
 
-The choice goes by the loss on a held-out slice of the *train* tokens, which training never saw; val is not touched. A
+The choice is made by the loss on a held-out slice of the *train* tokens, which training never saw; val is not used. A
 run trained with `train.reserve_seconds` made the choice inside its clock, and it is only carried out here. The seed has
 no such choice and in a short run exports an average that never began.
 """

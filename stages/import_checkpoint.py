@@ -64,5 +64,5 @@ def import_checkpoint(
             )
             if assumed:
                 values = ", ".join(f"{name.removeprefix('model.')} {value}" for name, value in assumed.items())
-                context.reporter.message(f"assumed: {values} (the tensors do not tell; --set or --preset change them)")
+                context.reporter.message(f"assumed: {values} (not in the tensors; --set or --preset change them)")
     return build.stage

@@ -108,7 +108,7 @@ def _other_files(context: StageContext, script: PlannedScript) -> dict[str, int]
 
 
 def _calibrate(context: StageContext, source: Stage, paths: Sequence[Path], apart: bool) -> CalibratedModel:
-    """The model and its statistics. apart: `paths` are not what it was trained on, so nothing in them was held out."""
+    """The model and its statistics. apart: `paths` are not its training text, so they contain no held-out slice."""
     model = models.load_model(source, context.runtime)
     stream = TokenStream.open(paths) if paths else None
     length = context.config.quantize.sequence or (_training_length(context, source) if paths else 0)

@@ -2,8 +2,9 @@
 
 The answer is `pass`, `fail` (a claim is wrong) or `cannot check` (something is missing: the text, time, a wall). What
 this pgolf computes decides: bytes are counted from documents or by the verifier's own tokenizer, the size limit and
-what counts against it are the verifier's, `train_gpt.py` and `requirements.txt` are compared with what pgolf makes for
-the same settings. Checks that need no text come first. Files are copied once, so that all checks see the same bytes;
+the counted files are the verifier's choice, `train_gpt.py` and `requirements.txt` are compared with those that pgolf
+makes for the same settings. Checks that need no text come first. Files are copied once, so that all checks see the same
+bytes;
 the process that decodes and scores them runs in the sandbox (docs/SECURITY.md). `run_code` also runs the package's
 script.
 """
@@ -53,7 +54,7 @@ _LARGEST = {
     README: 1 << 16,
 }
 """The files of a package, and how many bytes of each are read: parsing takes several hundred times as much memory."""
-_INERT = (".md", ".txt", ".log", ".json")  # may lie beside a package; Python imports none of them
+_INERT = (".md", ".txt", ".log", ".json")  # may be in a package's folder; Python imports none of them
 _MEMORY_BYTES = 8 << 30
 _REQUIREMENT = re.compile(r"[a-z0-9][a-z0-9._-]*==[0-9][0-9a-z.!-]*")
 
@@ -80,7 +81,7 @@ class Options:
     """The text that the scores are of: documents, or a folder of shards. None: the documents that the tokenize stage
     beside the package was made from, where they are still there."""
     tokenizer: Path | None = None
-    """The tokenizer of the shards `val`; None: the only `.model` file beside them."""
+    """The tokenizer of the shards `val`; None: the only `.model` file next to them."""
     text_field: str = "text"
     cap_bytes: int = CAP_BYTES
     count_tokenizer: bool = False
@@ -133,7 +134,7 @@ def answer_of(checks: Sequence[Check]) -> str:
 def verify(folder: Path, options: Options, reporter: Reporter) -> list[Check]:
     """Check the package in `folder`, or the only package of the run in `folder`; ends with the first check that fails.
 
-    Raises PgolfError when there is no such folder, or no package in it.
+    Raises PgolfError when the folder does not exist or holds no package.
     """
     folder = _package_in(folder)
     done: list[Check] = []

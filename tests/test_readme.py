@@ -10,8 +10,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+import typed
+import typer
 from typer.testing import CliRunner
 
+import pgolf
 from cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,7 +60,7 @@ def test_commands_run_in_order(folder, monkeypatch):
     assert len(ours) > 8
     for command in ours:
         words = shlex.split(command)[1:]
-        if words[0] not in ("verify", "report"):
+        if typed.takes(words[0], "threads"):
             words += ["--threads", "1"]
         if words[0] in ("run", "train"):
             words += [word for assignment in SMALL for word in ("--set", assignment)]
@@ -101,6 +104,49 @@ def test_commands_run_in_order(folder, monkeypatch):
         ("ema-finalize", "train runs again"),
     ]
     assert CliRunner().invoke(app, ["inspect"]).exit_code == 0
+    # The examples of every command's help, in the order of the commands.
+    for command in typer.main.get_command(app).commands.values():
+        for example in getattr(command, "examples", ()):
+            small = typed.assignments(*SMALL) if example.split()[1] in ("run", "train") else []
+            result = typed.pgolf(*shlex.split(example)[1:], *small)
+            assert result.exit_code == 0, f"{example}\n{result.output}"
+    assert not (run / "train@short").exists()
+
+
+def test_python_examples_run(folder, monkeypatch, capsys):
+    """After the commands: on the run that they made."""
+    monkeypatch.chdir(folder)
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), flags=re.M | re.S)
+    assert len(blocks) == 1
+    exec(blocks[0], {})
+    shown = capsys.readouterr().out
+    score = json.loads((folder / "artifacts/default/eval-ttt/manifest.json").read_text())["metrics"]["bits_per_byte"]
+    assert f"'eval-ttt': {score}" in shown
+    assert "bits  b" in shown
+    assert "\nThe function" in shown
+
+
+def test_help_fits_a_screen():
+    program = typer.main.get_command(app)
+    for name, command in program.commands.items():
+        shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "80"}).output
+        lines = shown.splitlines()
+        assert max(map(len, lines)) <= 80, name
+        assert len(lines) <= 40, f"{name}: {len(lines)} lines"
+        assert "None" not in shown, name
+        if command.common and "Options:" in shown:
+            assert shown.index("Options:") < shown.index("Common options"), name
+    shown = CliRunner().invoke(app, ["-h"]).output
+    assert [line for line in shown.splitlines() if line.endswith(":") and line[0] != " "] == [
+        "Start here:",
+        "Stages:",
+        "Look:",
+        "Prove:",
+        "Exchange:",
+    ]
+    assert len(shown.splitlines()) <= 60
+    assert CliRunner().invoke(app, []).output == shown
+    assert CliRunner().invoke(app, ["--version"]).output == f"pgolf {pgolf.__version__}\n"
 
 
 def test_links_lead_somewhere():

@@ -52,7 +52,7 @@ def _plain_evaluator(name: str, model: GPT, config: Config, runtime: Runtime) ->
 
 
 def plain(model: GPT, config: Config, runtime: Runtime) -> Evaluator:
-    """What test-time training starts from: the sliding window with the contexts that the method sees."""
+    """The baseline of test-time training: sliding windows with the contexts of the method."""
     method = methods.of(config.ttt)
     evaluate = config.evaluate
     if not method.takes_context:
@@ -63,7 +63,7 @@ def plain(model: GPT, config: Config, runtime: Runtime) -> Evaluator:
 
 
 def claims(name: str, config: Config) -> Claims:
-    """What its settings say of an evaluator."""
+    """The claims that an evaluator's settings imply."""
     resets = config.evaluate.reset_at_documents
     periods = (config.evaluate.stride, config.evaluate.seq_len)
     mixture = config.evaluate.mixture  # its statistics go on from document to document
@@ -88,7 +88,7 @@ def black_box(
     on_run: Callable[[int], None] | None = None,
     whole: TokenStream | np.ndarray | None = None,
 ) -> tuple[BlackBox, list[Subject]]:
-    """Audit the evaluator called `name` on the stream `tokens`; with the findings, what was audited.
+    """Audit the evaluator called `name` on the stream `tokens`; returns the findings and the audited subjects.
 
     whole: the text that `tokens` is the beginning of; probes then also go to stretches drawn from all of it.
     """

@@ -117,7 +117,7 @@ def isolation(watched: Watched, inputs: Sequence[Path]) -> Finding:
         text = f"it reaches for the network: {watched.network[0]}"
         return Finding("isolation", "A17", FAILED, text, numbers, {"event": watched.network[0]})
     if strange:
-        text = f"it reads {len(strange)} file{'s' if len(strange) > 1 else ''} that are no inputs"
+        text = f"it reads {len(strange)} file{'s' if len(strange) > 1 else ''} that are not inputs"
         return Finding("isolation", "A17", FAILED, text, numbers, {"file": strange[0]})
     if written:
         text = f"it writes outside its own folder: {len(written)} files"

@@ -102,7 +102,7 @@ class _Shaker:
         self.roots, self.without_methods, self.without_modules = roots, without_methods, without_modules
         self.states: dict[str, _State] = {}
         self.missing: set[str] = set()
-        """Names that are no modules."""
+        """Names other than modules."""
         self.attributes: set[str] = set()
         """Names that kept code mentions as attributes or strings."""
         self.changed = True

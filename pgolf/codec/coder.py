@@ -129,7 +129,7 @@ def decode(planes: Sequence[Plane], streams: Streams, alphabet: int, memory: int
     escapes = read_numbers(streams.escapes)
     if len(escapes) and escapes.max() > np.iinfo(np.int32).max // 2:
         raise PgolfError("corrupt model: a symbol exceeds 30 bits; package it again")
-    # the coder reads zeros beyond its end for ever, so what the symbols cost tells that it is far behind it
+    # the coder reads zeros beyond its end without limit, so the cost of the symbols shows that it is far past the end
     capacity = 8.0 * (len(streams.magnitudes) + (len(streams.signs) if centered else 0)) * 1.01 + 4096
     sign_at = escape_at = 0
     try:

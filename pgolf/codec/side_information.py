@@ -55,7 +55,7 @@ def resembles(tensor: QuantizedTensor) -> bool:
 
 
 def alphabet_for(matrices: Sequence[np.ndarray]) -> int:
-    """The smallest alphabet that all but one in 32,768 magnitudes fit."""
+    """The smallest alphabet that holds all but one in 32,768 magnitudes."""
     counts = np.zeros(ALPHABETS[-1] + 1, dtype=np.int64)
     for matrix in matrices:
         counts += np.bincount(np.minimum(np.abs(matrix), ALPHABETS[-1]).ravel(), minlength=len(counts))

@@ -73,7 +73,7 @@ def changed(config: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def presets() -> dict[str, str]:
-    """What each preset is for, by name: the first sentence of its file."""
+    """Purpose of each preset, by name: the first sentence of its file."""
     found = {}
     for name in preset_names():
         text = (importlib.resources.files("pgolf.config") / "presets" / f"{name}.toml").read_text("utf-8")
@@ -129,6 +129,6 @@ def _choices(section: Any, name: str, meaning: str) -> tuple[str, ...]:
             return f".{name} is" not in str(error)  # another setting may not go with it
         return True
 
-    if accepted("\0"):
-        return ()
+    if accepted("\0"):  # names of a table elsewhere: those that the description explains one by one
+        return tuple(dict.fromkeys(re.findall(r"`([\w-]+)`(?::| \()", meaning)))
     return tuple(word for word in dict.fromkeys(re.findall(r"`([\w-]+)`", meaning)) if accepted(word))

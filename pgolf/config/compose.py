@@ -62,7 +62,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
 def recorded(values: Mapping[str, Any]) -> Config:
     """The configuration out of a manifest, perhaps of another version of pgolf.
 
-    The model section must be understood to the letter, or the weights beside it would mean something else; in every
+    The model section must be read exactly, or the weights would have another meaning; in every
     other section a setting that this version does not have, or has with another type, takes its default.
     """
     hints = typing.get_type_hints(Config)

@@ -29,19 +29,19 @@ class TttConfig:
     lr: float = 3e-4
     """Learning rate of the global weights."""
     beta2: float = 0.999
-    """Memory of adam's squared gradients."""
+    """Decay of adam's second moment."""
     decay: float = 0.1
-    """`sgd`: share of the way back to the initial weights taken at every step (dynamic evaluation's decay). What lasts
-    about a document gained more than what lasts: weights move again for the next one."""
+    """`sgd`: decay toward the initial weights per step (as in dynamic evaluation). A memory of about one document
+    scored better than a permanent one."""
     schedule: str = "constant"
     """`constant`, or `cosine` to zero over the chunks (the records')."""
     weights: tuple[str, ...] = ("all",)
     """Roles of the weights that learn: `all`, or some of `attn`, `mlp`, `embed`, `control`."""
     output_lr: tuple[float, ...] = (0.3, 1.5, 1.0, 0.5)
-    """Rates of the output's fast weights, by length of their context (0 to 3 tokens); they learn token by token and
-    are reset at every document. Empty: off."""
+    """Learning rates of the output's fast weights, by length of their context (0 to 3 tokens); they learn token by
+    token and are reset at every document. Empty: off."""
     output_stream_lr: tuple[float, ...] = (0.13, 0.5, 0.6)
-    """The same for those that are never reset, by length of their context (1 to 3 tokens)."""
+    """Learning rates of the fast weights that are never reset, by length of their context (1 to 3 tokens)."""
     lora_rank: int = 8
     """Rank of the adapters."""
     lora_alpha: float = 16.0
@@ -54,11 +54,12 @@ class TttConfig:
     """Chunks by the document's length, `[below, chunk]` with the shortest first; `chunk_tokens` beyond. The newest
     records: [[256, 8], [2000, 24]] and 48."""
     lora_documents: int = 32
-    """Documents adapted side by side, each with adapters of its own."""
+    """Number of documents adapted side by side, each with separate adapters."""
     in_place_lr: float = 0.003
     """Rate of the fast weights, whose gradients are divided by their root mean square."""
     phases: int = 3
-    """Stretches of documents between which the global weights learn from everything scored (PR #1626: 3)."""
+    """`phased`: number of groups of documents between which the global weights learn from all scored text (PR #1626:
+    3)."""
 
     def __post_init__(self) -> None:
         for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):

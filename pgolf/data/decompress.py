@@ -27,7 +27,7 @@ WINDOW_BYTES = 128 << 20  # zstd's own limit on a frame's window; xz -9 needs 65
 # English packs to a third, logs to a hundredth; deflate cannot go beyond 1,032.
 MAX_RATIO = 500
 FREE_BYTES = 64 << 20  # the ratio of smaller files does not matter
-# Unpacks to 64 MiB at most: a block of zstd that repeats one byte takes 4 bytes and stands for 128 KiB; xz reaches some
+# Unpacks to 64 MiB at most: a block of zstd that repeats one byte takes 4 bytes and expands to 128 KiB; xz reaches some
 # 10,000 to 1.
 _INPUT_BYTES = 2048
 
@@ -130,7 +130,7 @@ class _Brotli:
     def decompress(self, data: bytes) -> bytes:
         try:
             parts = [self._reader.process(data, output_buffer_limit=FREE_BYTES)]
-            # A few bytes of brotli can stand for any number of bytes.
+            # A few bytes of brotli can expand to any number of bytes.
             while not self.eof and not self._reader.can_accept_more_data() and sum(map(len, parts)) <= FREE_BYTES:
                 parts.append(self._reader.process(b"", output_buffer_limit=FREE_BYTES))
         except self._damage as error:

@@ -1,4 +1,4 @@
-"""Documents that share no longer passage with another one: what a small corpus may be scored on.
+"""Near-duplicate detection: documents of a small corpus that share no long passage with another, for scoring.
 
 A corpus that quotes itself (documentation does) makes a score on held-out documents a score on remembered ones. Runs of
 words are shingles (Broder 1997), compared exactly, since the corpus is in memory.
@@ -11,7 +11,7 @@ SHINGLE_WORDS = 8
 
 
 def unlike_others(documents: Sequence[bytes], words: int = SHINGLE_WORDS) -> list[bool]:
-    """For each document, whether no run of so many words in it stands in another document."""
+    """For each document, True if it shares no run of this many words with another document."""
     first: dict[int, int] = {}
     unlike = [True] * len(documents)
     for index, document in enumerate(documents):

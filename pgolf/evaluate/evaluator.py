@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 OnProgress = Callable[[int, float], None]
-"""Called with the targets scored so far and their mean nats."""
+"""Called with the targets scored so far by this process, and their mean nats."""
 
 
 @dataclass(frozen=True, eq=False)

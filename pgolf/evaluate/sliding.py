@@ -22,19 +22,13 @@ from torch import Tensor
 
 from pgolf.config.evaluate import EvaluateConfig
 from pgolf.errors import PgolfError
-from pgolf.evaluate import ranks, windows
+from pgolf.evaluate import banded, ranks, windows
 from pgolf.evaluate.evaluator import OnProgress, Trace
 from pgolf.evaluate.windows import Window
 from pgolf.model.gpt import GPT
 from pgolf.runtime import Runtime
 
 Result = TypeVar("Result")
-
-BANDED_REACH = 4
-"""Windows recomputed before each block of a banded pass; tokens further back reach a score through five
-layers of attention at least."""
-BANDED_BLOCK = 8
-"""Length of such a block over the recomputed part: an eighth of the work is done twice."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +60,7 @@ class SlidingEvaluator:
                 found |= log_probs
                 done, total = done + targets.size, total + float(losses.sum())
                 if self.on_progress is not None:
-                    self.on_progress(min(done * runtime.world_size, count), total / done)
+                    self.on_progress(done, total / done)
         nll, times = ranks.total(nll, runtime), ranks.total(times, runtime)
         found = ranks.merged(found, positions, self.model.config.vocab_size, runtime)
         windows.check_coverage(times)
@@ -110,11 +104,7 @@ def plan_windows(model: GPT, tokens: np.ndarray, settings: EvaluateConfig) -> tu
     bos = model.config.bos_id if settings.reset_at_documents else None
     if settings.context == "windowed":
         return windows.plan(tokens, settings.seq_len, settings.stride, bos), settings.batch_windows
-    windows_deep = len(model.layer_order()) + model.config.copy_input
-    reach = min(windows_deep, BANDED_REACH) * settings.seq_len + model.local_reach()
-    block = BANDED_BLOCK * reach
-    size = max(1, settings.batch_windows * settings.seq_len // (reach + block))
-    return windows.plan_banded(tokens, reach, block, bos), size
+    return banded.plan(model, tokens, settings, bos)
 
 
 def targets_of(batch: Sequence[Window]) -> np.ndarray:

@@ -19,10 +19,9 @@ class Recorder:
         count: int,
         positions: Sequence[int],
         on_progress: OnProgress | None,
-        processes: int = 1,
     ) -> None:
-        """count: targets of the stream; processes: how many share them."""
-        self._positions, self._processes = positions, processes
+        """count: targets of the stream."""
+        self._positions = positions
         self.nll, self.order = np.zeros(count), np.zeros(count, dtype=np.int64)
         self.wanted = set(positions)
         self.log_probs: dict[int, np.ndarray] = {}
@@ -35,7 +34,7 @@ class Recorder:
         np.add.at(self._times, targets, 1)
         self._done, self._total = self._done + targets.size, self._total + float(nll.sum())
         if self._on_progress is not None:
-            self._on_progress(min(self._done * self._processes, len(self.nll)), self._total / self._done)
+            self._on_progress(self._done, self._total / self._done)
 
     def keep(self, targets: np.ndarray, logits: Tensor) -> None:
         """Keep the distributions at the requested positions; logits (n, vocab_size) of the targets."""

@@ -57,16 +57,6 @@ def plan(tokens: np.ndarray, seq_len: int, stride: int, bos_id: int | None = Non
     return windows
 
 
-def plan_banded(tokens: np.ndarray, reach: int, block: int, bos_id: int | None = None) -> list[Window]:
-    """Long windows that score `block` targets each, after up to `reach` tokens that only serve as context."""
-    windows = []
-    for first, end in segments(tokens, bos_id):
-        for begin in range(first, end, block):
-            stop = min(begin + block, end)
-            windows.append(Window(max(first, begin - reach), stop, stop - begin))
-    return windows
-
-
 def check_coverage(counts: np.ndarray) -> None:
     """Raise CheckFailed unless every target was scored exactly once. counts: (N-1,) times each was scored."""
     wrong = np.flatnonzero(counts != 1)

@@ -60,11 +60,12 @@ class Checkpoint:
     """The fields of ModelConfig that follow from the shapes of the weights."""
 
     def composable(self) -> dict[str, Any]:
-        """`told` without what needs other settings beside it (two lanes need the first layer that they run in)."""
+        """`told` without the settings that need others (two lanes need the first layer that they run in)."""
         return {name: value for name, value in self.told.items() if (name, value) != ("parallel_lanes", 2)}
 
     def fit(self, base: ModelConfig) -> tuple[ModelConfig, dict[str, Tensor]]:
-        """The configuration of the model, `base` where the weights tell nothing, and its weights. Raises PgolfError."""
+        """The configuration of the model, from `base` where the weights do not determine it, and its weights. Raises
+        PgolfError."""
         try:
             return settings.fit(self.weights, self.told, base)
         except PgolfError as error:

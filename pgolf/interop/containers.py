@@ -55,7 +55,7 @@ def _is_safetensors(data: bytes) -> bool:
 
 
 def _unshuffled(data: bytes, path: Path) -> bytes:
-    """Bytes that were sorted by their position modulo a stride, in order again.
+    """Undo a byte shuffle: bytes sorted by their position modulo a stride, back in order.
 
     The stride takes one byte in records from 2026-04-01 (PR #1218) on and two in that of 2026-03-31.
     """
@@ -155,7 +155,7 @@ def _torch_object(data: bytes, path: Path) -> Any:
         raise PgolfError(f"{path} holds compressed records, which torch does not write; save it with torch.save")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old pickles, on lines of their own
+            warnings.simplefilter("ignore")  # warnings about old pickles
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its unpickler raises, a class per kind of damage
         # torch's own text begins with advice to turn the check off.

@@ -88,7 +88,7 @@ def sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
 def fit(
     weights: Mapping[str, Tensor], told: Mapping[str, Any], base: ModelConfig
 ) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """`base` with `told`, which is what `sizes` found, and the weights as that model has them.
+    """`base` updated with `told` (the result of `sizes`), and the weights in that model's layout.
 
     Raises PgolfError where they do not fit together, naming the setting or the tensor.
     """

@@ -62,7 +62,7 @@ class Attention(nn.Module):
 
 
 def offset_keys(k: Tensor, start: int, inside: Tensor) -> Tensor:
-    """Key dimensions from `start` on come from the token before, so one layer can match what followed a token.
+    """Shift key dimensions from `start` on by one token, so that one layer can find the token after a match.
 
     NanoGPT speedrun (partial key offset). k (B, T, H_kv, D), inside (B, T, 1) zero where a document starts.
     """
@@ -95,8 +95,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, view: View, native: bool = False) ->
 def attend_banded(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     """As `attend`, every query seeing `window` keys at most, its own included.
 
-    Cut in blocks of `window` tokens, a block's queries meet the keys of their own and the block before: twice the
-    products that are needed, and no T x T matrix.
+    In blocks of `window` tokens, the queries of a block attend to the keys of the same and the previous block: twice
+    the products that are needed, and no T x T matrix.
     """
     batch, length, heads, head_dim = q.shape
     count = -(-length // window)

@@ -4,7 +4,7 @@ Training calls `choose_paths`: it checks each fast path of `paths` against plain
 own shapes, and uses the faster one; the times are kept in the cache folder, so a second start measures nothing.
 Everything after training calls `paths_by_rule`: kernels round differently and the winner of a race can change, so with
 `choose_paths` a model quantized or scored twice could give different bytes. torch.compile takes seconds to minutes, so
-`Compilation.pays` compares what it is expected to save in the run's budget with what it costs.
+`Compilation.pays` compares its expected saving in the run's budget with its cost.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ BY_RULE = ("attention in C", "softmax in C")
 """The kernels that won by 1.3 to 10 times at every instruction set measured; products in C won at some only
 (benchmarks/results/training_speed.md)."""
 COMPILE_SECONDS, COMPILE_SPEEDUP = 45.0, 1.25
-"""Estimates of what torch.compile costs and gains on a CPU, not measured; they serve until this machine has measured
+"""Estimated cost and gain of torch.compile on a CPU, not measured; used until this machine has measured
 its own (`remember_compilation`)."""
 
 Tensors = Sequence[Tensor]
@@ -221,7 +221,7 @@ def _race(plain: Callable[[], Tensors], fast: Callable[[], Tensors], tolerance: 
                 begun = clock()
                 work()
                 kept.append(clock() - begun)
-    return Timing(*map(min, times))  # what else the machine does only ever adds
+    return Timing(*map(min, times))  # other load on the machine only adds time
 
 
 Pair = tuple[Callable[[], Tensors], Callable[[], Tensors]]

@@ -32,6 +32,10 @@ _OPTIONAL: Mapping[str, Callable[[Config], bool]] = {
     "pgolf.quant.progressive_rounding": lambda config: config.quantize.distill_steps > 0,
     "pgolf.quant.gptq": lambda config: config.quantize.method not in ("trellis", "waterfill"),
     "pgolf.codec.baseline": lambda config: config.package.coder != "range",
+    "pgolf.evaluate.banded": lambda config: config.evaluate.context == "banded",
+    "pgolf.evaluate.ttt.rows": lambda config: (
+        config.evaluate.reset_at_documents or config.ttt.chunk_tokens > config.evaluate.stride
+    ),
     "pgolf.evaluate.ttt.time_cap": lambda config: False,  # the program has no clock: its score is any machine's
     "pgolf.evaluate.ttt.fast_output": lambda config: bool(config.ttt.output_lr or config.ttt.output_stream_lr),
 }

@@ -153,7 +153,7 @@ def land(
     on_progress: Callable[[int], None] | None = None,
 ) -> tuple[Matrices, float]:
     """All matrices, at the finest steps whose encoded model takes at most `target` bytes and at least 99.9% of it, and
-    the octaves at which they stand; the search begins at `octaves`.
+    their octaves; the search begins at `octaves`.
 
     size: bytes of the packaged model with these matrices. Raises PgolfError when no step reaches the target.
     """

@@ -114,9 +114,9 @@ def calibrate(
 
     gradients: also the Fisher form, at the price of a backward pass. Labels come from a generator seeded with `seed`.
     on_progress is given the number of tokens done. The model computes in float32, whatever its own type.
-    runtime: every process calls this with as many batches of its own, and all get the statistics of all batches.
-    time_for: tells before every batch whether there is time for one that takes so many seconds, as the longest so far
-    did; the batches left are skipped. Raises PgolfError when a matrix is never used.
+    runtime: every process calls this with the same number of batches, and all get the statistics of all batches.
+    time_for: called before every batch with the longest duration of a batch so far; when it returns False, the
+    remaining batches are skipped. Raises PgolfError when a matrix is never used.
     """
     model.eval()
     roles = model.matrix_roles()
@@ -265,7 +265,8 @@ def _hook(name: str, collector: _Collector) -> Callable[[nn.Module, tuple[Tensor
 
 
 def _add_lookup(collector: _Collector, name: str, rows: int, tokens: Tensor, gradient: Tensor | None) -> None:
-    """The table's side: tokens (N,), gradient (N, dim) of what was looked up. Row v sees it where v stands."""
+    """Statistics of the embedding table: tokens (N,), gradient (N, dim) by the looked-up rows; row v gets those of
+    token v."""
     columns = 0 if gradient is None else gradient.shape[1]
     sums = collector.of(f"{name}/table", columns, (rows,))
     sums.output += torch.bincount(tokens, minlength=rows).double().cpu()

@@ -32,8 +32,8 @@ def recorded_config(stage: Stage) -> Config:
 
 
 def training_length(stage: Stage) -> int:
-    """Tokens of a training sequence of the model in a stage: its `train` stage has it, or what it was imported as, or
-    the package's own settings where the package stands alone.
+    """Training sequence length of the model in a stage: from its `train` stage, from its import, or from the package's
+    own settings for a package without its run.
 
     Raises PgolfError when none is in the lineage.
     """

@@ -1,7 +1,7 @@
 """Parse a training log of a record: scores, sizes, clocks and counts, each with its line number.
 
 The patterns cover the forms found in the logs of the merged records from March to May 2026. Many logs begin with the
-source of their own script; its format strings hold no digits where a value belongs and so match nothing.
+source of the script; its format strings have no digits in place of values and so match nothing.
 """
 
 import re

@@ -1,6 +1,6 @@
 """Facts of the challenge that a record's own figures are compared with.
 
-Sources: README and `records/` of openai/parameter-golf at commit 4908dc46f; counts of targets stand in the records'
+Sources: README and `records/` of openai/parameter-golf at commit 4908dc46f; counts of targets are in the records'
 logs, bytes follow from them as `nats / ln 2 * targets / bits per byte`, and #1916 and #2138 state them.
 """
 

@@ -1,4 +1,4 @@
-"""What may be removed from an artifacts folder: variants that nothing was made from, attempts given up."""
+"""Removable parts of an artifacts folder: variants that no stage was made from, and abandoned attempts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -27,7 +27,7 @@ def find(artifacts: Path, name: str) -> Path:
 
 
 def missing(run: Path) -> str:
-    """What to say of a run directory without a finished stage: where it was looked for and which runs are there."""
+    """Error text for a run directory without a finished stage: where it was looked for and which runs exist."""
     known = names(run.parent)
     if run.name in known or not known:
         return f"{run} holds no finished stage"

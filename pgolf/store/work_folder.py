@@ -1,4 +1,4 @@
-"""Working folders, the lock of a run, and what pgolf may remove.
+"""Working folders, the lock of a run, and the rules of removal.
 
 A stage is written in a working folder next to its destination and moved into place at the end. Only working folders are
 ever removed, and only when they are provably pgolf's own: the name has pgolf's prefix and a checksum, or the folder

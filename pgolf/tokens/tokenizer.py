@@ -122,7 +122,7 @@ class Tokenizer(Pieces):
 
     @cached_property
     def _flat_pieces(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """All pieces as one array of bytes, where each starts and its length; a line end stands for BOS."""
+        """All pieces as one array of bytes, with the start and length of each; BOS becomes a line end."""
         pieces = list(self.pieces)
         pieces[self.bos_id] = b"\n"
         lengths = np.array([len(piece) for piece in pieces], np.int32)

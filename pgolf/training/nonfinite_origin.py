@@ -31,7 +31,7 @@ def find_origin(model: GPT, passes: Iterable[tuple[Tensor, Tensor]]) -> str:
         if not torch.isfinite(parameter).all():
             return f"the weight {name}"
     origins = (_origin_of_pass(model, tokens, targets) for tokens, targets in passes)
-    return next(filter(None, origins), "none in this process's share of the batch: it began in another's")
+    return next(filter(None, origins), "none in this process's share of the batch: it began on another process")
 
 
 def _origin_of_pass(model: GPT, tokens: Tensor, targets: Tensor) -> str | None:

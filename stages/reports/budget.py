@@ -101,7 +101,11 @@ def of_stage(context: StageContext, stage: Stage) -> Budget:
 
 def of_file(path: Path, cap_bytes: int) -> Budget:
     """Count one `model.pgz` by itself."""
-    return _of_ledger(str(path), ledger.ledger(path.read_bytes()), {}, cap_bytes, {})
+    try:
+        found = ledger.ledger(path.read_bytes())
+    except PgolfError as error:
+        raise PgolfError(f"{path}: {error}; --from names a stage directory or a model.pgz") from error
+    return _of_ledger(str(path), found, {}, cap_bytes, {})
 
 
 def _of_ledger(what: str, found: Ledger, other: Mapping[str, int], cap: int, details: Mapping[str, Any]) -> Budget:

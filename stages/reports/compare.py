@@ -107,7 +107,7 @@ def compare(reporter: Reporter, reference: Sequence[Stage], candidate: Sequence[
     """Test whether `candidate` (B) beats `reference` (A). Raises PgolfError when they did not score the same text."""
     stages = [*reference, *candidate]
     if len({stage.manifest_sha256 for stage in stages}) < len(stages):
-        raise PgolfError("an evaluation is named twice; every seed counts once")
+        raise PgolfError("an evaluation is named twice, and each counts once: name two stage directories or two runs")
     kinds = {stage.manifest.stage for stage in stages}
     if len(kinds) > 1:
         reporter.message(
@@ -122,7 +122,10 @@ def compare(reporter: Reporter, reference: Sequence[Stage], candidate: Sequence[
     paired = None
     if len(reference) == len(candidate) == 1:
         margin = samples[1].margin_bits_per_byte(statistics.MARGIN_NATS)
-        paired = statistics.bootstrap(documents_of(reference[0]), documents_of(candidate[0]), margin)
+        if all((stage.path / evaluation.SCORES_FILE).exists() for stage in stages):
+            paired = statistics.bootstrap(documents_of(reference[0]), documents_of(candidate[0]), margin)
+        else:
+            reporter.message("note: no scores per document are here (a lineage file has none): only means are compared")
     verdict = statistics.verdict(*samples, found, paired)
     result = Comparison(list(reference), list(candidate), samples, found, paired, verdict)
     _show(reporter, result)

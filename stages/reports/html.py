@@ -22,7 +22,7 @@ from pgolf.store.stage_directory import Stage
 from stages.audit import REPORT as AUDIT_FILE
 from stages.context import StageContext
 from stages.reports import loss_curve, summary
-from stages.views import evaluation
+from stages.views import evaluation, repeat
 
 FILE = kinds.PAGE
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
@@ -36,7 +36,7 @@ def html_report(context: StageContext) -> Stage:
     """Write the `report` stage of the run. Raises PgolfError when the run holds no finished stage."""
     stages = [stage for stage in runs.stages_of(context.run) if stage.manifest.stage != "report"]
     if not stages:
-        raise PgolfError(f"{context.run} holds no finished stage to report on; pgolf run makes them")
+        raise PgolfError(f"{runs.missing(context.run)}; pgolf run makes a run")
     with context.build("report", inputs={stage.label: stage for stage in stages}, sections=()) as build:
         if build.existing is None:
             with context.reporter.progress("report"):
@@ -57,14 +57,17 @@ def render(run: str, stages: Sequence[Stage]) -> str:
         newest=newest,
         last_label=stages[-1].label,
         corpus="shards" if tokens is None else tokens.manifest.details.get("corpus", "shards"),
-        readings=[] if tokens is None else summary.compressors(tokens),
+        readings=summary.compressors(tokens) if tokens is not None and _whole(tokens) else [],
         facts=_facts(stages, audits),
         audits=audits,
         lineage=[_ancestry(stage) for stage in stages],
         machine=[
             ({"compile": "fast paths allowed"}.get(key, key.replace("_", " ")), str(value))
             for key, value in facts.items()
-            if value != ""
+            if value != "" and key != "packages"
+        ],
+        repeated=[
+            (score.label, repeat.lines(score)) for score in (_main(stages, kind) for kind in kinds.SCORED) if score
         ],
         commands="\n".join(dict.fromkeys(" ".join(stage.manifest.command) for stage in stages)),
         **_scores(stages),
@@ -72,6 +75,11 @@ def render(run: str, stages: Sequence[Stage]) -> str:
         **_bytes(stages),
         **_gain(stages),
     )
+
+
+def _whole(stage: Stage) -> bool:
+    """Whether the payload is here; of a lineage file only the texts are."""
+    return all((stage.path / name).exists() for name in stage.manifest.outputs)
 
 
 def _of(stages: Sequence[Stage], *kinds: str) -> list[Stage]:
@@ -205,6 +213,7 @@ def _gain(stages: Sequence[Stage]) -> dict[str, Any]:
         plain is None
         or learned is None
         or plain.manifest.inputs["model"].sha256 != learned.manifest.inputs["model"].sha256
+        or not (_whole(plain) and _whole(learned))
     ):
         return none
     first, second = (load_file(stage.file(evaluation.SCORES_FILE)) for stage in (plain, learned))

@@ -30,7 +30,7 @@ Bits per byte is the number of bits that each byte of the text costs when it is 
 {rows or "- no evaluation of this model was made" + chr(10)}
 ## Text
 
-{_text(model.ancestor("tokenize"))}
+{val_text(model.ancestor("tokenize"))}
 
 ## Run
 
@@ -47,7 +47,7 @@ TEXT is a folder of shards `fineweb_val_*.bin`; `pgolf tokenize` makes them of d
 """
 
 
-def _text(tokens: Stage) -> str:
+def val_text(tokens: Stage) -> str:
     """Name, source and hash of the val text, as far as the tokenize stage's manifest has them."""
     details = tokens.manifest.details_as(TokenizeDetails)
     inputs = tokens.manifest.inputs

@@ -24,7 +24,7 @@ class Row:
     tokens: int | None
     """Train tokens that the model has seen."""
     bytes: int | None
-    """What the package counts; without one, the coded model."""
+    """Counted bytes of the package; without a package, bytes of the coded model."""
     bits_per_byte: float | None
     """With sliding windows."""
     ttt_bits_per_byte: float | None

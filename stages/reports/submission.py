@@ -2,7 +2,7 @@
 
 One folder `<YYYY-MM-DD>_<Name>`: README.md, submission.json, a log per seed, the script and its requirements. Fields
 and sections are those of the challenge's merged records; every figure is read out of a manifest. The weights stay out,
-as in every record; the package beside the runs has them.
+as in every record; the package of the run has them.
 """
 
 import json
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pgolf import config as configs
 from pgolf.config import Config
 from pgolf.errors import PgolfError
 from pgolf.program.ledger import SCRIPT, TOKENIZER
@@ -76,15 +77,27 @@ class Seed:
             found |= {"steps": steps, "train_time_s": seconds, "step_avg_ms": round(1000 * seconds / max(1, steps), 3)}
         if "eval-ttt" in self.scores and "eval-sliding" in self.scores:
             before = self.scores["eval-sliding"].manifest.metrics_as(ScoreMetrics)["bits_per_byte"]
-            found |= {"pre_ttt_val_bpb": before, "ttt_gain_bpb": before - metrics["bits_per_byte"]}
+            found |= {"pre_ttt_val_bpb": before, "ttt_gain_bpb": metrics["bits_per_byte"] - before}  # negative: a gain
         if self.float_score is not None:
             found["pre_quant_val_bpb"] = self.float_score.manifest.metrics_as(ScoreMetrics)["bits_per_byte"]
         return found
 
 
-def read_seed(run: Path) -> Seed:
-    """The stages of one packaged run. Raises PgolfError when it is not packaged, or its package claims no score."""
-    package = stage_directory.open_stage(run / "package", ("package",))
+def read_seed(run: Path, variant: str | None = None) -> Seed:
+    """The stages of one packaged run, or of a variant of it.
+
+    Raises PgolfError when it is not packaged, or its package claims no score.
+    """
+    label = "package" if variant is None else f"package@{variant}"
+    if not stage_directory.exists(run / label):
+        packaged = [
+            path.name for path in stage_directory.stage_folders(run) if path.name.partition("@")[0] == "package"
+        ]
+        if not packaged:
+            what = f"pgolf package --run {run.name} makes it" if run.is_dir() else runs.missing(run)
+            raise PgolfError(f"{run} has no package: {what}")
+        raise PgolfError(f"{run} has no {label}; it has {', '.join(packaged)}: choose with --variant")
+    package = stage_directory.open_stage(run / label, ("package",))
     quantized = package.parent("model")
     lineage = {stage.manifest.stage: stage for stage in claims.ancestors(quantized)}
     scores = {role: package.parent(role) for role in claims.SCORES if role in package.manifest.inputs}
@@ -121,7 +134,7 @@ def submission(
         text = json.dumps(entry, indent=2, ensure_ascii=False, allow_nan=False)
         writer.path("submission.json").write_text(text + "\n", "utf-8")
         writer.path("README.md").write_text(
-            submission_text.readme(seeds, entry, techniques(seeds[0]), comparison), "utf-8"
+            submission_text.readme(seeds, entry, settings(seeds[0]), comparison), "utf-8"
         )
         writer.publish()
     finally:
@@ -153,11 +166,15 @@ def describe(
         "artifact_bytes_max": max(sizes),
         "seeds": [seed.number for seed in seeds],
         "seed_results": results,
-        "hardware": f"{environment['world_size']}x{environment['device_name']}",
+        "hardware": hardware(environment),
         "pytorch_version": environment["torch"],
-        "technique_summary": "; ".join(f"{what}: {value}" for what, value in techniques(seeds[0])),
+        "technique_summary": summary(seeds[0]),
         "compliance": _compliance(seeds, results),
     }
+    for key in ("steps", "step_avg_ms", "train_time_s", "eval_time_s"):
+        if all(key in result for result in results.values()):
+            name = f"train_{key}_mean" if key == "steps" else f"{key}_mean"
+            entry[name] = round(statistics.fmean(result[key] for result in results.values()), 3)
     if len(seeds) > 1:
         entry |= {"val_bpb_std": statistics.stdev(scores), "val_loss_std": statistics.stdev(losses)}
     if comparison is not None:
@@ -171,21 +188,59 @@ def describe(
     return entry
 
 
-def techniques(seed: Seed) -> list[tuple[str, str]]:
-    """The techniques of a run, section by section: settings that are not the defaults, from its manifests."""
+def hardware(environment: Mapping[str, Any]) -> str:
+    """As people write it: `8xH100 80GB SXM`, or `2 CPU cores (x86_64)`."""
+    name = str(environment["device_name"])
+    if environment["device"] == "cuda":
+        return f"{environment['world_size']}x{name.removeprefix('NVIDIA ').replace('HBM3', 'SXM')}"
+    cores = environment["world_size"] * environment["threads"]
+    return f"{cores} CPU core{'s' * (cores > 1)} ({name})"
+
+
+def settings(seed: Seed) -> dict[str, dict[str, Any]]:
+    """Every setting of the run, section by section, from its manifests; of learning at test time where it learned."""
+    recorded = configs.recorded(claims.recorded_config(seed.quantized, seed.scores, Config()))
+    values = configs.to_dict(recorded)
+    sections = ["tokenizer", "model", "train", "optim", "average", "quantize", "evaluate"]
+    return {section: values[section] for section in (*sections, *(["ttt"] if "eval-ttt" in seed.scores else []))}
+
+
+def summary(seed: Seed) -> str:
+    """The technique in one line: the settings that are not pgolf's defaults, and the method of the quantizer."""
     recorded = claims.recorded_config(seed.quantized, seed.scores, Config())
-    sections = {key: value for key, value in recorded.items() if isinstance(value, dict)}
-    return [
-        (section, ", ".join(f"{key} = {value}" for key, value in sorted(sections[section].items())))
-        for section in ("tokenizer", "model", "train", "optim", "average", "quantize", "evaluate", "ttt")
-        if section in sections
-    ]
+    recorded["quantize"] = {"method": settings(seed)["quantize"]["method"], **recorded.get("quantize", {})}
+    return "; ".join(
+        f"{section}: {', '.join(f'{key} = {value}' for key, value in recorded[section].items())}"
+        for section in settings(seed)
+        if section in recorded
+    )
+
+
+def warnings(seeds: Sequence[Seed], track: str) -> list[str]:
+    """What the challenge's reviewers would object to before they read on."""
+    found = []
+    environment = seeds[0].best.manifest.environment
+    if track == "10min_16mb" and (environment["device"] != "cuda" or environment["world_size"] != 8):
+        found.append(f"track 10min_16mb wants 8 GPUs; this was made on {hardware(environment)}")
+    if len(seeds) < 3:
+        found.append(f"records show 3 seeds; this has {len(seeds)}")
+    if not submission_text.is_registered(seeds[0].package.ancestor("tokenize")):
+        found.append("the val text is not the challenge's FineWeb shards, so the score does not compare with records")
+    return found
 
 
 def log(seed: Seed) -> str:
-    """A training log in the lines that the field's tools parse."""
-    lines = []
+    """A training log as the field's are: hyperparameters and machine first, then a line per logged step, which training
+    wrote as it went, then sizes and scores."""
+    lines = ["Hyperparameters:"]
+    lines += [
+        f"  {section}.{key}: {value}" for section, items in settings(seed).items() for key, value in items.items()
+    ]
     trained = seed.train
+    environment = (trained or seed.best).manifest.environment
+    lines += [f"seed: {seed.number}", f"hardware: {hardware(environment)}", f"torch: {environment['torch']}"]
+    if "parameters" in seed.quantized.manifest.metrics:
+        lines.append(f"model_params: {seed.quantized.manifest.metrics['parameters']}")
     if trained is not None:
         for text in trained.file(kinds.METRICS_LOG).read_text("utf-8").splitlines():
             step = json.loads(text)

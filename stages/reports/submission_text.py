@@ -1,9 +1,13 @@
 """The README of a submission, section by section as the challenge's records have them; every figure from a manifest."""
 
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from pgolf.store.records import PackageDetails
+from pgolf.store.stage_directory import Stage
+from stages.reports import package_text
 from stages.reports.compare import Comparison
 
 if TYPE_CHECKING:
@@ -13,12 +17,12 @@ if TYPE_CHECKING:
 def readme(
     seeds: Sequence["Seed"],
     entry: Mapping[str, Any],
-    techniques: Sequence[tuple[str, str]],
+    settings: Mapping[str, Mapping[str, Any]],
     comparison: Comparison | None,
 ) -> str:
     """Markdown. `entry` is the content of submission.json."""
-    spread = f" ± {entry['val_bpb_std']:.5f} (sample deviation)" if "val_bpb_std" in entry else ""
     learns = " --ttt" if any("eval-ttt" in seed.scores for seed in seeds) else ""
+    spread = f" ± {entry['val_bpb_std']:.5f} (sample deviation)" if "val_bpb_std" in entry else ""
     parts = [
         f"# {entry['name']}: {entry['val_bpb']:.5f} bits per byte",
         entry["blurb"],
@@ -29,8 +33,15 @@ def readme(
             ("seed", "steps", "ms/step", "before quantizing", "quantized", "submitted", "bytes", "train s", "eval s"),
             [_row(seed, result) for seed, result in entry["seed_results"].items()],
         ),
+        "## Validation text and bytes",
+        _text(seeds[0]),
         "## Technique",
-        _table(("part", "settings that are not the defaults"), techniques),
+        f"{entry['technique_summary']}.",
+        "Every setting:",
+        _table(
+            ("part", "settings"),
+            [(part, ", ".join(f"{key} = {value}" for key, value in items.items())) for part, items in settings.items()],
+        ),
         "## Bytes",
         _table(("file", "bytes (largest of the seeds)", "counts"), _bytes(seeds)),
         "## Significance",
@@ -41,7 +52,10 @@ def readme(
         "normalized and made before its tokens were learned from is listed when `pgolf audit` tested it.",
         "## How to run",
         "```\npip install -r requirements.txt\npython train_gpt.py train --data FOLDER_OF_SHARDS --out model.pgz\n"
-        f"python train_gpt.py eval --val FOLDER_OF_SHARDS{learns}\npython train_gpt.py source FOLDER\n```",
+        f"python train_gpt.py eval --val FOLDER_OF_SHARDS{learns}\n"
+        "python train_gpt.py source FOLDER\n```",
+        "The weights are not in this folder: the second line trains them into `model.pgz`, which the third scores. "
+        f"FOLDER_OF_SHARDS is what this command wrote: `{shlex.join(_command(seeds[0]))}`. "
         "`torchrun --nproc_per_node 8 train_gpt.py train ...` on several GPUs. The script is packed; `source` writes "
         "its code out.",
         "## Included files",
@@ -52,6 +66,44 @@ def readme(
         + f", on {entry['hardware']}, torch {entry['pytorch_version']}.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def is_registered(tokens: Stage) -> bool:
+    """Whether the val tokens are shards that somebody published, and not documents of one's own."""
+    return any("_val_" in role for role in tokens.manifest.inputs)
+
+
+def _command(seed: "Seed") -> list[str]:
+    words = seed.package.ancestor("tokenize").manifest.command
+    return [PurePath(word).name for word in words[:1]] + words[1:]
+
+
+def _text(seed: "Seed") -> str:
+    """What was scored, how its bytes were counted, and what that allows to be said."""
+    tokens = seed.package.ancestor("tokenize")
+    metrics, details = seed.best.manifest.metrics, tokens.manifest.details
+    counted = details.get("bytes_from") or "documents themselves: a sidecar holds the original bytes of each token"
+    lossless = (
+        "every document decodes to itself, byte for byte"
+        if details.get("lossless")
+        else "**lossy**: some documents do not decode to themselves, and their original bytes are counted all the same"
+    )
+    own = (
+        "These are published shards, registered as they are."
+        if is_registered(tokens)
+        else "**This is not the challenge's FineWeb: the score does not compare with those of its records.**"
+    )
+    return "\n".join(
+        [
+            package_text.val_text(tokens),
+            "",
+            f"- tokens scored: {metrics['tokens_scored']:,}; bytes scored: {metrics['bytes_scored']:,}",
+            f"- bytes are counted by the {counted}",
+            f"- tokenizer: {details['vocab_size']:,} pieces; {lossless}",
+            "",
+            own,
+        ]
+    )
 
 
 def _row(seed: str, result: Mapping[str, Any]) -> tuple[str, ...]:
@@ -76,7 +128,7 @@ def _bytes(seeds: Sequence["Seed"]) -> list[tuple[str, str, str]]:
     ledgers = [seed.package.manifest.details_as(PackageDetails)["ledger"] for seed in seeds]
     largest = max(ledgers, key=lambda ledger: int(ledger["counted_bytes"]))
     rows = [(row["file"], f"{row['bytes']:,}", "yes" if row["counted"] else "no") for row in largest["files"]]
-    return [*rows, ("what counts", f"{largest['counted_bytes']:,}", f"cap {largest['cap_bytes']:,}")]
+    return [*rows, ("total counted", f"{largest['counted_bytes']:,}", f"cap {largest['cap_bytes']:,}")]
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -96,7 +96,7 @@ def recorded_config(model: Stage, scores: Mapping[str, Stage], config: Config) -
     """The configuration that the package's model was made and scored with, section by section from the manifests.
 
     Only values that are not the defaults: the script carries the same defaults. A byte target is what it left for the
-    model, since the script, trained again, does not know its own size.
+    model, since the script does not know its own size when it retrains.
     """
     made: dict[str, Any] = {key: value for key, value in model.manifest.config.items() if key != "options"}
     made["quantize"] = made["quantize"] | model.manifest.details_as(QuantizeDetails).get("model_target", {})

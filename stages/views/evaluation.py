@@ -44,7 +44,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Documents:
-    """Text to score in place of val: what `tokenize` takes as documents. Empty: val."""
+    """Text to score in place of val: documents as for `tokenize`. Empty: val."""
 
     sources: tuple[Source, ...] = ()
     text_field: str = "text"
@@ -96,6 +96,7 @@ def progress(context: StageContext, title: str, targets: int) -> Iterator[OnProg
     started = time.monotonic()
 
     def update(done: int, nats: float) -> None:
+        done = min(done * context.runtime.world_size, targets)  # the other processes do their share meanwhile
         speed = done / max(time.monotonic() - started, 1e-9)
         bar.update(done, note=f"{nats:.4f} nats/token  {speed:,.0f} tokens/s")
 
@@ -149,7 +150,7 @@ def line(scored: Stage) -> str:
 
 
 def report(reporter: Reporter, scored: Stage) -> None:
-    """The score as a table that ends with what repeats it, and beside it what a reader must know."""
+    """The score as a table that ends with the command that repeats it, and remarks for the reader."""
     metrics, details = scored.manifest.metrics_as(ScoreMetrics), scored.manifest.details_as(ScoreDetails)
     rows = [
         ("bits per byte", f"{metrics['bits_per_byte']:.4f}"),

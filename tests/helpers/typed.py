@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import typer
 from typer.testing import CliRunner
 
 from cli.main import app
@@ -11,15 +12,17 @@ SMALL = (
     *("model.num_kv_heads=1", "train.iterations=4", "train.seconds=0", "train.batch_tokens=128", "train.seq_len=32"),
     *("train.compile=false", "train.holdout_tokens=500", "quantize.method=rtn", "ttt.chunk_tokens=256"),
 )
-LOOKS = ("inspect", "runs", "clean")
-"""Commands that compute nothing."""
+
+
+def takes(command: str | Path, option: str) -> bool:
+    """Whether a command has an option of that name."""
+    found = typer.main.get_command(app).commands.get(str(command))
+    return found is not None and any(parameter.name == option for parameter in found.params)
 
 
 def pgolf(*words: str | Path):
-    """Run `pgolf WORDS` and return typer's result; `--threads 1` is added where something is computed, as the suite
-    runs a worker per core."""
-    threads = [] if words[0] in LOOKS else ["--threads", "1"]
-    return CliRunner().invoke(app, [*map(str, words), *threads])
+    """Run `pgolf WORDS` and return typer's result; `--threads 1` is added, as the suite runs a worker per core."""
+    return CliRunner().invoke(app, [*map(str, words), *(["--threads", "1"] if takes(words[0], "threads") else [])])
 
 
 def assignments(*values: str) -> list[str]:

@@ -129,3 +129,29 @@ def test_only_variants_that_nothing_was_made_from_are_removed(artifacts):
     assert (run / "train" / "model.safetensors").is_file()
     wrong = pgolf("clean", "lefa", "--artifacts", artifacts, "--run", "one")
     assert wrong.exit_code == 2
+
+
+def test_a_lineage_file_is_read_like_the_run(artifacts, chain, tmp_path):
+    file = tmp_path / "one.lineage.json"
+    pgolf_look("share", "one", "--artifacts", artifacts, "--out", file)
+    tensors = sum(item.stat().st_size for item in (artifacts / "one").rglob("*.safetensors"))
+    assert file.stat().st_size < tensors
+    told = json.loads(pgolf_look("inspect", "--from", file, "--json"))
+    whole = json.loads(pgolf_look("inspect", "--artifacts", artifacts, "--run", "one", "--json"))
+    assert [item["metrics"] for item in told["stages"]] == [item["metrics"] for item in whole["stages"]]
+    assert {item["name"]: item["lineage"].get("model") for item in told["stages"]}["package"] == "ok"
+    pgolf_look("report", file)
+    page = file.with_suffix(".html").read_text()
+    assert f"{chain.ttt_score.manifest.metrics['bits_per_byte']:.4f}" in page
+    assert f"numpy {chain.ttt_score.manifest.environment['packages']['numpy']}" in page
+    manifest = artifacts / "two" / "eval-sliding" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"seed": 0', '"seed": 1'))  # or it would be the same evaluation
+    side = json.loads(pgolf_look("compare", file, artifacts / "two", "--stage", "eval-sliding", "--json"))
+    assert side["a"]["bits_per_byte"] == side["b"]["bits_per_byte"]
+    for text in ("{}", "[", '{"pgolf_lineage": 2, "run": "x", "stages": {}}'):
+        file.write_text(text)
+        refused = pgolf("inspect", "--from", file)
+        assert (refused.exit_code, len(refused.stderr.splitlines())) == (2, 1)
+    values = {"pgolf_lineage": 1, "run": "..", "stages": {"../x": {"manifest": "{}", "files": {}}}}
+    file.write_text(json.dumps(values))
+    assert "no lineage file" in pgolf("report", file).stderr.replace("\n", " ")

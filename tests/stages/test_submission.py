@@ -41,7 +41,10 @@ def test_figures_come_from_the_manifests(chain, seed, tmp_path):
     assert result["val_bpb"] == score["bits_per_byte"]
     assert result["pre_ttt_val_bpb"] == chain.sliding_score.manifest.metrics["bits_per_byte"]
     assert result["pre_quant_val_bpb"] == chain.float_score.manifest.metrics["bits_per_byte"]
-    assert result["steps"] == 6
+    # As records have it: after minus before, below zero where learning helped.
+    assert result["ttt_gain_bpb"] == result["val_bpb"] - result["pre_ttt_val_bpb"]
+    assert result["steps"] == entry["train_steps_mean"] == 6
+    assert entry["hardware"].startswith("1 CPU core (")
     assert entry["bytes_total"] == packaged["total_bytes"] == result["artifact_bytes"]
     assert entry["seeds"] == [seed.number, seed.number + 1]
     # Nothing was audited, so nothing is said of what an audit tests.
@@ -52,8 +55,16 @@ def test_figures_come_from_the_manifests(chain, seed, tmp_path):
     readme = (folder / "README.md").read_text()
     assert f"**val_bpb {entry['val_bpb']:.8f}** ± {entry['val_bpb_std']:.5f}" in readme
     assert f"{packaged['total_bytes']:,}" in readme
-    assert "\npython train_gpt.py eval --val FOLDER_OF_SHARDS --ttt\n" in readme
+    assert f"tokens scored: {score['tokens_scored']:,}; bytes scored: {score['bytes_scored']:,}" in readme
+    assert "is not the challenge's FineWeb" in readme
+    assert "val.jsonl`" in readme
+    assert "[--ttt]" not in readme
+    assert "eval --val FOLDER_OF_SHARDS --ttt\n" in readme
+    for default in ("num_heads = 2", "logit_softcap = 30.0", "method = trellis", "matrix_lr = 0.026"):
+        assert default in readme
     log = (folder / f"train_seed{seed.number}.log").read_text()
+    assert log.startswith("Hyperparameters:\n  tokenizer.vocab_size: 384\n")
+    assert log.index("hardware: 1 CPU core") < log.index("step:1/6 train_loss:") < log.index("Total submission size")
     assert f"Total submission size quantized+range: {packaged['total_bytes']} bytes" in log
     assert f"val_bpb:{score['bits_per_byte']:.8f}" in log
     assert (folder / "train_gpt.py").read_bytes() == chain.packaged.file("train_gpt.py").read_bytes()
@@ -91,6 +102,9 @@ def test_runs_that_differ_in_more_than_the_seed_are_refused(chain, seed, tmp_pat
     other = dataclasses.replace(other, quantized=dataclasses.replace(other.quantized, manifest=manifest))
     with pytest.raises(PgolfError, match=r"differs .* in \[model\]"):
         submission.submission(tmp_path, [seed, other], AUTHOR, "non_record_16mb")
-    with pytest.raises(PgolfError):
+    with pytest.raises(PgolfError, match="has no package"):
         submission.read_seed(tmp_path)
+    with pytest.raises(PgolfError, match="has no package@x; it has package: choose with --variant"):
+        submission.read_seed(seed.run, "x")
+    assert submission.warnings([seed], "10min_16mb")[0].startswith("track 10min_16mb wants 8 GPUs; this was made on 1")
     assert not list(tmp_path.iterdir())

@@ -9,7 +9,6 @@ measured at 64 targets in 256).
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from pgolf.config.ttt import TttConfig
 from pgolf.evaluate import windows
 from pgolf.evaluate.evaluator import Trace
 from pgolf.evaluate.sliding import expected_tokens, scored_hidden, targets_of
-from pgolf.evaluate.ttt import time_cap
+from pgolf.evaluate.ttt import rows, time_cap
 from pgolf.evaluate.ttt.fast_output import FastOutput
 from pgolf.evaluate.ttt.optimizer import Learner
 from pgolf.evaluate.ttt.task import LEARNING, Method, Passes, Task
@@ -54,7 +53,7 @@ def run(task: Task) -> Trace:
                     _score(task, chunk[at : at + settings.batch_windows], output, step)
             first = chunk[0].stop - chunk[0].scored
             if learns:
-                _train(task, learner, task.tokens[first : chunk[-1].stop + 1], chunk[-1].stop / last)
+                rows.train(task, learner, task.tokens[first : chunk[-1].stop + 1], chunk[-1].stop / last)
         clock.took(_passes_of(chunk, ttt))
         learned += learns
     return task.recorder.trace(
@@ -86,11 +85,9 @@ def _length(chunk: Sequence[Window]) -> int:
 
 
 def _passes_of(chunk: Sequence[Window], ttt: TttConfig) -> float:
-    length = _length(chunk)
-    again: float = sum(window.scored for window in chunk)
     if len(chunk) == 1:  # the scoring forward is the learning one
-        again = length * (1 - 1 / LEARNING) / max(1, ttt.epochs)
-    return length + LEARNING * ttt.epochs * again * bool(ttt.lr)
+        return _length(chunk) * (LEARNING if ttt.epochs and ttt.lr else 1)
+    return _length(chunk) + LEARNING * ttt.epochs * sum(window.scored for window in chunk)
 
 
 def _score(task: Task, batch: Sequence[Window], output: FastOutput | None, step: int | None) -> Tensor:
@@ -107,25 +104,13 @@ def _score(task: Task, batch: Sequence[Window], output: FastOutput | None, step:
         recorder.add(targets, losses.detach().double().cpu().numpy(), 0 if step is None else step)
         recorder.keep(targets, logits)
         return losses.mean()
-    rows = {row for row, target in enumerate(targets.tolist()) if target + 1 in recorder.wanted}
+    held = {row for row, target in enumerate(targets.tolist()) if target + 1 in recorder.wanted}
     values = logits.detach().float().cpu().numpy()
-    nll, slopes, found = output.score(task.tokens[targets], task.tokens[targets + 1], values, rows)
+    nll, slopes, found = output.score(task.tokens[targets], task.tokens[targets + 1], values, held)
     recorder.add(targets, nll, targets)
     recorder.log_probs |= {int(targets[row]) + 1: vector for row, vector in found.items()}
     # The gradient is that of the mixed output: the model need not learn what the fast weights have learned.
     return (logits * torch.from_numpy(slopes).to(logits.device)).sum() / len(targets)
-
-
-def _train(task: Task, learner: Learner, scored: np.ndarray, done: float) -> None:
-    """Train on a stretch of scored tokens in rows of the context's length, `batch_windows` rows a step."""
-    length = min(task.settings.seq_len, len(scored) - 1)
-    rows = (len(scored) - 1) // length
-    ids = torch.from_numpy(scored[-rows * length - 1 :].astype(np.int64)).to(task.device)
-    inputs, targets = ids[:-1].view(rows, length), ids[1:].view(rows, length)
-    size = task.settings.batch_windows
-    for _ in range(task.ttt.epochs):
-        for at in range(0, rows, size):
-            learner.step(task.model.token_losses(inputs[at : at + size], targets[at : at + size]).mean(), done)
 
 
 def _chunks(plan: Sequence[Window], chunk_tokens: int) -> Iterator[list[Window]]:

@@ -1,7 +1,7 @@
 """Adapters per document, and phases of global learning between them.
 
-Every linear map gets `y += (alpha / r) * B (A x)` and the head the same on the logits, with an A and a B of its own for
-each of the documents that are adapted side by side (records 2026-03-17 and later, PR #1530). B starts at zero with
+Every linear map gets `y += (alpha / r) * B (A x)` and the head the same on the logits, with a separate A and B for each
+of the documents that are adapted side by side (records 2026-03-17 and later, PR #1530). B starts at zero with
 every document. Chunk by chunk: one forward over the last `seq_len` tokens up to the chunk's end scores the chunk, and
 its loss is the step's, so nothing is computed twice. Documents are taken longest first, so that those of one batch end
 together; none depends on another, so processes share them. Where time is short, the rest is scored without adapters.

@@ -61,13 +61,10 @@ class TttEvaluator:
         for several processes when the method learns along one stream.
         """
         check_stream(tokens, positions)
-        method = of(self.ttt)
+        method = METHODS[self.ttt.method]
         if self.runtime.world_size > 1 and not method.shared:
-            shared = " and ".join(name for name, row in METHODS.items() if row.shared)
-            raise PgolfError(
-                f"ttt.method {self.ttt.method} learns along one stream, in one process; {shared} share documents "
-                "between processes: choose one of them or leave --nproc out"
-            )
+            shared = " or ".join(name for name, row in METHODS.items() if row.shared)
+            raise PgolfError(f"ttt.method {self.ttt.method} needs one process; {shared} share documents (--nproc)")
         clock = Clock()
         if self.ttt.seconds or self.on_estimate is not None:
 
@@ -75,7 +72,7 @@ class TttEvaluator:
                 return self._task(tokens, Recorder(len(tokens) - 1, (), None), clock)
 
             clock = time_cap.clock(method, probed, self.on_estimate)
-        recorder = Recorder(len(tokens) - 1, positions, self.on_progress, self.runtime.world_size)
+        recorder = Recorder(len(tokens) - 1, positions, self.on_progress)
         return method.run(self._task(tokens, recorder, clock))
 
     def _task(self, tokens: np.ndarray, recorder: Recorder, clock: Clock) -> Task:

@@ -23,7 +23,7 @@ SOURCE = (
     + r"""
 typedef float uvec __attribute__((vector_size(BYTES), aligned(4)));
 #define BLOCK 256
-/* HEIGHT rows of WIDTH vectors are summed in registers, beside WIDTH factors and one splat. */
+/* Registers hold the sums of HEIGHT rows of WIDTH vectors, WIDTH factors and one splat. */
 #define WIDTH (REGISTERS == 16 && BYTES == 16 ? 2 : 3)
 #define HEIGHT (REGISTERS == 32 ? 8 : 4)
 #define COLUMNS (WIDTH * LANES)

@@ -1,4 +1,4 @@
-"""Shapes of what the kernels return, for torch.compile; importing this module registers them."""
+"""Output shapes of the kernels for torch.compile; importing this module registers them."""
 
 import torch
 from torch import Tensor

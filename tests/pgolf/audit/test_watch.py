@@ -29,7 +29,7 @@ def test_a_program_that_keeps_to_its_inputs_passes(tmp_path):
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("import sys; open(sys.argv[2]).read()", "no inputs"),
+        ("import sys; open(sys.argv[2]).read()", "not inputs"),
         ("import sys; open(sys.argv[2], 'a').write('x')", "writes outside"),
         ("import socket\ntry:\n  socket.create_connection(('127.0.0.1', 9), 1)\nexcept OSError: pass", "the network"),
         ("import socket\ntry:\n  socket.getaddrinfo('localhost', 9)\nexcept OSError: pass", "the network"),

@@ -70,5 +70,5 @@ def test_two_ranks_score_what_one_does(tmp_path: Path) -> None:
 def test_methods_along_one_stream_are_refused() -> None:
     runtime = Runtime(torch.device("cpu"), torch.float32, 0, 2, threads=1, compile=False)
     model = GPT(ModelConfig(vocab_size=64, dim=16, num_layers=1, num_heads=2, num_kv_heads=1))
-    with pytest.raises(PgolfError, match="lora and phased share documents"):
+    with pytest.raises(PgolfError, match="sgd needs one process; lora or phased share documents"):
         TttEvaluator(model, SETTINGS, TttConfig(), runtime).score(stream())
