@@ -8,6 +8,7 @@ import platform
 import threading
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ import torch
 import torch.distributed as dist
 
 from pgolf.errors import PgolfError
+
+RANK_TIMEOUT = timedelta(minutes=30)
+"""After which a process that waits for another gives up, on every backend. Rank 0 works alone for minutes while the
+others wait (choosing an average, writing a checkpoint), which NCCL's own 10 minutes can be too short for."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,8 @@ def choose(device: str = "auto", threads: int = 0, compile: bool = True, cache: 
     if world_size > 1 and not dist.is_initialized():
         if "TORCHELASTIC_RUN_ID" in os.environ:
             _end_with_launcher()
-        dist.init_process_group("nccl" if use_cuda else "gloo", device_id=where if use_cuda else None)
+        backend, device_id = ("nccl", where) if use_cuda else ("gloo", None)
+        dist.init_process_group(backend, device_id=device_id, timeout=RANK_TIMEOUT)
     return Runtime(
         device=where,
         dtype=torch.bfloat16 if use_cuda else torch.float32,

@@ -14,6 +14,7 @@ from pgolf.model.canon import Canon
 from pgolf.model.forward_context import Step
 from pgolf.model.layers import rms_norm
 from pgolf.model.mlp import MLP
+from pgolf.model.skips import Skip, join
 
 
 class Block(nn.Module):
@@ -35,9 +36,17 @@ class Block(nn.Module):
         factor = torch.tensor((layer + 1) ** -0.5) if config.norm_scale else None
         self.register_buffer("norm_factor", factor, persistent=False)
 
-    def forward(self, x: Tensor, step: Step, view: View, values: Tensor | None = None, last: int = 0) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        step: Step,
+        view: View,
+        values: Tensor | None = None,
+        last: int = 0,
+        skip: Skip | None = None,
+    ) -> Tensor:
         """x (B, T, dim), the stream; the rest as in `Attention` -> the stream after this block, (B, last or T, dim)."""
-        x = self.mixed(x, step)
+        x = self.mixed(join(x, skip), step)
         h = self.normed(x)
         # The MLP's convolution looks back, so attention computes that many more positions.
         reach = 0 if self.mlp_canon is None or self.parallel or not last else len(self.mlp_canon.taps)

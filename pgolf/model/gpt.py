@@ -29,7 +29,7 @@ the block; off, its parameters do not exist.
 """
 
 from collections.abc import Callable
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -43,17 +43,26 @@ from pgolf.model.copy_heads import CopyHeads, candidates
 from pgolf.model.depth_recurrence import layer_order
 from pgolf.model.forward_context import Step
 from pgolf.model.key_value_cache import KeyValueCache
-from pgolf.model.lanes import Lanes
+from pgolf.model.lanes import Lanes, advance
 from pgolf.model.layers import Linear, rms_norm
 from pgolf.model.loss import CHUNK_TOKENS, PLAIN, Arithmetic, softcap, token_losses, weighted_loss
 from pgolf.model.rotary import rotary_tables
-from pgolf.model.skips import Skips
+from pgolf.model.skips import Skip, Skips
 from pgolf.model.smear import SmearGate
 from pgolf.model.value_embedding import ValueEmbedding
 
 __all__ = ["CHUNK_TOKENS", "GPT"]
 
 BACKOUT = 0.2  # start of the share taken out: nanochat's code (the NanoGPT speedrun starts at 0.5)
+
+
+class Parts(NamedTuple):
+    """The parts of a forward pass that `paths.use_graph` can compile, together all that touches (B, T, dim) tensors."""
+
+    embedded: Callable[..., Tensor]
+    blocks: list[Callable[..., Tensor]]
+    advance: Callable[..., tuple[Tensor, Tensor]]
+    closed: Callable[..., Tensor]
 
 
 class GPT(nn.Module):
@@ -65,8 +74,7 @@ class GPT(nn.Module):
         self.compute_dtype = torch.float32
         # What `fast_paths` changes: kernels in C, compiled blocks.
         self.native = False
-        self.compiled: list[Callable[..., Tensor]] = []
-        self.compiled_lanes: Callable[..., tuple[Tensor, Tensor]] | None = None
+        self.compiled: Parts | None = None
         self.arithmetic: Arithmetic = PLAIN
         self.looped = True
         self.window = 0
@@ -153,59 +161,83 @@ class GPT(nn.Module):
         if cache is not None:
             tokens = tokens[:, -cache.begin(total, self.local_reach()) :]
         last = 0 if last == tokens.shape[1] else last
-        dtype = self.compute_dtype
-        x = self.tok_emb(tokens).to(dtype)
-        x = x if self.emb_proj is None else self.emb_proj(x)
+        parts = self._parts()
         copied = None
         if self.copy_heads is not None:
             copied = candidates(every, self.config, self.window)[:, -tokens.shape[1] :]
-            x = x + self.copy_heads.at_input(copied, self.tok_emb.weight, dtype)
-        x = x if self.bigram is None else x + self.bigram(tokens, dtype)
         inside = self._inside(tokens)
-        x = x if self.smear is None or inside is None else self.smear(x, inside)
-        x = rms_norm(x)
+        x = parts.embedded(tokens, inside, copied)
         cos, sin = self._rotary(total, tokens.device)
-        step = Step(x, cos[-tokens.shape[1] :], sin[-tokens.shape[1] :], inside, cache, total)
-        values = {} if self.value_emb is None else self.value_emb(tokens, dtype)
-        x = rms_norm(self._run(x, step, self._views(every), values, last))
+        step = Step(_alias(x), cos[-tokens.shape[1] :], sin[-tokens.shape[1] :], inside, cache, total)
+        values = {} if self.value_emb is None else self.value_emb(tokens, self.compute_dtype)
+        x = parts.closed(*self._run(parts, x, step, self._views(every), values, last), last)
         if self.copy_heads is None or copied is None:
             return x
         return x + self.copy_heads(x, copied[:, -last:], self._head())
 
+    def _parts(self) -> Parts:
+        """The compiled parts in training, where there are any, else the plain ones."""
+        if self.compiled is not None and self.training and torch.is_grad_enabled():
+            return self.compiled
+        return Parts(self.embedded, cast(list[Callable[..., Tensor]], self.blocks), advance, self.closed)
+
+    def embedded(self, tokens: Tensor, inside: Tensor | None, copied: Tensor | None) -> Tensor:
+        """tokens (B, T) -> the normed embedding (B, T, dim).
+
+        inside: as in `Step`; copied: the copy heads' candidates.
+        """
+        dtype = self.compute_dtype
+        x = self.tok_emb(tokens).to(dtype)
+        x = x if self.emb_proj is None else self.emb_proj(x)
+        if self.copy_heads is not None and copied is not None:
+            x = x + self.copy_heads.at_input(copied, self.tok_emb.weight, dtype)
+        x = x if self.bigram is None else x + self.bigram(tokens, dtype)
+        return rms_norm(x if self.smear is None or inside is None else self.smear(x, inside))
+
+    def closed(self, x: Tensor, second: Tensor | None, middle: Tensor | None, last: int = 0) -> Tensor:
+        """What `_run` gives -> the normed stream (B, T or last, dim)."""
+        x = x if second is None else (x + second) / 2
+        if self.backout is None or middle is None:
+            return rms_norm(x)
+        return rms_norm(x - self.backout.to(x.dtype) * middle[:, -last:])
+
     def _run(
-        self, x: Tensor, step: Step, views: list[attention_mask.View], values: dict[int, Tensor], last: int
-    ) -> Tensor:
-        """The stream (B, T, dim) through all blocks executed now; (B, last, dim) with `last`."""
+        self,
+        parts: Parts,
+        x: Tensor,
+        step: Step,
+        views: list[attention_mask.View],
+        values: dict[int, Tensor],
+        last: int,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The stream (B, T, dim) through all blocks executed now; (B, last, dim) with `last`.
+
+        Returns it, the second lane if there is one, and with `backout` the stream (B, T, dim) at half depth.
+        """
         order = self.layer_order()
         half = len(order) // 2
-        compiled = bool(self.compiled) and self.training and torch.is_grad_enabled()
+        pairs = [] if self.skips is None else self.skips.pairs()
+        routes = [] if self.lanes is None else self.lanes.routes()
         saved: list[Tensor] = []
         second: Tensor | None = None  # lane b, from the first parallel layer on when there are two lanes
-        middle = x
+        middle = None
         for position, layer in enumerate(order):
-            block = cast(Block, self.blocks[layer])
             wanted = last if position == len(order) - 1 else 0
             in_lanes = self.lanes is not None and layer >= self.config.parallel_from
             if in_lanes and second is None:
-                second = x  # before the skip joins: every record since PR #1530
-            if self.skips is not None and position >= half and saved:
-                x = self.skips.join(position - half, x, saved.pop())
-            if self.lanes is not None and second is not None:
-                at = layer - self.config.parallel_from
-                advance = self.compiled_lanes if compiled and self.compiled_lanes else self.lanes.step
-                x, second = advance(at, block, x, second, step, views[layer], values.get(layer), wanted)
+                second = _alias(x)  # before the skip joins: every record since PR #1530
+            skip = Skip(saved.pop(), *pairs[position - half]) if position >= half and saved else None
+            if second is not None:
+                route, block = routes[layer - self.config.parallel_from], self.blocks[layer]
+                given = route, block, x, second, step, views[layer], values.get(layer), wanted, skip
+                x, second = parts.advance(*given)
             else:
-                run = self.compiled[layer] if compiled else block
-                x = run(x, step, views[layer], values.get(layer), wanted)
+                x = parts.blocks[layer](x, step, views[layer], values.get(layer), wanted, skip)
             if self.skips is not None and position < half:
-                saved.append(x)
-            if position == half:
+                saved.append(_alias(x))
+            if self.backout is not None and position == half:
                 middle = x
-        x = x if second is None else (x + second) / 2
-        if self.backout is None:
-            return x
-        middle = middle[:, -last:] if last else middle
-        return x - self.backout.to(x.dtype) * middle
+        return x, second, middle
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., dim) -> (..., vocab_size) float32, softcapped."""
@@ -282,3 +314,8 @@ class GPT(nn.Module):
                 self._tables = rotary_tables(length, dims, self.config.rope_base, device)
         cos, sin = self._tables
         return cos[:length], sin[:length]
+
+
+def _alias(x: Tensor) -> Tensor:
+    """Another tensor on the same memory: torch.compile makes a graph more where two arguments are the same tensor."""
+    return x.view_as(x)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pgolf.model.attention_mask import View
 from pgolf.model.block import Block
 from pgolf.model.forward_context import Step
+from pgolf.model.skips import Skip, join
 
 KEEP = 1.1  # start of r, PR #1530 and the speedrun
 
@@ -23,24 +24,33 @@ class Lanes(nn.Module):
         self.keep = nn.Parameter(torch.full((layers, 2), KEEP))
         self.write = nn.Parameter(torch.ones(layers, 2, 2))  # (layer, attention or MLP, lane)
 
-    def step(
-        self,
-        index: int,
-        block: Block,
-        a: Tensor,
-        b: Tensor,
-        shared: Step,
-        view: View,
-        values: Tensor | None,
-        last: int = 0,
-    ) -> tuple[Tensor, Tensor]:
-        """Lanes a and b (B, T, dim) through one block; (B, last, dim) with `last`."""
-        attended = block.attended(block.normed(block.mixed(a, shared)), shared, view, values, last)
-        expanded = block.expanded(block.normed(b), shared, last)
-        if last:
-            a, b = a[:, -last:], b[:, -last:]  # (B, last, dim)
-        keep, write = self.keep[index].to(a.dtype), self.write[index].to(a.dtype)
-        return (
-            keep[0] * a + write[0, 0] * attended + write[1, 0] * expanded,
-            keep[1] * b + write[0, 1] * attended + write[1, 1] * expanded,
-        )
+    def routes(self) -> list[tuple[Tensor, Tensor]]:
+        """`keep` and `write` of every layer in two lanes."""
+        return list(zip(self.keep.unbind(), self.write.unbind(), strict=True))
+
+
+def advance(
+    route: tuple[Tensor, Tensor],
+    block: Block,
+    a: Tensor,
+    b: Tensor,
+    shared: Step,
+    view: View,
+    values: Tensor | None,
+    last: int = 0,
+    skip: Skip | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Lanes a and b (B, T, dim) through one block; (B, last, dim) with `last`.
+
+    route: the layer's of `Lanes.routes`; tensors and no number, so that one compiled function serves every layer.
+    """
+    a = join(a, skip)
+    attended = block.attended(block.normed(block.mixed(a, shared)), shared, view, values, last)
+    expanded = block.expanded(block.normed(b), shared, last)
+    if last:
+        a, b = a[:, -last:], b[:, -last:]  # (B, last, dim)
+    keep, write = (part.to(a.dtype) for part in route)
+    return (
+        keep[0] * a + write[0, 0] * attended + write[1, 0] * expanded,
+        keep[1] * b + write[0, 1] * attended + write[1, 1] * expanded,
+    )

@@ -30,7 +30,13 @@ def plain_softmax(z: Tensor, targets: Tensor, weights: Tensor | None, cap: float
     losses = normalizer - logits.gather(1, targets)  # (n, K)
     if weights is None:
         return losses.sum(1)
-    slope = (logits - normalizer).exp_().mul_(weights.sum(1, keepdim=True)).scatter_add_(1, targets, -weights)
+    slope = (logits - normalizer).exp_().mul_(weights.sum(1, keepdim=True))
+    if torch.compiler.is_compiling():  # the same bits; a scatter would force the float32 slopes through memory
+        columns = torch.arange(z.shape[1], device=z.device)
+        for target, weight in zip(targets.split(1, 1), weights.split(1, 1), strict=True):
+            slope = slope - torch.where(columns == target, weight, 0.0)
+    else:
+        slope.scatter_add_(1, targets, -weights)
     z.copy_(slope.mul_(1 - squashed.square()) if cap else slope)
     return (losses * weights).sum(1)
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from pgolf.model.attention import Attention
-from pgolf.model.gpt import GPT
+from pgolf.model.gpt import GPT, Parts
 from pgolf.model.kernels import attention, linear, loss, native
+from pgolf.model.lanes import advance
 from pgolf.model.layers import Linear
 from pgolf.model.loss import PLAIN, Arithmetic, bfloat16_outer, bfloat16_product, plain_softmax
 from pgolf.runtime import Runtime
@@ -56,7 +57,7 @@ def use_paths(model: GPT, names: Iterable[str]) -> None:
 
 def plain_model(model: GPT) -> None:
     """Every part in plain torch."""
-    model.native, model.compiled, model.compiled_lanes, model.arithmetic = False, [], None, PLAIN
+    model.native, model.compiled, model.arithmetic = False, None, PLAIN
     for module in model.modules():
         if isinstance(module, Attention):
             module.native = False
@@ -65,17 +66,22 @@ def plain_model(model: GPT) -> None:
 
 
 def use_graph(model: GPT, runtime: Runtime) -> None:
-    """Send blocks (on a GPU also the softmax) through torch.compile in training; it compiles at the first step."""
+    """Send blocks and lanes through torch.compile in training; on a GPU also embedding, end and softmax.
+
+    Nothing compiles before the first step. On a CPU the three others would cost seconds each and gain nothing.
+    """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
-    model.compiled = [torch.compile(block, dynamic=False) for block in model.blocks]
-    model.compiled_lanes = None if model.lanes is None else torch.compile(model.lanes.step, dynamic=False)
+    blocks = [torch.compile(block, dynamic=False) for block in model.blocks]
+    model.compiled = Parts(model.embedded, blocks, torch.compile(advance, dynamic=False), model.closed)
     if runtime.device.type == "cuda":
+        embedded, closed = (torch.compile(part, dynamic=False) for part in (model.embedded, model.closed))
+        model.compiled = model.compiled._replace(embedded=embedded, closed=closed)
         model.arithmetic = PLAIN._replace(softmax=torch.compile(plain_softmax, dynamic=False))
 
 
 def without_graph(model: GPT) -> None:
     """Undo `use_graph`."""
-    model.compiled, model.compiled_lanes = [], None
+    model.compiled = None
     if model.arithmetic.softmax not in (plain_softmax, loss.softmax):
         model.arithmetic = PLAIN
 
