@@ -18,6 +18,7 @@ TRAIN_SHARDS, VAL_SHARDS, VAL_BYTES = "fineweb_train", "fineweb_val", "fineweb_v
 """Prefixes of the names of shards: `<prefix>_000000.bin`."""
 METRICS_LOG, LOSS_CURVE, AVERAGE, HESSIANS = "metrics.jsonl", "loss.png", "average-", "hessians.safetensors"
 SCORES, CLAIMS, REQUIREMENTS = "scores.safetensors", "claims.json", "requirements.txt"
+ROUND_TRIPS = "tokenizer_proof.json"
 AUDIT, AUDIT_TEXT, PAGE, PROOF = "report.json", "report.md", "report.html", "proof.pgt"
 
 
@@ -45,7 +46,7 @@ KINDS = {
             (),
             (),
             "tokens",
-            (TOKENIZER, TRAIN_SHARDS, VAL_SHARDS, VAL_BYTES),
+            (TOKENIZER, TRAIN_SHARDS, VAL_SHARDS, VAL_BYTES, ROUND_TRIPS),
             records.TokenizeMetrics,
             records.TokenizeDetails,
         ),

@@ -84,7 +84,8 @@ def _stage(folder: Path) -> stage_directory.Stage:
     """A stage with a payload of every loaded kind, made once."""
     writer = stage_directory.StageWriter(Path(tempfile.mkdtemp(dir=folder)) / "train")  # a child may be the second
     save_file(_weights(), writer.path("model.safetensors"))
-    shards.write_shards(writer.folder, "fineweb_val", [np.arange(300, dtype=np.uint16)], 1000)
+    for path in shards.write_shards(writer.payload, "fineweb_val", [np.arange(300, dtype=np.uint16)], 1000):
+        writer.add(path)
     facts = {"pgolf": {"version": "1"}, "command": ["a"], "inputs": {}, "environment": {"threads": 1}}
     values = manifests.Manifest(
         "train", "train", **facts, config=configs.to_dict(configs.Config()), outputs=writer.outputs(),
