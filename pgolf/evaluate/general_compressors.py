@@ -61,7 +61,9 @@ def left_out(text_bytes: int) -> str | None:
 def _zstd(train: bytes, val: bytes) -> list[tuple[str, str, int]]:
     if len(val) > SLOW_BYTES:
         return []
-    samples = [train[at : at + _SAMPLE_BYTES] for at in range(0, len(train), _SAMPLE_BYTES)]
+    samples: list[bytes | bytearray | memoryview[int]] = [
+        train[at : at + _SAMPLE_BYTES] for at in range(0, len(train), _SAMPLE_BYTES)
+    ]
     try:
         trained = zstandard.train_dictionary(_DICTIONARY_BYTES, samples)
     except zstandard.ZstdError:  # little training text, or text that never repeats: its end is the dictionary then
