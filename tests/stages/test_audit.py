@@ -1,6 +1,7 @@
 """Audit, compare and report on a small run with a real tokenizer and a model that was never trained."""
 
 import json
+import lzma
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -200,6 +201,9 @@ def test_compare_pairs_documents_and_refuses_copies(run):
     assert "Nothing can be claimed about seeds" in " ".join(result.verdict)
     gap = result.samples[1].mean - result.samples[0].mean
     assert result.paired.difference == pytest.approx(gap, abs=1e-6)
+    val = "".join(text + "\n" for text in documents(8, 1)).encode()
+    shown = {row.key: row.bits_per_byte for row in compare.compressors(Silent(), sides[1][0])}
+    assert shown["xz"] == 8 * len(lzma.compress(val)) / len(val)
     with pytest.raises(PgolfError, match="named twice"):
         compare.compare(Silent(), sides[0], sides[0])
     with pytest.raises(PgolfError, match="no run of that name"):
