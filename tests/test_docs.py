@@ -60,8 +60,8 @@ def test_modules_commands_and_settings_exist(document: str) -> None:
 def test_commands_for_the_whole_challenge_parse() -> None:
     """They train for minutes on 8 GPUs, so nothing here runs them; click reads them without calling the command."""
     program = typer.main.get_command(app)
-    blocks = re.findall(r"^```\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
-    lines = [line.split() for block in blocks for line in block.splitlines() if line.startswith("pgolf ")]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    lines = [line.split() for kind, block in blocks if not kind for line in block.splitlines() if line[:6] == "pgolf "]
     parsed = {}
     for _, name, *arguments in lines:
         with program.make_context("pgolf", [name], resilient_parsing=True) as parent:
