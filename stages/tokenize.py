@@ -5,6 +5,8 @@ documents the corpus is Python's own documentation. Every document is decoded an
 changed text is recorded as lossy in `details.tokenizer.lossless`, and every score computed with it reports that.
 """
 
+import hashlib
+import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,6 +18,7 @@ from pgolf.data import Source
 from pgolf.data.split import fingerprint
 from pgolf.errors import PgolfError
 from pgolf.saved.tokens import input_of, recorded_documents
+from pgolf.store import kinds
 from pgolf.store.manifest import Input
 from pgolf.store.records import TokenizeDetails, TokenizeMetrics
 from pgolf.store.stage_directory import Stage
@@ -159,6 +162,7 @@ def tokenize(
             train_counts, repeated = _write_split(context, build, used, texts, "train", known)
             seconds = time.monotonic() - clock
             _describe(build, used, {"train": train_counts, "val": val_counts})
+            _write_proof(build.writer.path(kinds.ROUND_TRIPS), used, {"train": train_counts, "val": val_counts})
             build.details |= TokenizeDetails(
                 trained=given is None,
                 corpus=texts.name,
@@ -276,6 +280,28 @@ def _describe(build: StageBuild, used: Tokenizer, counts: dict[str, Counts]) -> 
         changed_bytes=sum(count.changed_bytes for count in counts.values()),
     )
     build.details |= {split: count.describe() for split, count in counts.items()}
+
+
+def _write_proof(path: Path, used: Tokenizer, counts: dict[str, Counts]) -> None:
+    """Write what encoding and decoding every document showed of this tokenizer, for a reader without the text."""
+    proof = {
+        "tokenizer": TOKENIZER,
+        "sha256": hashlib.sha256(used.proto).hexdigest(),
+        "pieces": used.vocab_size,
+        "lossless": not any(count.lossy_documents for count in counts.values()),
+        "splits": {
+            split: {
+                "documents": count.documents,
+                "bytes": count.bytes,
+                "tokens": count.tokens,
+                "round_trips": count.documents,  # `encode_documents` decodes every document and compares
+                "changed_documents": count.lossy_documents,
+                "changed_bytes": count.changed_bytes,
+            }
+            for split, count in counts.items()
+        },
+    }
+    path.write_text(json.dumps(proof, indent=2) + "\n")
 
 
 def _report_tokenizer(context: StageContext, build: StageBuild, used: Tokenizer) -> None:

@@ -21,6 +21,7 @@ VAL_BYTES, CASEOPS_VAL_BYTES = "val_bytes", "fineweb_val_bytes"
 scripts and llm.c read `fineweb_val_*.bin` as tokens, so only CaseOps stages have it, and stages of older versions."""
 METRICS_LOG, LOSS_CURVE, AVERAGE, HESSIANS = "metrics.jsonl", "loss.png", "average-", "hessians.safetensors"
 SCORES, CLAIMS, REQUIREMENTS = "scores.safetensors", "claims.json", "requirements.txt"
+ROUND_TRIPS = "tokenizer_proof.json"
 AUDIT, AUDIT_TEXT, PAGE, PROOF = "report.json", "report.md", "report.html", "proof.pgt"
 
 
@@ -48,7 +49,7 @@ KINDS = {
             (),
             (),
             "tokens",
-            (TOKENIZER, TRAIN_SHARDS, VAL_SHARDS, VAL_BYTES, CASEOPS_VAL_BYTES),
+            (TOKENIZER, TRAIN_SHARDS, VAL_SHARDS, VAL_BYTES, CASEOPS_VAL_BYTES, ROUND_TRIPS),
             records.TokenizeMetrics,
             records.TokenizeDetails,
         ),

@@ -23,7 +23,7 @@ from pgolf.store import stage_directory
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.shards import write_shards
 from stages.context import StageContext
-from stages.quantize import quantize
+from stages.quantize import _calibration_source, quantize
 
 SETTINGS = [
     "model.vocab_size=64",
@@ -130,6 +130,11 @@ def test_calibration_tokens_can_be_named_when_the_lineage_is_gone(
     for path in (tmp_path / "elsewhere").glob("*.bin"):
         path.rename(shards / path.name)
     assert quantize(context.replace(name="shards"), trained, calibration=shards).manifest.inputs["calibration:1"]
+    for path in sorted(shards.glob("fineweb_train_*")):
+        path.rename(shards / path.name.replace("train", "val"))
+    write_shards(shards, "fineweb_val_bytes", [np.ones(9, np.uint16)], 9)
+    _, paths = _calibration_source(trained, shards, required=True)
+    assert {path.name[:13] for path in paths} == {"fineweb_val_0"}  # byte counts are no tokens
 
 
 def test_a_checkpoint_alone_needs_nothing_but_shards(

@@ -1,5 +1,6 @@
 """The tokenize stage: exact bytes on odd documents, shards registered as they are, and nothing written on bad input."""
 
+import hashlib
 import io
 import json
 import lzma
@@ -163,6 +164,23 @@ def test_byte_counts_of_a_new_and_of_an_old_folder(context, train_file, val_file
     old = stage_directory.open_stage(stage.path)
     assert token_stages.token_bytes(old).tolist() == counts.tolist()
     assert token_stages.open_split(old, "val")[:].tolist() == tokens.tolist()
+
+
+@pytest.mark.parametrize("lossy", [False, True])
+def test_a_proof_of_the_round_trips_lies_beside_the_tokenizer(context, train_file, val_file, lossy):
+    tokenizer = bos_two(train_file, normalization_rule_name="nmt_nfkc_cf") if lossy else None
+    stage = tokenize(context, [train_file], [val_file], tokenizer=tokenizer)
+    proof = json.loads(stage.file("tokenizer_proof.json").read_text())
+    assert proof["sha256"] == hashlib.sha256(stage.file("tokenizer.model").read_bytes()).hexdigest()
+    used, stream = Tokenizer.open(stage.file("tokenizer.model")), token_stages.open_split(stage, "val")[:]
+    ends = [*np.flatnonzero(stream == used.bos_id)[1:], len(stream)]
+    texts = [utf8(text) for text in [*ODD, SENTENCE]]
+    decoded = [used.decode(stream[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
+    val = proof["splits"]["val"]
+    assert val["documents"] == val["round_trips"] == len(texts)
+    assert val["bytes"] == sum(map(len, texts))
+    assert val["changed_documents"] == sum(a != b for a, b in zip(texts, decoded, strict=True))
+    assert (val["changed_bytes"] > 0) == (val["changed_documents"] > 0) == lossy == (not proof["lossless"])
 
 
 @pytest.fixture
