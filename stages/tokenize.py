@@ -28,7 +28,7 @@ from pgolf.tokens import tokenizer as tokenizers
 from pgolf.tokens.tokenizer import Tokenizer
 from stages.context import StageBuild, StageContext
 from stages.register import register_folder, register_hub
-from stages.views.token_files import TOKENIZER, TRAIN, VAL, VAL_BYTES, tokenizer_facts
+from stages.views.token_files import TOKENIZER, TRAIN, VAL, byte_counts_prefix, tokenizer_facts
 
 
 @dataclass
@@ -106,7 +106,7 @@ def tokenize(
     text_field: str = "text",
     hub: str | None = None,
     variant: str | None = None,
-    train_shards: int = 1,
+    train_shards: int | None = None,
 ) -> Stage:
     """Make the tokenize stage.
 
@@ -115,7 +115,8 @@ def tokenize(
     tokenizer: a SentencePiece model to use in place of training one.
     shards: a folder of shards in the challenge's format to register as they are; they need `tokenizer`, or a single
         `.model` file next to them.
-    hub: a dataset repository with the challenge's published shards; `variant` (sp1024, ...) and `train_shards` choose.
+    hub: a dataset repository with the challenge's published shards; see `register_hub` for `variant` and
+        `train_shards`.
 
     Raises PgolfError for missing or unreadable input, an empty split, or a vocabulary that the corpus cannot fill.
     """
@@ -242,7 +243,7 @@ def _write_split(
         shard_files.ShardWriter(folder, TRAIN if split == "train" else VAL, limit) as tokens,
         context.reporter.progress(f"tokenize {split}") as progress,
     ):
-        sidecar = shard_files.ShardWriter(folder, VAL_BYTES, limit) if split == "val" else None
+        sidecar = shard_files.ShardWriter(folder, byte_counts_prefix(used), limit) if split == "val" else None
         for batch in encode.encode_documents(used, watched(), sidecar is not None, context.runtime.threads):
             tokens.write(batch.tokens)
             if sidecar is not None and batch.token_bytes is not None:
