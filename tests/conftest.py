@@ -1,5 +1,6 @@
 """What all tests share: where the optional real text is, and threads set once."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import settings
 
 settings.register_profile("pgolf", deadline=None)  # a shared machine is slow now and then, and that is no failure
 settings.load_profile("pgolf")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
 torch.set_num_threads(1)  # the suite runs one worker per core
 
 
