@@ -85,7 +85,7 @@ def test_a_variant_gets_its_own_directory(context):
 
 
 def test_a_missing_input_names_the_command_that_makes_it(context, tmp_path):
-    with pytest.raises(PgolfError, match="run pgolf train first"):
+    with pytest.raises(PgolfError, match="pgolf tokenize or pgolf run begins one"):
         context.input(None, "train")
     with pytest.raises(PgolfError, match="not a stage directory"):
         context.input(tmp_path, "train")
