@@ -70,7 +70,7 @@ def _show(common: Common, check: bool) -> None:
             changed = lineage.changed_outputs(stage)
             problems += changed
             if ORDER in stage.manifest.outputs and not changed:
-                problems += scoring_order.faults(stage.path / ORDER, stage.manifest.metrics["tokens_scored"])
+                problems += scoring_order.faults(stage.path / ORDER, stage.manifest.metrics.get("tokens_scored", 0))
         rows.append((stage.label, _inputs(inputs), _duration(stage.manifest.seconds), _score(stage.manifest)))
         report.append(
             json.loads(stage.manifest.to_json())

@@ -33,8 +33,10 @@ def faults(path: Path, tokens_scored: int) -> list[str]:
         with path.open(newline="") as stream:
             header, *lines = csv.reader(stream)
         rows: list[Row] = [(what, int(a), int(b), int(s), int(n)) for what, a, b, s, n in lines]
-        known = header == COLUMNS and all(1 <= row[1] <= row[2] <= tokens_scored for row in rows)
-    except (ValueError, OverflowError):
+        known = header == COLUMNS and all(
+            1 <= first <= last <= tokens_scored and 0 <= step < 2**62 for _, first, last, step, _ in rows
+        )
+    except (ValueError, csv.Error):
         known = False
     if not known:
         return [f"{path}: not a table of the intervals of {tokens_scored:,} targets"]

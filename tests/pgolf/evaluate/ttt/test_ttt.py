@@ -104,6 +104,9 @@ def test_the_table_of_the_order_shows_a_valid_one_and_tells_a_forged_one(
     early = ",".join([*learned[:2], str(len(tokens) - 1), "0", "1"])  # an update from the whole text, before it
     path.write_text("\n".join([*lines, early]))
     assert "after an update at step 0 that learned from it" in scoring_order.faults(path, len(tokens) - 1)[0]
+    for damaged in ("score,1,1,9223372036854775808,0", "learn,1,1", "learn,0,1,1,1", "score,1,x,1,1"):
+        path.write_text("\n".join([*lines, damaged]))
+        assert "not a table of the intervals" in scoring_order.faults(path, len(tokens) - 1)[0]
     path.write_text("\n".join([*lines, next(line for line in lines if line.startswith("score"))]))
     assert "is scored 2 times" in scoring_order.faults(path, len(tokens) - 1)[0]
 
