@@ -33,5 +33,7 @@ def add_to(app: typer.Typer) -> None:
             sides = [str(held.enter_context(file)) for file in files]
             found = [comparing.find(side, common.artifacts, stage) for side in sides]
             result = comparing.compare(common.screen, *found)
+            readings = comparing.compressors(common.screen, found[1][0])
         if common.json:
-            say_json(result.to_dict())
+            scores = {reading.key: reading.bits_per_byte for reading in readings}
+            say_json(result.to_dict() | {"compressors": scores})

@@ -12,8 +12,8 @@ from cli.common import Common, command
 from pgolf.store.records import PackageDetails, ScoreMetrics
 
 if TYPE_CHECKING:
+    from pgolf.evaluate.general_compressors import Reading
     from pgolf.progress import Reporter
-    from stages.reports.summary import Reading
     from stages.run import Chain
 
 
@@ -71,6 +71,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _show(reporter: "Reporter", chain: "Chain", readings: list["Reading"], texts: list[str]) -> None:
+    from pgolf.evaluate.general_compressors import left_out
     from stages.reports import summary
     from stages.views import repeat
 
@@ -85,9 +86,11 @@ def _show(reporter: "Reporter", chain: "Chain", readings: list["Reading"], texts
         ("the unseen text, stored by", "bits per byte", "bytes"),
         [
             (reading.what, f"{reading.bits_per_byte:.4f}", f"{round(reading.bits_per_byte * text_bytes / 8):,}")
-            for reading in readings
+            for reading in summary.shown(readings)
         ],
     )
+    if reason := left_out(text_bytes):
+        reporter.result(reason)
     reporter.result(textwrap.fill(summary.verdict(readings), 78))
     if chain.proof is not None:
         reporter.result(textwrap.fill(summary.proof(chain.proof), 78))

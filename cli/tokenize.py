@@ -33,16 +33,25 @@ def add_to(app: typer.Typer) -> None:
         hub: Annotated[
             str | None,
             typer.Option(
-                metavar="REPO", help="Dataset repository (or folder, URL) with the challenge's shards to fetch."
+                metavar="REPO",
+                help="Dataset repository (or folder, URL) with the challenge's shards to fetch. Records name "
+                "willdepueoai/parameter-golf, kevclark/parameter-golf and romeerp/parameter-golf-caseops-v1.",
             ),
         ] = None,
         variant: Annotated[
             str | None,
-            typer.Option(help="Variant of --hub's shards: sp1024, sp4096, ...; default: the only one, else sp1024."),
+            typer.Option(
+                help="Variant of --hub's shards (sp1024, sp8192, ...); default: the one with the vocabulary of "
+                "--preset or --config, without these the only one."
+            ),
         ] = None,
         train_shards: Annotated[
-            int, typer.Option(help="Number of train shards that --hub fetches, besides all val shards.")
-        ] = 1,
+            int | None,
+            typer.Option(
+                help="Number of train shards that --hub fetches, besides all val shards; default: 80, or "
+                "all if fewer are published. A default of more than 2 GB is asked for."
+            ),
+        ] = None,
         text_field: Annotated[str, typer.Option(help="Field or column that holds the text.")] = "text",
     ) -> None:
         """Turn documents into token shards, with a tokenizer trained on them and exact byte counts."""

@@ -332,7 +332,7 @@ def _script_alone(case: _Case, nll: np.ndarray, inputs: Path) -> Finding:
     shards.mkdir()
     count = len(case.tokens)
     write_shards(shards, kinds.VAL_SHARDS, iter([case.tokens]), count)
-    write_shards(shards, kinds.VAL_BYTES, iter([case.token_bytes[:count].astype(np.uint16)]), count)
+    write_shards(shards, kinds.CASEOPS_VAL_BYTES, iter([case.token_bytes[:count].astype(np.uint16)]), count)
     arguments = ["eval", "--val", str(shards), "--device", case.context.runtime.device.type]
     arguments += ["--threads", str(case.context.runtime.threads)]
     if case.options.evaluator == evaluators.TTT:

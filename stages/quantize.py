@@ -171,7 +171,8 @@ def _calibration_source(
         if (given / stage_directory.manifests.FILE_NAME).is_file():
             tokens = stage_directory.open_stage(given, ("tokenize",))
             return {"tokens": tokens}, train_shards(tokens)
-        paths = [given] if given.is_file() else sorted(given.glob("*train*.bin")) or sorted(given.glob("*.bin"))
+        shards = [path for path in sorted(given.glob("*.bin")) if f"{kinds.VAL_BYTES}_" not in path.name]
+        paths = [given] if given.is_file() else [path for path in shards if "train" in path.name] or shards
         if not paths:
             raise PgolfError(f"--calibration {given}: no tokenize stage, no shard and no folder of shards (*.bin)")
         TokenStream.open(paths)

@@ -16,13 +16,17 @@ import numpy as np
 
 from pgolf.data import hub
 from pgolf.errors import PgolfError
+from pgolf.store.kinds import CASEOPS_VAL_BYTES, VAL_BYTES
 from pgolf.store.manifest import Input
 from pgolf.store.records import TokenizeDetails
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens import byte_counts, shards
 from pgolf.tokens.tokenizer import Tokenizer
 from stages.context import StageContext
-from stages.views.token_files import TOKENIZER, TRAIN, VAL, VAL_BYTES, tokenizer_facts
+from stages.views.token_files import TOKENIZER, TRAIN, VAL, byte_counts_prefix, tokenizer_facts
+
+ASK_BYTES = 2_000_000_000
+"""A larger download is asked for, unless the number of shards was named."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,8 @@ def register_folder(context: StageContext, folder: Path, tokenizer: Path | None)
         raise PgolfError(f"{folder} is not a folder")
     files = {
         TRAIN: sorted(folder.glob(f"{TRAIN}_*.bin")),
-        VAL: [path for path in sorted(folder.glob(f"{VAL}_*.bin")) if not path.name.startswith(VAL_BYTES)],
-        VAL_BYTES: sorted(folder.glob(f"{VAL_BYTES}_*.bin")),
+        VAL: [path for path in sorted(folder.glob(f"{VAL}_*.bin")) if not path.name.startswith(CASEOPS_VAL_BYTES)],
+        VAL_BYTES: sorted(folder.glob(f"*{VAL_BYTES}_*.bin")),
     }
     for split in (TRAIN, VAL):
         if not files[split]:
@@ -61,17 +65,31 @@ def register_folder(context: StageContext, folder: Path, tokenizer: Path | None)
     return _register(context, _Published(str(folder), files, tokenizer, inputs, {"shards": True}, {}))
 
 
-def register_hub(context: StageContext, repository: str, variant: str | None, train_shards: int) -> Stage:
+def register_hub(context: StageContext, repository: str, variant: str | None, train_shards: int | None) -> Stage:
     """Fetch the challenge's published shards and tokenizer, and register them.
 
     repository: the hub's `owner/name`, or a folder or fsspec URL with its layout. A download that was broken off goes
-    on where it stopped; files that are here already are checked, not fetched again.
+        on where it stopped; files that are here already are checked, not fetched again.
+    variant: None: the one whose vocabulary is that of the preset or the settings named, or else the only one.
+    train_shards: None: as many as the challenge's own script takes; a large download must then be agreed to.
+    Raises PgolfError for a choice that is open or cannot be had, and for a download that is not agreed to.
     """
-    if train_shards < 1:
+    if train_shards is not None and train_shards < 1:
         raise PgolfError(f"--train-shards is {train_shards}; training needs at least one")
     source = hub.open_repository(repository)
-    chosen = hub.select(source, variant, train_shards)
-    total = sum(file.bytes for file in chosen.files)
+    settings = context.assignments  # None: a preset or a file was named
+    named = settings is None or any(item.startswith("tokenizer.vocab_size=") for item in settings)
+    vocabulary = context.config.tokenizer.vocab_size if named else None
+    chosen = hub.select(source, variant, vocabulary, train_shards)
+    count, total = len(chosen.train), chosen.bytes
+    options = {"shards": True, "hub": repository, "variant": chosen.variant, "train_shards": count}
+    what = f"{repository} {chosen.variant}: {count} of {chosen.train_available} train shards, {total / 1e9:.2f} GB"
+    context.reporter.message(f"{what} with val")
+    made = context.own("tokenize")
+    here = not source.remote or (made is not None and made.manifest.config.get("options") == options)
+    large = train_shards is None and total > ASK_BYTES and not here
+    if large and not (context.ask and context.ask(f"Download {total / 1e9:.1f} GB?")):
+        raise PgolfError(f"{what}: not downloaded; agree with --train-shards {count}, or name fewer")
     with context.reporter.progress("fetch shards", total) as progress:
         fetched = hub.fetch(source, chosen.files, lambda done, name: progress.update(done, total, name))
     files = {
@@ -83,7 +101,6 @@ def register_hub(context: StageContext, repository: str, variant: str | None, tr
         for item in fetched.values()
     }
     details = TokenizeDetails(variant=chosen.variant, train_shards_published=chosen.train_available)
-    options = {"shards": True, "hub": repository, "variant": chosen.variant, "train_shards": train_shards}
     tokenizer = fetched[chosen.tokenizer.path].local
     return _register(context, _Published(repository, files, tokenizer, inputs, options, details))
 
@@ -99,8 +116,10 @@ def _register(context: StageContext, published: _Published) -> Stage:
     used = Tokenizer.open(published.tokenizer)
     with context.build("tokenize", published.inputs, (), published.options) as build:
         if build.existing is None:
-            for path in (path for paths in files.values() for path in paths):
-                _link(path, build.writer.path(path.name))
+            for split, paths in files.items():
+                for path in paths:
+                    counts_name = f"{byte_counts_prefix(used)}_{path.name.rpartition('_')[2]}"
+                    _link(path, build.writer.path(counts_name if split == VAL_BYTES else path.name))
             shutil.copyfile(published.tokenizer, build.writer.path(TOKENIZER))
             val = shards.TokenStream.open(files[VAL])
             build.details |= tokenizer_facts(used) | {

@@ -5,6 +5,8 @@ documents the corpus is Python's own documentation. Every document is decoded an
 changed text is recorded as lossy in `details.tokenizer.lossless`, and every score computed with it reports that.
 """
 
+import hashlib
+import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,6 +18,7 @@ from pgolf.data import Source
 from pgolf.data.split import fingerprint
 from pgolf.errors import PgolfError
 from pgolf.saved.tokens import input_of, recorded_documents
+from pgolf.store import kinds
 from pgolf.store.manifest import Input
 from pgolf.store.records import TokenizeDetails, TokenizeMetrics
 from pgolf.store.stage_directory import Stage
@@ -25,7 +28,7 @@ from pgolf.tokens import tokenizer as tokenizers
 from pgolf.tokens.tokenizer import Tokenizer
 from stages.context import StageBuild, StageContext
 from stages.register import register_folder, register_hub
-from stages.views.token_files import TOKENIZER, TRAIN, VAL, VAL_BYTES, tokenizer_facts
+from stages.views.token_files import TOKENIZER, TRAIN, VAL, byte_counts_prefix, tokenizer_facts
 
 
 @dataclass
@@ -103,7 +106,7 @@ def tokenize(
     text_field: str = "text",
     hub: str | None = None,
     variant: str | None = None,
-    train_shards: int = 1,
+    train_shards: int | None = None,
 ) -> Stage:
     """Make the tokenize stage.
 
@@ -112,7 +115,8 @@ def tokenize(
     tokenizer: a SentencePiece model to use in place of training one.
     shards: a folder of shards in the challenge's format to register as they are; they need `tokenizer`, or a single
         `.model` file next to them.
-    hub: a dataset repository with the challenge's published shards; `variant` (sp1024, ...) and `train_shards` choose.
+    hub: a dataset repository with the challenge's published shards; see `register_hub` for `variant` and
+        `train_shards`.
 
     Raises PgolfError for missing or unreadable input, an empty split, or a vocabulary that the corpus cannot fill.
     """
@@ -158,6 +162,7 @@ def tokenize(
             train_counts, repeated = _write_split(context, build, used, texts, "train", known)
             seconds = time.monotonic() - clock
             _describe(build, used, {"train": train_counts, "val": val_counts})
+            _write_proof(build.writer.path(kinds.ROUND_TRIPS), used, {"train": train_counts, "val": val_counts})
             build.details |= TokenizeDetails(
                 trained=given is None,
                 corpus=texts.name,
@@ -238,7 +243,7 @@ def _write_split(
         shard_files.ShardWriter(folder, TRAIN if split == "train" else VAL, limit) as tokens,
         context.reporter.progress(f"tokenize {split}") as progress,
     ):
-        sidecar = shard_files.ShardWriter(folder, VAL_BYTES, limit) if split == "val" else None
+        sidecar = shard_files.ShardWriter(folder, byte_counts_prefix(used), limit) if split == "val" else None
         for batch in encode.encode_documents(used, watched(), sidecar is not None, context.runtime.threads):
             tokens.write(batch.tokens)
             if sidecar is not None and batch.token_bytes is not None:
@@ -275,6 +280,28 @@ def _describe(build: StageBuild, used: Tokenizer, counts: dict[str, Counts]) -> 
         changed_bytes=sum(count.changed_bytes for count in counts.values()),
     )
     build.details |= {split: count.describe() for split, count in counts.items()}
+
+
+def _write_proof(path: Path, used: Tokenizer, counts: dict[str, Counts]) -> None:
+    """Write what encoding and decoding every document showed of this tokenizer, for a reader without the text."""
+    proof = {
+        "tokenizer": TOKENIZER,
+        "sha256": hashlib.sha256(used.proto).hexdigest(),
+        "pieces": used.vocab_size,
+        "lossless": not any(count.lossy_documents for count in counts.values()),
+        "splits": {
+            split: {
+                "documents": count.documents,
+                "bytes": count.bytes,
+                "tokens": count.tokens,
+                "round_trips": count.documents,  # `encode_documents` decodes every document and compares
+                "changed_documents": count.lossy_documents,
+                "changed_bytes": count.changed_bytes,
+            }
+            for split, count in counts.items()
+        },
+    }
+    path.write_text(json.dumps(proof, indent=2) + "\n")
 
 
 def _report_tokenizer(context: StageContext, build: StageBuild, used: Tokenizer) -> None:

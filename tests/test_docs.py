@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
 
 from cli.main import app
-from pgolf.config import Config, to_dict
+from pgolf.config import Config, load, to_dict
+from pgolf.data import hub
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted(
@@ -53,6 +55,24 @@ def test_modules_commands_and_settings_exist(document: str) -> None:
     settings = to_dict(Config())
     named = re.findall(r"`(model|train|optim|average|quantize|evaluate|ttt|package)\.([a-z]\w*)(?:=[^`]*)?`", text)
     assert [(section, key) for section, key in named if key not in settings[section] and key not in FILE_ENDINGS] == []
+
+
+def test_commands_for_the_whole_challenge_parse() -> None:
+    """They train for minutes on 8 GPUs, so nothing here runs them; click reads them without calling the command."""
+    program = typer.main.get_command(app)
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    lines = [line.split() for kind, block in blocks if not kind for line in block.splitlines() if line[:6] == "pgolf "]
+    parsed = {}
+    for _, name, *arguments in lines:
+        with program.make_context("pgolf", [name], resilient_parsing=True) as parent:
+            parsed[name] = program.commands[name].make_context(name, arguments, parent=parent).params  # type: ignore[attr-defined]
+    assert {"tokenize", "train", "ema-finalize", "quantize", "eval", "package"} <= set(parsed)
+    fetched = parsed["tokenize"]
+    assert fetched["hub"] in hub.KNOWN
+    assert fetched["train_shards"] >= hub.TRAIN_SHARDS
+    (trained,) = [arguments for _, name, *arguments in lines if name == "train" and "--preset" in arguments]
+    preset = trained[trained.index("--preset") + 1]
+    assert fetched["variant"] == f"sp{load(preset).tokenizer.vocab_size}"
 
 
 def exists(dotted: str) -> bool:

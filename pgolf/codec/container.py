@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pgolf.codec import baseline as plain_symbols
+from pgolf.codec import baseline, compressors, side_information
 from pgolf.codec import coder as coders
-from pgolf.codec import compressors, side_information
 from pgolf.codec import controls as control_tensors
-from pgolf.codec import directory as layout
+from pgolf.codec import directory as directories
 from pgolf.codec.coder import Coded, Streams, read_numbers, write_numbers
 from pgolf.codec.directory import Directory, MatrixEntry
 from pgolf.codec.side_information import Prediction
@@ -57,8 +56,8 @@ def encode(model: QuantizedModel, coder: str = "range") -> bytes:
     coder: `range` is the entropy coder of this package; `zlib`, `brotli` and `lzma` put the symbols and scales through
     that compressor instead, for comparison. Raises PgolfError for a model that cannot be stored.
     """
-    if coder not in layout.CODERS:
-        raise PgolfError(f"no coder named {coder!r}; choose one of {', '.join(layout.CODERS)}")
+    if coder not in directories.CODERS:
+        raise PgolfError(f"no coder named {coder!r}; choose one of {', '.join(directories.CODERS)}")
     if twice := set(model.matrices) & set(model.controls):
         raise PgolfError(f"tensor {min(twice)} is stored twice")
     for name, tensor in model.matrices.items():
@@ -71,7 +70,7 @@ def encode(model: QuantizedModel, coder: str = "range") -> bytes:
     controls = [control_tensors.to_bytes(control) for control in model.controls.values()]
     split = control_tensors.split(controls, directory)
     sections: list[bytes] = []
-    text = layout.write(directory)
+    text = directories.write(directory)
     kind, stored = compressors.smallest(text)
     sections += [write_numbers(np.array([len(text), kind, len(stored)])), stored]
     if coder == "range":
@@ -80,13 +79,13 @@ def encode(model: QuantizedModel, coder: str = "range") -> bytes:
             lengths = [len(streams.magnitudes), len(streams.signs), len(streams.escapes)]
             sections += [write_numbers(np.array(lengths)), streams.magnitudes, streams.signs, streams.escapes]
     else:
-        packed = compressors.compress(plain_symbols.pack(model, directory), coder)
+        packed = compressors.compress(baseline.pack(model, directory), coder)
         sections += [write_numbers(np.array([len(packed)])), packed]
     kind, stored = compressors.smallest(split)
     sections += [write_numbers(np.array([kind, len(stored)])), stored]
     sections.append(_content_digest(model, text))
     body = b"".join(sections)
-    layout.check_size(directory, len(body))
+    directories.check_size(directory, len(body))
     return MAGIC + hashlib.sha256(body).digest()[:_DIGEST] + body
 
 
@@ -99,7 +98,7 @@ def decode(data: bytes) -> QuantizedModel:
         vectors = _decode_scales(directory, parts.scales)
         matrices = _decode_matrices(directory, parts, vectors)
     else:
-        matrices = plain_symbols.unpack(directory, parts.packed)
+        matrices = baseline.unpack(directory, parts.packed)
     model = QuantizedModel(matrices=matrices, controls=controls, header=directory.header)
     if _content_digest(model, parts.text) != parts.content_digest:
         raise PgolfError(
@@ -120,12 +119,12 @@ def take_apart(data: bytes) -> Parts:
         raise PgolfError("model.pgz is damaged: its digest does not match its bytes; copy or package it again")
     reader = _Reader(body)
     raw, kind, size = reader.numbers(3)
-    if raw > layout.MAX_HEADER or kind >= len(compressors.NAMES):
+    if raw > directories.MAX_HEADER or kind >= len(compressors.NAMES):
         raise PgolfError("the container's directory is larger than 4 MB: it is damaged")
     stored = reader.take(size)
     text = compressors.decompress(stored, compressors.NAMES[kind], raw)
-    directory = layout.read(text)
-    layout.check_size(directory, len(body))
+    directory = directories.read(text)
+    directories.check_size(directory, len(body))
     nothing = Streams(b"", b"", b"")
     scales = plain = centered = nothing
     packed = b""
@@ -181,8 +180,10 @@ def _check(name: str, tensor: QuantizedTensor) -> None:
     rows, columns = tensor.shape
     if tensor.row_scale.shape != (rows,) or tensor.col_scale.shape != (columns,):
         raise PgolfError(f"{name}: {rows}x{columns} symbols do not go with its scales")
-    if max(rows, columns) > layout.MAX_SIDE:
-        raise PgolfError(f"{name}: {rows}x{columns} is larger than the {layout.MAX_SIDE} a side that a container holds")
+    if max(rows, columns) > directories.MAX_SIDE:
+        raise PgolfError(
+            f"{name}: {rows}x{columns} is larger than the {directories.MAX_SIDE} a side that a container holds"
+        )
     if tensor.symbols.size and int(np.abs(tensor.symbols.astype(np.int64)).max()) >= 1 << 29:
         raise PgolfError(f"{name}: a symbol of 2^29 or more; choose a larger step")
 
@@ -273,7 +274,7 @@ def _describe(model: QuantizedModel, coder: str, centered: set[str]) -> tuple[Di
     for name, tensor in model.matrices.items():
         part = ZERO if not tensor.symbols.any() else CENTERED if name in centered else PLAIN
         if coder != "range":
-            part = plain_symbols.width_of(tensor.symbols)
+            part = baseline.width_of(tensor.symbols)
         plane = side_information.plane_of(tensor, name in centered)
         predictions = []
         for vector in (tensor.row_scale, tensor.col_scale):
@@ -316,7 +317,7 @@ def _code(model: QuantizedModel, directory: Directory, left: Sequence[np.ndarray
     scales = [model.matrices[entry.name].row_scale for entry in directory.matrices]
     vectors = [vector[None, :] for vector in left]
     vector_planes = _vector_planes(directory)
-    made = [coders.encode(vector_planes, vectors, directory.alphabets[0], layout.SCALES_MEMORY, False, by_plane)]
+    made = [coders.encode(vector_planes, vectors, directory.alphabets[0], directories.SCALES_MEMORY, False, by_plane)]
     for part in (PLAIN, CENTERED):
         symbols = [model.matrices[entry.name].symbols for entry in directory.matrices if entry.part == part]
         planes = _planes(directory, part, scales)
@@ -328,7 +329,7 @@ def _code(model: QuantizedModel, directory: Directory, left: Sequence[np.ndarray
 def _decode_scales(directory: Directory, streams: Streams) -> list[np.ndarray]:
     """All vectors of scales: row and column scales of each matrix in turn, int16."""
     planes = _vector_planes(directory)
-    left = coders.decode(planes, streams, directory.alphabets[0], layout.SCALES_MEMORY, centered=False)
+    left = coders.decode(planes, streams, directory.alphabets[0], directories.SCALES_MEMORY, centered=False)
     vectors: list[np.ndarray] = []
     predictions = [side for entry in directory.matrices for side in (entry.row_scale, entry.column_scale)]
     for prediction, remainder in zip(predictions, left, strict=True):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pgolf.codec import compressors
-from pgolf.codec import directory as layout
+from pgolf.codec import directory as directories
 from pgolf.codec.directory import Directory
 from pgolf.errors import PgolfError
 
@@ -22,13 +22,15 @@ def to_bytes(control: torch.Tensor) -> bytes:
 
 def _sizes(directory: Directory) -> list[int]:
     """Bytes of each control tensor."""
-    return [layout.CONTROL_BYTES[kind] * int(np.prod(shape, dtype=np.int64)) for _, kind, shape in directory.controls]
+    return [
+        directories.CONTROL_BYTES[kind] * int(np.prod(shape, dtype=np.int64)) for _, kind, shape in directory.controls
+    ]
 
 
 def split(controls: Sequence[bytes], directory: Directory) -> bytes:
     """The controls' values byte by byte: of all tensors of one type the first bytes, then the second, ..."""
     out = []
-    for wanted, width in layout.CONTROL_BYTES.items():
+    for wanted, width in directories.CONTROL_BYTES.items():
         joined = b"".join(raw for raw, (_, kind, _) in zip(controls, directory.controls, strict=True) if kind == wanted)
         out.append(np.frombuffer(joined, dtype=np.uint8).reshape(-1, width).T.tobytes())
     return b"".join(out)
@@ -42,7 +44,7 @@ def read(directory: Directory, kind: int, stored: bytes) -> dict[str, torch.Tens
     raw = compressors.decompress(stored, compressors.NAMES[kind], sum(sizes))
     controls: dict[str, torch.Tensor] = {}
     start = 0
-    for wanted, width in layout.CONTROL_BYTES.items():
+    for wanted, width in directories.CONTROL_BYTES.items():
         chosen = [(c, n) for c, n in zip(directory.controls, sizes, strict=True) if c[1] == wanted]
         total = sum(size for _, size in chosen)
         joined = np.frombuffer(raw, np.uint8, total, start).reshape(width, -1).T.tobytes()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pgolf.codec import container
-from pgolf.codec import directory as layout
+from pgolf.codec import directory as directories
 from pgolf.codec.coder import Coded, Streams
 from pgolf.codec.container import CENTERED, PLAIN
 from pgolf.quantized.tensors import QuantizedModel
@@ -121,7 +121,7 @@ def ledger(data: bytes) -> Ledger:
         )
         for entry in directory.matrices
     ]
-    raw = [layout.CONTROL_BYTES[kind] * int(np.prod(shape)) for _, kind, shape in directory.controls]
+    raw = [directories.CONTROL_BYTES[kind] * int(np.prod(shape)) for _, kind, shape in directory.controls]
     share = len(parts.controls) / sum(raw) if sum(raw) else 0.0
     lines += [
         Line(name, CONTROL, int(np.prod(shape)), 0.0, 0.0, size * share, 0.0, 0.0)

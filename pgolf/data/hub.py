@@ -9,6 +9,7 @@ or fsspec URL with the same layout (a mirror) serves in place of a repository.
 
 import fnmatch
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,10 @@ from pgolf.errors import PgolfError
 from pgolf.store import manifest as manifests
 from pgolf.tokens import shards
 
-DEFAULT_VARIANT = "sp1024"  # of the challenge's own script
+KNOWN = ("willdepueoai/parameter-golf", "kevclark/parameter-golf", "romeerp/parameter-golf-caseops-v1")
+"""Dataset repositories that records name: the default of the challenge's script, one with sp4096 and sp8192, and one
+with CaseOps."""
+TRAIN_SHARDS = 80  # default of the challenge's own script
 _PREFIXES = ("datasets/", "")
 
 
@@ -49,6 +53,8 @@ class Repository(Protocol):
     """A source of published files: the hub, or a folder with the same layout."""
 
     name: str
+    remote: bool
+    """Fetching a file takes a download."""
 
     def files(self) -> Mapping[str, RemoteFile]:
         """Every file by its path."""
@@ -62,7 +68,7 @@ class Repository(Protocol):
 
 @dataclass(frozen=True)
 class Selection:
-    """The files to fetch of a variant: all val shards, the requested number of train shards, and their tokenizer."""
+    """The files to fetch of a variant: all val shards, a number of train shards, and their tokenizer."""
 
     variant: str
     train: tuple[RemoteFile, ...]
@@ -75,6 +81,10 @@ class Selection:
     def files(self) -> tuple[RemoteFile, ...]:
         return (self.tokenizer, *self.val, *self.val_bytes, *self.train)
 
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in self.files)
+
 
 def open_repository(name: str) -> Repository:
     """The hub's dataset repository `owner/name`, or a folder or fsspec URL with its layout."""
@@ -83,36 +93,46 @@ def open_repository(name: str) -> Repository:
     return _HuggingFace(name)
 
 
-def select(repository: Repository, variant: str | None, train_shards: int) -> Selection:
+def select(repository: Repository, variant: str | None, vocabulary: int | None, train_shards: int | None) -> Selection:
     """Choose the files of a variant such as `sp1024`.
 
-    Raises PgolfError when the repository has no such variant (naming those it has), or fewer train shards than asked.
+    variant: its name; None: the only variant with `vocabulary` pieces or, if that is None too, the only variant.
+    train_shards: how many; None: those that the challenge's own script takes, as far as they are published.
+    Raises PgolfError when no variant or several fit (naming all), or when there are fewer train shards than asked for.
     """
     files = repository.files()
     datasets: dict[str, list[RemoteFile]] = {}
     for path, file in files.items():
         folder, _, name = path.rpartition("/")
-        if fnmatch.fnmatch(name, "fineweb_*_*.bin"):
+        if fnmatch.fnmatch(name, "fineweb_*_*.bin") or name.startswith("val_bytes_"):
             datasets.setdefault(folder, []).append(file)
     variants = {_variant_of(folder): folder for folder in sorted(datasets)}
     if not variants:
         raise PgolfError(f"{repository.name} holds no shards in the challenge's layout (datasets/fineweb10B_*/)")
-    chosen = variant or (next(iter(variants)) if len(variants) == 1 else DEFAULT_VARIANT)
-    if chosen not in variants:
-        raise PgolfError(f"{repository.name} has no variant {chosen}; choose --variant from {', '.join(variants)}")
+    fitting = [variant] if variant else [name for name in variants if vocabulary in (None, _pieces(name))]
+    if len(fitting) != 1 or fitting[0] not in variants:
+        if variant:
+            fault = f"has no variant {variant}"
+        else:
+            fault = f"has {len(fitting)} variants" + (f" of {vocabulary:,} pieces" if vocabulary else "")
+        raise PgolfError(
+            f"{repository.name} {fault}; choose --variant from {', '.join(variants)}, or another repository (records "
+            f"name {', '.join(KNOWN)})"
+        )
+    (chosen,) = fitting
     found = sorted(datasets[variants[chosen]], key=lambda file: file.path)
     train = [file for file in found if "/fineweb_train_" in file.path]
-    val_bytes = [file for file in found if "/fineweb_val_bytes_" in file.path]
+    val_bytes = [file for file in found if "val_bytes_" in file.path.rpartition("/")[2]]
     val = [file for file in found if "/fineweb_val_" in file.path and file not in val_bytes]
     if not val or not train:
         raise PgolfError(f"{repository.name}: {variants[chosen]} has {len(train)} train and {len(val)} val shards")
-    if train_shards > len(train):
+    if train_shards is not None and train_shards > len(train):
         raise PgolfError(
             f"--train-shards {train_shards}: {repository.name} has {len(train)} of variant {chosen}; ask for fewer"
         )
     return Selection(
         variant=chosen,
-        train=tuple(train[:train_shards]),
+        train=tuple(train[: TRAIN_SHARDS if train_shards is None else train_shards]),
         val=tuple(val),
         val_bytes=tuple(val_bytes),
         tokenizer=_tokenizer(repository, files, chosen, variants[chosen]),
@@ -163,6 +183,12 @@ def _variant_of(folder: str) -> str:
     return folder.rpartition("/")[2].removeprefix("fineweb10B_")
 
 
+def _pieces(variant: str) -> int | None:
+    """Vocabulary size in a name such as `sp1024`, `byte260` or `sp8192_lossless_caps_caseops_v1`."""
+    found = re.match(r"[a-z]+([0-9]+)", variant)
+    return int(found[1]) if found else None
+
+
 def _tokenizer(repository: Repository, files: Mapping[str, RemoteFile], variant: str, folder: str) -> RemoteFile:
     """The model file that the repository's manifest names for a dataset; without a manifest, the one of that size."""
     prefix = next(prefix for prefix in _PREFIXES if folder.startswith(f"{prefix}datasets/") or not prefix)
@@ -193,6 +219,8 @@ def _tokenizer(repository: Repository, files: Mapping[str, RemoteFile], variant:
 class _HuggingFace:
     """A dataset repository on the hub, at the commit it has now."""
 
+    remote = True
+
     def __init__(self, name: str) -> None:
         self.name = name
         try:
@@ -202,7 +230,10 @@ class _HuggingFace:
             raise PgolfError("--hub needs an extra: pip install 'pgolf[hub]'") from error
         disable_progress_bars()
         self._client = huggingface_hub
-        self._revision = self._asked(lambda: huggingface_hub.HfApi().repo_info(name, repo_type="dataset").sha)
+        try:
+            self._revision = self._asked(lambda: huggingface_hub.HfApi().repo_info(name, repo_type="dataset").sha)
+        except PgolfError as error:
+            raise PgolfError(f"{error}; records name {', '.join(KNOWN)}") from error
 
     def files(self) -> Mapping[str, RemoteFile]:
         entries = self._asked(
@@ -240,7 +271,7 @@ class _Mirror:
     """A folder or fsspec URL with the hub's layout."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name, self.remote = name, "://" in name
         self._base = name if "://" in name else Path(name).resolve().as_posix()
         self._files, self._root = file_system(self._base)
         self._cache: Path | None = None

@@ -46,7 +46,7 @@ class Block(nn.Module):
         skip: Skip | None = None,
     ) -> Tensor:
         """x (B, T, dim), the stream; the rest as in `Attention` -> the stream after this block, (B, last or T, dim)."""
-        x = self.mixed(join(x, skip), step)
+        x = self.mixed(x if skip is None else join(x, skip), step)
         h = self.normed(x)
         # The MLP's convolution looks back, so attention computes that many more positions.
         reach = 0 if self.mlp_canon is None or self.parallel or not last else len(self.mlp_canon.taps)

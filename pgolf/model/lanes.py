@@ -44,7 +44,7 @@ def advance(
 
     route: the layer's of `Lanes.routes`; tensors and no number, so that one compiled function serves every layer.
     """
-    a = join(a, skip)
+    a = a if skip is None else join(a, skip)
     attended = block.attended(block.normed(block.mixed(a, shared)), shared, view, values, last)
     expanded = block.expanded(block.normed(b), shared, last)
     if last:

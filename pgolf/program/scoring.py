@@ -26,7 +26,7 @@ from pgolf.tokens.shards import TokenStream
 from pgolf.tokens.tokenizer import Tokenizer
 
 VAL = "fineweb_val_*.bin"
-VAL_BYTES = "fineweb_val_bytes_*.bin"
+VAL_BYTES = "*val_bytes_*.bin"  # both names: see `pgolf.store.kinds`
 
 
 @dataclass(frozen=True, eq=False)

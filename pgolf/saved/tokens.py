@@ -21,7 +21,6 @@ from pgolf.tokens.tokenizer import Tokenizer
 from pgolf.training.holdout import Holdout
 
 _PREFIX = {"train": f"{kinds.TRAIN_SHARDS}_", "val": f"{kinds.VAL_SHARDS}_"}
-_VAL_BYTES = f"{kinds.VAL_BYTES}_"
 
 
 def open_split(stage: Stage, split: str) -> TokenStream:
@@ -43,7 +42,7 @@ def token_bytes(stage: Stage) -> np.ndarray:
     From the sidecar where there is one, or else, on registered shards, by the table per piece.
     """
     tokens = open_split(stage, "val")
-    paths = stage.files(_VAL_BYTES)
+    paths = [path for prefix in (kinds.VAL_BYTES, kinds.CASEOPS_VAL_BYTES) for path in stage.files(f"{prefix}_")]
     if not paths:
         return ByteTable.from_tokenizer(tokenizer_of(stage)).count_stream(tokens)
     counts = TokenStream.open(paths)[:].astype(np.int64)
@@ -107,8 +106,7 @@ def encode_documents(
 
 def _shards(stage: Stage, prefix: str) -> list[Path]:
     names = sorted(name for name in stage.manifest.outputs if name.startswith(prefix))
-    if prefix != _VAL_BYTES:  # fineweb_val_bytes_* begins like fineweb_val_*
-        names = [name for name in names if not name.startswith(_VAL_BYTES)]
+    names = [name for name in names if not name.startswith(kinds.CASEOPS_VAL_BYTES)]  # it begins like `fineweb_val_`
     if not names:
         raise PgolfError(f"{stage.path} has no {prefix}*.bin")
     return [stage.file(name) for name in names]

@@ -14,10 +14,14 @@ TOKENIZER, WEIGHTS, QUANTIZED, PACKED, SCRIPT = (
     "model.pgz",
     "train_gpt.py",
 )
-TRAIN_SHARDS, VAL_SHARDS, VAL_BYTES = "fineweb_train", "fineweb_val", "fineweb_val_bytes"
+TRAIN_SHARDS, VAL_SHARDS = "fineweb_train", "fineweb_val"
 """Prefixes of the names of shards: `<prefix>_000000.bin`."""
+VAL_BYTES, CASEOPS_VAL_BYTES = "val_bytes", "fineweb_val_bytes"
+"""Prefixes of the byte counts of val tokens. The second is the published name for CaseOps shards. The challenge's other
+scripts and llm.c read `fineweb_val_*.bin` as tokens, so only CaseOps stages have it, and stages of older versions."""
 METRICS_LOG, LOSS_CURVE, AVERAGE, HESSIANS = "metrics.jsonl", "loss.png", "average-", "hessians.safetensors"
 SCORES, CLAIMS, REQUIREMENTS = "scores.safetensors", "claims.json", "requirements.txt"
+ROUND_TRIPS, ORDER = "tokenizer_proof.json", "order.csv"
 AUDIT, AUDIT_TEXT, PAGE, PROOF = "report.json", "report.md", "report.html", "proof.pgt"
 
 
@@ -45,7 +49,7 @@ KINDS = {
             (),
             (),
             "tokens",
-            (TOKENIZER, TRAIN_SHARDS, VAL_SHARDS, VAL_BYTES),
+            (TOKENIZER, TRAIN_SHARDS, VAL_SHARDS, VAL_BYTES, CASEOPS_VAL_BYTES, ROUND_TRIPS),
             records.TokenizeMetrics,
             records.TokenizeDetails,
         ),
@@ -91,7 +95,7 @@ KINDS = {
             ("quantize", "ema-finalize", "train"),
             ("package",),
             "score",
-            (SCORES,),
+            (SCORES, ORDER),
             records.ScoreMetrics,
             records.ScoreDetails,
         ),

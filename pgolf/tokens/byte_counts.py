@@ -1,7 +1,7 @@
 """Bytes of text per token; everything that counts bytes uses this module.
 
 On documents the answer is exact: the counts of a document's tokens sum to its length in bytes, whatever the tokenizer
-does to the text (`document_bytes`, kept as the sidecar `fineweb_val_bytes_*`). On the challenge's shards no documents
+does to the text (`document_bytes`, kept as the sidecar `val_bytes_*`). On the challenge's shards no documents
 exist and a table per piece is the definition (`ByteTable`; openai/parameter-golf, `build_sentencepiece_luts`). It
 differs from the challenge's table in two things that the challenge's own plain tokenizers do not have, where the
 original counts bytes that no text has: every space mark inside a piece is one byte (there the first is, the others are

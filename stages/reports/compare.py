@@ -14,13 +14,15 @@ from safetensors.numpy import load_file
 
 from pgolf.errors import PgolfError
 from pgolf.evaluate import compare as statistics
+from pgolf.evaluate import general_compressors
 from pgolf.evaluate.compare import LEVEL, Bootstrap, Documents, Reading, Sample
 from pgolf.progress import Reporter
 from pgolf.saved import tokens as token_stages
 from pgolf.store import kinds, runs, stage_directory
 from pgolf.store import manifest as manifests
-from pgolf.store.records import ScoreMetrics
+from pgolf.store.records import ScoreDetails, ScoreMetrics
 from pgolf.store.stage_directory import Stage
+from stages.reports import summary
 from stages.views import evaluation
 
 KINDS = kinds.SCORED
@@ -130,6 +132,26 @@ def compare(reporter: Reporter, reference: Sequence[Stage], candidate: Sequence[
     result = Comparison(list(reference), list(candidate), samples, found, paired, verdict)
     _show(reporter, result)
     return result
+
+
+def compressors(reporter: Reporter, stage: Stage) -> list[general_compressors.Reading]:
+    """Show what general compressors make of the val text that an evaluation scored; nothing for another text."""
+    if stage.manifest.details_as(ScoreDetails).get("text", "val") != "val":
+        return []
+    size = stage.manifest.metrics_as(ScoreMetrics)["bytes_scored"]
+    if size > general_compressors.SLOW_BYTES:
+        reporter.message(f"note: no compressors are shown: they would take minutes for a text of {size:,} bytes")
+        return []
+    try:
+        found = summary.compressors(stage.parent("model").ancestor("tokenize"))
+    except PgolfError as error:  # a lineage file has no texts, and inputs may have been deleted
+        reporter.message(f"note: no compressors are shown, as the text is not here: {error}")
+        return []
+    rows = [(row.what, f"{row.bits_per_byte:.4f}") for row in summary.shown(found)]
+    reporter.table("the same text under general compressors", ("stored by", "bits per byte"), rows)
+    if reason := general_compressors.left_out(size):
+        reporter.message(reason)
+    return found
 
 
 def _sample(stages: Sequence[Stage]) -> Sample:

@@ -1,20 +1,19 @@
 """Summary of a run for a newcomer: bits per byte of its model next to general compressors on the same text.
 
 A model that gives each next byte of a text a probability can store that text in as many bits as its surprise adds up
-to; so its bits per byte can be compared with those of gzip and xz on the same text.
+to; so its bits per byte can be compared with those of general compressors on the same text.
 """
 
 import itertools
-import lzma
-import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 import numpy as np
 
 from pgolf.errors import PgolfError
+from pgolf.evaluate import general_compressors
+from pgolf.evaluate.general_compressors import PRIMING_BYTES, Reading
 from pgolf.runtime import Runtime
 from pgolf.saved import front
 from pgolf.saved.tokens import open_split, tokenizer_of
@@ -22,18 +21,6 @@ from pgolf.store.records import ScoreMetrics, TokenizeDetails
 from pgolf.store.stage_directory import Stage
 from stages.run import Chain
 from stages.tokenize import original_documents
-
-# xz looks back over 8 MiB at its default preset, so earlier training text could not help it.
-_PRIMING_BYTES = 8 << 20
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One way to store the unseen text."""
-
-    key: str
-    what: str
-    bits_per_byte: float
 
 
 def readings(chain: Chain) -> list[Reading]:
@@ -46,15 +33,22 @@ def readings(chain: Chain) -> list[Reading]:
     return rows
 
 
+def shown(rows: Sequence[Reading]) -> list[Reading]:
+    """The rows of the table: of xz the better reading only, so that they are at most eight."""
+    return [row for row in rows if row.key != "xz"]
+
+
 def verdict(readings: Sequence[Reading]) -> str:
     """Explanation of the table for a newcomer, with commands to try next."""
     found = {reading.key: reading.bits_per_byte for reading in readings}
-    model, best = min(found["sliding"], found["ttt"]), found["xz_primed"]
+    model = min(found["sliding"], found["ttt"])
+    best, rival = min((found[key], name) for key, name in (("xz_primed", "xz"), ("ppmd", "PPMd")) if key in found)
     if model < best:
-        return f"The model needs {1 - model / best:.0%} less than xz that has read the same text."
+        return f"The model needs {1 - model / best:.0%} less than {rival} that has read the same text."
     return (
-        f"xz that has read the training text needs {1 - best / model:.0%} less than the model: the val text repeats "
-        "the train text, or the model has seen too little. Try more text, --set train.iterations=N, or --preset mini."
+        f"{rival} that has read the training text needs {1 - best / model:.0%} less than the model: the val text "
+        "repeats the train text, or the model has seen too little. Try more text, --set train.iterations=N, or "
+        "--preset mini."
     )
 
 
@@ -77,19 +71,11 @@ def samples(chain: Chain, runtime: Runtime, tokens: int = 60) -> list[str]:
 
 
 def compressors(tokens: Stage) -> list[Reading]:
-    """Bits per byte of gzip and xz on the val text, and of xz that has read the training text before it.
+    """Bits per byte of general compressors on the val text, with the training text read before it where they can.
 
     The texts are the documents that the model is scored on, whatever its tokenizer makes of them.
     """
-    val = b"".join(_documents(tokens, "val"))
-    train = b"".join(_documents(tokens, "train"))[-_PRIMING_BYTES:]
-    primed = len(lzma.compress(train + val)) - len(lzma.compress(train))
-    sizes = (
-        ("gzip", "gzip -9", len(zlib.compress(val, 9))),
-        ("xz", "xz", len(lzma.compress(val))),
-        ("xz_primed", "xz that has read the training text first", primed),
-    )
-    return [Reading(key, what, 8.0 * size / len(val)) for key, what, size in sizes]
+    return general_compressors.readings(b"".join(_documents(tokens, "train")), b"".join(_documents(tokens, "val")))
 
 
 def _scored(key: str, what: str, stage: Stage) -> Reading:
@@ -97,7 +83,7 @@ def _scored(key: str, what: str, stage: Stage) -> Reading:
 
 
 def _documents(tokens: Stage, split: str) -> Iterator[bytes]:
-    """The documents of a split, each with a line end: all of val, of train at least the last `_PRIMING_BYTES`.
+    """The documents of a split, each with a line end: all of val, of train at least the last `PRIMING_BYTES`.
 
     Decoded from the shards where that gives the text back. What a lossy tokenizer changed is read from its files once
     more; where those are gone, or never were (the challenge's shards), the decoded text is all that there is.
@@ -109,13 +95,13 @@ def _documents(tokens: Stage, split: str) -> Iterator[bytes]:
             for text in original_documents(tokens, split):
                 last.append(text + b"\n")
                 size += len(last[-1])
-                while split == "train" and size - len(last[0]) > _PRIMING_BYTES:
+                while split == "train" and size - len(last[0]) > PRIMING_BYTES:
                     size -= len(last.popleft())
             yield from last
             return
     used = tokenizer_of(tokens)
     stream = open_split(tokens, split)
-    first = max(0, len(stream) - _PRIMING_BYTES) if split == "train" else 0
+    first = max(0, len(stream) - PRIMING_BYTES) if split == "train" else 0
     ids = np.asarray(stream[first : len(stream)])
     starts = [*np.flatnonzero(ids == used.bos_id).tolist(), len(ids)]
     for start, end in itertools.pairwise(starts):

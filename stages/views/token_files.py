@@ -6,8 +6,13 @@ from pgolf.store import kinds
 from pgolf.tokens import byte_counts
 from pgolf.tokens.tokenizer import Tokenizer
 
-TRAIN, VAL, VAL_BYTES = kinds.TRAIN_SHARDS, kinds.VAL_SHARDS, kinds.VAL_BYTES
+TRAIN, VAL = kinds.TRAIN_SHARDS, kinds.VAL_SHARDS
 TOKENIZER = kinds.TOKENIZER
+
+
+def byte_counts_prefix(used: Tokenizer) -> str:
+    """Prefix of the names of the files that hold the bytes of each val token."""
+    return kinds.VAL_BYTES if used.caseops is None else kinds.CASEOPS_VAL_BYTES
 
 
 def tokenizer_facts(used: Tokenizer) -> dict[str, Any]:

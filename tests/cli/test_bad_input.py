@@ -227,7 +227,7 @@ def test_over_the_budget_is_exit_code_1(made):
     [
         (["train", "--from", "absent"], 2, "absent is not a stage directory"),
         (["train", "--no-such-option"], 2, "no-such-option"),
-        (["inspect", "--run", "absent"], 2, "holds no finished stage"),
+        (["inspect", "--run", "absent"], 2, "there is no run 'absent'"),
         (["package", "--run", "tiny", "--cap", "10"], 1, "over the cap"),
     ],
 )

@@ -138,10 +138,10 @@ def test_a_sidecar_of_the_packages_own_run_is_not_evidence(
     run, package, documents, monkeypatch, tmp_path, documents_left
 ):
     tokens = run / "tokenize"
-    sidecar = next(tokens.glob("fineweb_val_bytes_*.bin"))
+    sidecar = next(tokens.glob("val_bytes_*.bin"))
     counts = np.asarray(TokenStream.open([sidecar])[:]).astype(np.uint16) * 2
     sidecar.unlink()
-    write_shards(tokens, "fineweb_val_bytes", iter([counts]), len(counts))
+    write_shards(tokens, "val_bytes", iter([counts]), len(counts))
     manifest = json.loads((tokens / "manifest.json").read_text())
     lying = dict(manifest, inputs={}, config=manifest["config"] | {"options": {"shards": True}})
     (tokens / "manifest.json").write_text(json.dumps(lying))

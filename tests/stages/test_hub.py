@@ -1,6 +1,7 @@
 """Published shards, from a stand-in of the hub's layout: only what was asked for, checked, taken up again."""
 
 import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -12,10 +13,11 @@ import huggingface_hub
 import numpy as np
 import pytest
 
+import cli.tokenize
 from pgolf import config as configs
 from pgolf import runtime
 from pgolf.config import TokenizerConfig
-from pgolf.data.hub import RemoteFile
+from pgolf.data.hub import KNOWN, TRAIN_SHARDS, RemoteFile, _Mirror, select
 from pgolf.errors import PgolfError
 from pgolf.progress import Silent
 from pgolf.saved import tokens as token_stages
@@ -118,6 +120,65 @@ def test_byte_counts_come_along(context, hub):
     assert set(token_stages.token_bytes(stage).tolist()) == {0, 1}
 
 
+def test_published_byte_counts_are_outside_of_the_glob_for_tokens(context, hub):
+    stage = tokenize(context, hub=REPO, variant="sp291")
+    assert "val_bytes_000000.bin" in stage.manifest.outputs
+    read = shards.TokenStream.open(sorted(stage.path.glob("fineweb_val_*.bin")))
+    assert len(read) == len(token_stages.open_split(stage, "val"))
+
+
+def test_variant_of_the_vocabulary(context, hub):
+    def wanting(size):
+        return context.replace(config=configs.load(assignments=[f"tokenizer.vocab_size={size}"]))
+
+    assert tokenize(wanting(291), hub=REPO).manifest.details["variant"] == "sp291"
+    assert tokenize(wanting(290), hub=REPO).manifest.details["variant"] == "sp290"
+    unnamed = context.replace(assignments=())
+    with pytest.raises(PgolfError, match="has 2 variants; choose --variant from sp290, sp291"):
+        tokenize(unnamed, hub=REPO)
+    assert tokenize(unnamed.replace(assignments=("tokenizer.vocab_size=290",)), hub=REPO, variant="sp291")
+    folder = hub.root / "datasets/datasets"
+    (folder / "fineweb10B_sp291").rename(folder / "fineweb10B_sp290_caseops")
+    with pytest.raises(PgolfError, match="has 2 variants of 290 pieces"):
+        select(_Mirror(str(hub.root)), None, 290, None)
+    assert {configs.load(name).tokenizer.vocab_size for name in ("record", "record-caseops")} == {8192}
+
+
+def test_as_many_train_shards_as_the_challenges_script(context, hub, layout, monkeypatch):
+    published = len(list((layout / "datasets/datasets/fineweb10B_sp290").glob("fineweb_train_*")))
+    stage = tokenize(context, hub=REPO, variant="sp290")
+    assert stage.manifest.config["options"]["train_shards"] == published > 3
+    monkeypatch.setattr("pgolf.data.hub.TRAIN_SHARDS", 3)
+    stage = tokenize(context.replace(name="three"), hub=REPO, variant="sp290")
+    assert sum(name.startswith("fineweb_train") for name in stage.manifest.outputs) == 3
+
+
+def test_a_large_download_is_asked_for(context, hub, layout, monkeypatch):
+    monkeypatch.setattr("stages.register.ASK_BYTES", 1000)
+    asked = []
+
+    def answering(answer):
+        return context.replace(ask=lambda question: asked.append(question) or answer)
+
+    for one in (context, answering(False)):
+        with pytest.raises(PgolfError, match=r"sp290: (\d+) of \1 train shards, .* GB: .* --train-shards \1, or"):
+            tokenize(one, hub=REPO, variant="sp290")
+    assert not any(path.endswith(".bin") for path in hub.fetched)
+    assert not (context.run / "tokenize").exists()
+    assert len(asked) == 1
+    tokenize(context.replace(name="named"), hub=REPO, variant="sp290", train_shards=2)
+    tokenize(context.replace(name="here"), hub=str(layout), variant="sp290")
+    made = tokenize(answering(True), hub=REPO, variant="sp290")
+    assert asked == ["Download 0.0 GB?"] * 2
+    assert tokenize(context, hub=REPO, variant="sp290").manifest == made.manifest  # nothing is left to download
+
+
+def test_the_help_names_what_the_library_knows():
+    shown = " ".join(inspect.getsource(cli.tokenize).split())
+    assert all(name in shown for name in KNOWN)
+    assert f"default: {TRAIN_SHARDS}," in shown
+
+
 def test_a_second_time_nothing_is_fetched(context, hub):
     first = tokenize(context, hub=REPO, variant="sp290", train_shards=1)
     hub.fetched.clear()
@@ -156,8 +217,12 @@ def test_a_bad_published_file_is_refused(context, hub, damage, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"hub": "no/such"}, "the hub's dataset no/such: no repository no/such$"),
-        ({"hub": REPO}, "no variant sp1024; choose --variant from sp290, sp291"),
+        ({"hub": "no/such"}, "the hub's dataset no/such: no repository no/such; records name willdepueoai/"),
+        (
+            {"hub": REPO},
+            "has 0 variants of 1,024 pieces; choose --variant from sp290, sp291, .* kevclark/parameter-golf",
+        ),
+        ({"hub": REPO, "variant": "sp1024"}, "has no variant sp1024; choose --variant from sp290, sp291"),
         ({"hub": REPO, "variant": "sp290", "train_shards": 99}, "--train-shards 99: .* has [0-9]+ of variant sp290"),
         ({"hub": REPO, "variant": "sp290", "train_shards": 0}, "--train-shards is 0"),
         ({"hub": REPO, "train": ["a.txt"]}, "leave the documents out"),

@@ -59,6 +59,9 @@ def test_summary_compares_with_compressors_in_one_unit(chain):
     readings = {reading.key: reading.bits_per_byte for reading in summary.readings(chain)}
     assert readings["raw"] == 8.0
     assert 0 < readings["xz_primed"] < readings["xz"] < 8.0
+    assert readings["zstd"] < readings["gzip"]
+    assert "ppmd" not in readings or readings["ppmd"] < readings["gzip"]
+    assert [row.key for row in summary.shown(summary.readings(chain))] == [key for key in readings if key != "xz"]
     assert readings["sliding"] == chain.sliding_score.manifest.metrics["bits_per_byte"]
 
 

@@ -13,7 +13,6 @@ from pgolf import config as configs
 from pgolf.codec import container
 from pgolf.errors import PgolfError
 from pgolf.model import fast_paths
-from pgolf.model.fast_paths import Timing
 from pgolf.model.gpt import GPT
 from pgolf.progress import Silent
 from pgolf.quant.divergence import Divergence
@@ -23,7 +22,7 @@ from pgolf.store import stage_directory
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.shards import write_shards
 from stages.context import StageContext
-from stages.quantize import quantize
+from stages.quantize import _calibration_source, quantize
 
 SETTINGS = [
     "model.vocab_size=64",
@@ -79,15 +78,12 @@ def test_every_method_gives_a_model_that_runs(context: StageContext, trained: St
     assert (losses[0] - losses[1]).abs().max() < 0.5
 
 
-def test_quantizing_twice_gives_the_same_payload_whatever_a_race_would_say(
+def test_quantizing_with_kernels_races_nothing_and_gives_the_same_payload_twice(
     context: StageContext, trained: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runtime = replace(context.runtime, compile=True)
-    outputs = []
-    for name, timing in (("fast", Timing(2.0, 1.0)), ("plain", Timing(1.0, 2.0))):
-        monkeypatch.setattr(fast_paths, "_race", lambda *given, timing=timing: timing)
-        stage = quantize(context.replace(name=name, runtime=runtime), trained)
-        outputs.append(stage.manifest.outputs)
+    monkeypatch.setattr(fast_paths, "_race", lambda *given: pytest.fail("a path was chosen by its time"))
+    here = context.replace(runtime=replace(context.runtime, compile=True))
+    outputs = [quantize(here.replace(name=name), trained).manifest.outputs for name in ("once", "again")]
     assert outputs[0] == outputs[1]
 
 
@@ -130,6 +126,11 @@ def test_calibration_tokens_can_be_named_when_the_lineage_is_gone(
     for path in (tmp_path / "elsewhere").glob("*.bin"):
         path.rename(shards / path.name)
     assert quantize(context.replace(name="shards"), trained, calibration=shards).manifest.inputs["calibration:1"]
+    for path in sorted(shards.glob("fineweb_train_*")):
+        path.rename(shards / path.name.replace("train", "val"))
+    write_shards(shards, "fineweb_val_bytes", [np.ones(9, np.uint16)], 9)
+    _, paths = _calibration_source(trained, shards, required=True)
+    assert {path.name[:13] for path in paths} == {"fineweb_val_0"}  # byte counts are no tokens
 
 
 def test_a_checkpoint_alone_needs_nothing_but_shards(

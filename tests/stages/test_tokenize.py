@@ -1,5 +1,6 @@
 """The tokenize stage: exact bytes on odd documents, shards registered as they are, and nothing written on bad input."""
 
+import hashlib
 import io
 import json
 import lzma
@@ -12,6 +13,7 @@ import sentencepiece
 from pgolf import config as configs
 from pgolf import data, runtime
 from pgolf.errors import PgolfError
+from pgolf.program import scoring
 from pgolf.progress import Silent
 from pgolf.saved import tokens as token_stages
 from pgolf.saved.models import load_model
@@ -127,6 +129,60 @@ def test_a_lossy_tokenizer_is_named_and_counts_original_bytes(context, train_fil
     assert token_stages.token_bytes(stage).sum() == sum(len(utf8(text)) for text in [*ODD, SENTENCE])
 
 
+@pytest.mark.parametrize("caseops", [True, False])
+def test_byte_counts_of_a_new_and_of_an_old_folder(context, train_file, val_file, tmp_path, caseops):
+    """The challenge's scripts without CaseOps, and llm.c, take all of `fineweb_val_*.bin` for tokens."""
+    settings = configs.load(assignments=[f"tokenizer.caseops={str(caseops).lower()}"], base=context.config)
+    stage = tokenize(context.replace(config=settings), [train_file], [val_file])
+    tokens, counts = token_stages.open_split(stage, "val")[:], token_stages.token_bytes(stage)
+    globbed = shards.TokenStream.open(sorted(stage.path.glob("fineweb_val_*.bin")))
+    assert len(globbed) == (2 if caseops else 1) * len(tokens)
+
+    tokenizer = token_stages.tokenizer_of(stage)
+    for prefix in ("val_bytes", "fineweb_val_bytes"):
+        folder = tmp_path / prefix
+        folder.mkdir()
+        for name in stage.manifest.outputs:
+            if "val_bytes" not in name:
+                (folder / name).write_bytes((stage.path / name).read_bytes())
+        marked = np.where(tokens == 1, 0, counts + 7).astype(np.uint16)  # no table per piece gives these
+        shards.write_shards(folder, prefix, [marked], 50)
+        read = scoring.read_shards(folder, tokenizer)
+        assert read.tokens.tolist() == tokens.tolist()
+        assert read.token_bytes.tolist() == marked.tolist()
+        registered = tokenize(context.replace(config=settings, name=prefix), shards=folder)
+        assert token_stages.token_bytes(registered).tolist() == marked.tolist()
+        assert token_stages.open_split(registered, "val")[:].tolist() == tokens.tolist()
+        named = {name.rpartition("_")[0] for name in registered.manifest.outputs if "bytes" in name}
+        assert named == {"fineweb_val_bytes" if caseops else "val_bytes"}
+
+    manifest = json.loads((stage.path / "manifest.json").read_text())
+    for path in sorted(stage.path.glob("val_bytes_*")):  # as earlier versions named them
+        path.rename(path.with_name(f"fineweb_{path.name}"))
+        manifest["outputs"][f"fineweb_{path.name}"] = manifest["outputs"].pop(path.name)
+    (stage.path / "manifest.json").write_text(json.dumps(manifest))
+    old = stage_directory.open_stage(stage.path)
+    assert token_stages.token_bytes(old).tolist() == counts.tolist()
+    assert token_stages.open_split(old, "val")[:].tolist() == tokens.tolist()
+
+
+@pytest.mark.parametrize("lossy", [False, True])
+def test_a_proof_of_the_round_trips_lies_beside_the_tokenizer(context, train_file, val_file, lossy):
+    tokenizer = bos_two(train_file, normalization_rule_name="nmt_nfkc_cf") if lossy else None
+    stage = tokenize(context, [train_file], [val_file], tokenizer=tokenizer)
+    proof = json.loads(stage.file("tokenizer_proof.json").read_text())
+    assert proof["sha256"] == hashlib.sha256(stage.file("tokenizer.model").read_bytes()).hexdigest()
+    used, stream = Tokenizer.open(stage.file("tokenizer.model")), token_stages.open_split(stage, "val")[:]
+    ends = [*np.flatnonzero(stream == used.bos_id)[1:], len(stream)]
+    texts = [utf8(text) for text in [*ODD, SENTENCE]]
+    decoded = [used.decode(stream[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
+    val = proof["splits"]["val"]
+    assert val["documents"] == val["round_trips"] == len(texts)
+    assert val["bytes"] == sum(map(len, texts))
+    assert val["changed_documents"] == sum(a != b for a, b in zip(texts, decoded, strict=True))
+    assert (val["changed_bytes"] > 0) == (val["changed_documents"] > 0) == lossy == (not proof["lossless"])
+
+
 @pytest.fixture
 def shard_folder(context, train_file, val_file, tmp_path):
     """Shards as somebody published them: with a tokenizer, without byte counts."""
@@ -134,7 +190,7 @@ def shard_folder(context, train_file, val_file, tmp_path):
     folder = tmp_path / "published"
     folder.mkdir()
     for name in stage.manifest.outputs:
-        if not name.startswith("fineweb_val_bytes"):
+        if not name.startswith("val_bytes"):
             (folder / name).write_bytes((stage.path / name).read_bytes())
     return folder
 
@@ -152,7 +208,7 @@ def test_registered_shards(context, shard_folder):
 
 def test_registered_shards_with_their_byte_counts(context, shard_folder):
     first = context.run / "tokenize"
-    for path in first.glob("fineweb_val_bytes_*"):
+    for path in first.glob("val_bytes_*"):
         (shard_folder / path.name).write_bytes(path.read_bytes())
     stage = tokenize(context.replace(name="shards"), shards=shard_folder)
     assert token_stages.token_bytes(stage).sum() == sum(len(utf8(text)) for text in [*ODD, SENTENCE])

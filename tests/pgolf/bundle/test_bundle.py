@@ -118,7 +118,7 @@ def test_a_module_used_as_a_value_is_kept_whole(toy):
 
 
 def test_a_missing_entry_is_an_error(toy):
-    with pytest.raises(BundleError, match=r"no module toy\.none"):
+    with pytest.raises(BundleError, match=r"module toy\.none not found"):
         bundle("toy.none", ["toy"])
 
 
