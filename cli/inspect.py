@@ -25,7 +25,9 @@ def add_to(app: typer.Typer) -> None:
     @command(app, "inspect", (*LOOK, "source"), _EXAMPLES)
     def inspect(
         common: Common,
-        check: Annotated[bool, typer.Option("--check", help="Also verify the hash of every payload file.")] = False,
+        check: Annotated[
+            bool, typer.Option("--check", help="Also verify every payload file and the order of scoring.")
+        ] = False,
         diff: Annotated[
             tuple[str, str] | None,
             typer.Option(metavar="A B", help="Show in what two stages of the run, or two runs, differ."),
@@ -51,7 +53,9 @@ def _show(common: Common, check: bool) -> None:
     from cli.screen import say_error, say_json
     from pgolf.data import files
     from pgolf.errors import CheckFailed, PgolfError
+    from pgolf.evaluate import scoring_order
     from pgolf.store import lineage, runs, stage_directory
+    from pgolf.store.kinds import ORDER
 
     stages = [stage_directory.open_stage(common.source)] if common.source else runs.stages_of(common.run_dir)
     if not stages:
@@ -63,7 +67,10 @@ def _show(common: Common, check: bool) -> None:
             f"{stage.label}: its input {item.label} is {item.state}" for item in inputs if item.state == "changed"
         ]
         if check:
-            problems += lineage.changed_outputs(stage)
+            changed = lineage.changed_outputs(stage)
+            problems += changed
+            if ORDER in stage.manifest.outputs and not changed:
+                problems += scoring_order.faults(stage.path / ORDER, stage.manifest.metrics.get("tokens_scored", 0))
         rows.append((stage.label, _inputs(inputs), _duration(stage.manifest.seconds), _score(stage.manifest)))
         report.append(
             json.loads(stage.manifest.to_json())

@@ -5,12 +5,14 @@ import time
 from typing import Any
 
 from pgolf.config import EvaluateConfig, TttConfig
+from pgolf.evaluate import scoring_order
 from pgolf.evaluate.ttt.methods import TttEvaluator
 from pgolf.evaluate.ttt.time_cap import Estimate
 from pgolf.evaluate.ttt.tune import trials_at_most, tune
 from pgolf.model.gpt import GPT
 from pgolf.saved import tokens as token_stages
 from pgolf.saved.models import evaluate_settings
+from pgolf.store import kinds
 from pgolf.store.records import ScoreDetails
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
@@ -49,6 +51,8 @@ def eval_ttt(context: StageContext, source: Stage, documents: Documents = VAL, t
                 trace = evaluator.score(text.tokens)
             evaluation.write_scores(build, context, model, text, trace, time.monotonic() - clock)
             build.details |= ScoreDetails(seq_len=settings.seq_len, stride=settings.stride, method=ttt.method)
+            if context.runtime.is_main:
+                scoring_order.write(build.writer.path(kinds.ORDER), trace)
             if tuned:
                 facts = dataclasses.asdict(ttt)
                 build.details |= ScoreDetails(ttt=facts, tuned_on="held-out train tokens", trials=trials)

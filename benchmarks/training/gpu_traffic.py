@@ -1,6 +1,6 @@
 """Bytes through memory and kernels of one training step as a GPU runs it, counted from traced graphs. It needs no GPU.
 
-    python benchmarks/training/gpu_traffic.py [--preset record] [--tokens 98304] [--bandwidth 2.6] [--set KEY=VALUE]
+    python benchmarks/training/gpu_traffic.py [--tokens 98304] [--looped] [--plain] [--set KEY=VALUE]
 
 Every part that `paths.use_graph` compiles on a GPU is traced by torch.compile, forward and backward, and lowered by
 inductor, whose own accounting (`GraphLowering.count_bytes`) gives the bytes and kernels of each fused graph; what runs
@@ -27,7 +27,7 @@ from torch._inductor import compile_fx
 from torch._inductor.debug import DebugContext
 from torch._inductor.graph import GraphLowering
 from torch._inductor.virtualized import V
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 from pgolf import config as configs
@@ -133,6 +133,16 @@ attend.register_autograd(
 )
 
 
+def unseen(part: Callable[..., Any]) -> Callable[..., Any]:
+    """A compiled part that runs outside the counting mode, in which torch.compile would fall back to plain torch."""
+
+    def run(*given: Any) -> Any:
+        with _disable_current_modes():
+            return part(*given)
+
+    return run
+
+
 def step(config: Config, rows: int, looped: bool, compiled: bool) -> tuple[Traffic, Traffic]:
     """What forward and backward of so many sequences move, and what the rest of the step does."""
     torch._dynamo.reset()
@@ -146,7 +156,7 @@ def step(config: Config, rows: int, looped: bool, compiled: bool) -> tuple[Traff
     eager = Eager(passes)
     if compiled:
         original = torch.compile
-        torch.compile = lambda part, dynamic=None: original(part, backend=counting(eager), dynamic=dynamic)
+        torch.compile = lambda part, dynamic=None: unseen(original(part, backend=counting(eager), dynamic=dynamic))
         try:
             paths.use_graph(model, Runtime(torch.device("cuda"), torch.bfloat16, 0, 1, 1, compile=True))
         finally:
@@ -172,6 +182,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=98_304, help="of one pass on one GPU")
     parser.add_argument("--bandwidth", type=float, default=2.6, help="TB/s")
     parser.add_argument("--plain", action="store_true", help="without torch.compile")
+    parser.add_argument("--looped", action="store_true", help="count the looped step only")
     parser.add_argument("--set", action="append", default=[], dest="settings")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -179,7 +190,7 @@ def main() -> None:
     attention.attend = lambda q, k, v, view, native=False: attend(q, k, v)
     loss.CHUNK_TOKENS = 1 << 20  # a GPU takes 16,384 tokens at once
     torch._dynamo.config.recompile_limit = 64
-    for looped in (False, True) if config.model.loop_passes > 1 else (False,):
+    for looped in [options.looped] if options.looped else [False, True][: 1 + (config.model.loop_passes > 1)]:
         small, rest = step(config, 1, looped, not options.plain)
         large, _ = step(config, 2, looped, not options.plain)
         more = options.tokens / LENGTH - 1  # sequences beyond the first
@@ -199,7 +210,8 @@ def main() -> None:
         print("\n".join(lines))
         print(
             f"{'all':40} {total / 1e9:8.2f} GB = {total / options.bandwidth / 1e9:.1f} ms at {options.bandwidth} TB/s; "
-            f"{flops / 1e12:.1f} TFLOP\n"
+            f"{flops / 1e12:.1f} TFLOP\n",
+            flush=True,
         )
 
 

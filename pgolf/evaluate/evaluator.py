@@ -25,6 +25,8 @@ class Trace:
     same step depend on each other only as causal context, left to right. All zero: the predictor is fixed."""
     log_probs: dict[int, np.ndarray] = field(default_factory=dict)
     """By position of the target in the stream: (vocab_size,) natural log-probabilities, all known before the target."""
+    updates: list[tuple[int, int, int, int, bool]] = field(default_factory=list)
+    """Of an evaluator that learns: `Recorder.learned`'s arguments, in any order."""
     facts: dict[str, object] = field(default_factory=dict)
     """Facts that the evaluator reports (settings it chose, number of steps), as JSON values."""
 

@@ -1,12 +1,15 @@
 """Gather the results of an evaluation's processes, each of which scores a share of the text."""
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from pgolf.runtime import Runtime
+
+T = TypeVar("T")
 
 
 def total(values: np.ndarray, runtime: Runtime) -> np.ndarray:
@@ -16,6 +19,15 @@ def total(values: np.ndarray, runtime: Runtime) -> np.ndarray:
     tensor = torch.from_numpy(values).to(runtime.device)
     dist.all_reduce(tensor)
     return tensor.cpu().numpy()
+
+
+def joined(values: list[T], runtime: Runtime) -> list[T]:
+    """The lists of all processes, one after another."""
+    if runtime.world_size == 1:
+        return values
+    parts: list[list[T]] = [[] for _ in range(runtime.world_size)]
+    dist.all_gather_object(parts, values)
+    return [value for part in parts for value in part]
 
 
 def largest(value: float, runtime: Runtime) -> float:

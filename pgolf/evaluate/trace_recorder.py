@@ -25,6 +25,7 @@ class Recorder:
         self.nll, self.order = np.zeros(count), np.zeros(count, dtype=np.int64)
         self.wanted = set(positions)
         self.log_probs: dict[int, np.ndarray] = {}
+        self.updates: list[tuple[int, int, int, int, bool]] = []
         self._times = np.zeros(count, dtype=np.int64)
         self._on_progress, self._done, self._total = on_progress, 0, 0.0
 
@@ -35,6 +36,13 @@ class Recorder:
         self._done, self._total = self._done + targets.size, self._total + float(nll.sum())
         if self._on_progress is not None:
             self._on_progress(self._done, self._total / self._done)
+
+    def learned(self, step: int, first: int, last: int, count: int = 1, each: bool = False) -> None:
+        """Note `count` updates from targets first .. last, made after the scores of `step`.
+
+        each: an update follows every target, whose own step the first has here and each next one step later.
+        """
+        self.updates.append((int(step), int(first), int(last), int(count), each))
 
     def keep(self, targets: np.ndarray, logits: Tensor) -> None:
         """Keep the distributions at the requested positions; logits (n, vocab_size) of the targets."""
@@ -48,9 +56,10 @@ class Recorder:
     def gather_ranks(self, runtime: Runtime, vocab_size: int) -> None:
         """Add the scores of the other processes."""
         self.nll, self.order, self._times = (ranks.total(v, runtime) for v in (self.nll, self.order, self._times))
+        self.updates = ranks.joined(self.updates, runtime)
         self.log_probs = ranks.merged(self.log_probs, self._positions, vocab_size, runtime)
 
     def trace(self, **facts: object) -> Trace:
         """Raises CheckFailed unless every target was scored exactly once."""
         windows.check_coverage(self._times)
-        return Trace(self.nll, self.order, self.log_probs, facts)
+        return Trace(self.nll, self.order, self.log_probs, self.updates, facts)

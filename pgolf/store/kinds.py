@@ -21,7 +21,7 @@ VAL_BYTES, CASEOPS_VAL_BYTES = "val_bytes", "fineweb_val_bytes"
 scripts and llm.c read `fineweb_val_*.bin` as tokens, so only CaseOps stages have it, and stages of older versions."""
 METRICS_LOG, LOSS_CURVE, AVERAGE, HESSIANS = "metrics.jsonl", "loss.png", "average-", "hessians.safetensors"
 SCORES, CLAIMS, REQUIREMENTS = "scores.safetensors", "claims.json", "requirements.txt"
-ROUND_TRIPS = "tokenizer_proof.json"
+ROUND_TRIPS, ORDER = "tokenizer_proof.json", "order.csv"
 AUDIT, AUDIT_TEXT, PAGE, PROOF = "report.json", "report.md", "report.html", "proof.pgt"
 
 
@@ -95,7 +95,7 @@ KINDS = {
             ("quantize", "ema-finalize", "train"),
             ("package",),
             "score",
-            (SCORES,),
+            (SCORES, ORDER),
             records.ScoreMetrics,
             records.ScoreDetails,
         ),

@@ -1,8 +1,10 @@
 """Audit, compare and report on a small run with a real tokenizer and a model that was never trained."""
 
+import dataclasses
 import json
 import lzma
 import re
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
+from cli.main import app
 from pgolf import config as configs
 from pgolf import runtime
 from pgolf.audit import evaluators
@@ -18,6 +22,7 @@ from pgolf.errors import CheckFailed, PgolfError
 from pgolf.evaluate.evaluator import Trace
 from pgolf.model.gpt import GPT
 from pgolf.progress import Silent
+from pgolf.store.manifest import hash_file
 from stages import audit as audits
 from stages.audit import AuditOptions, audit
 from stages.context import StageContext
@@ -208,6 +213,21 @@ def test_compare_pairs_documents_and_refuses_copies(run):
         compare.compare(Silent(), sides[0], sides[0])
     with pytest.raises(PgolfError, match="no run of that name"):
         compare.find("nothing*", context.run.parent, None)
+
+
+def test_inspect_checks_the_order_of_scoring(run, tmp_path):
+    context, _ = run
+    assert CliRunner().invoke(app, ["inspect", "--check", "--from", str(context.run / "eval-ttt")]).exit_code == 0
+    forged = tmp_path / "run" / "eval-ttt"
+    shutil.copytree(context.run / "eval-ttt", forged)
+    with (forged / "order.csv").open("a") as stream:
+        stream.write("learn,1,200,0,1\n")
+    facts = json.loads((forged / "manifest.json").read_text())
+    facts["outputs"]["order.csv"] = dataclasses.asdict(hash_file(forged / "order.csv"))  # a forger would
+    (forged / "manifest.json").write_text(json.dumps(facts))
+    result = CliRunner().invoke(app, ["inspect", "--check", "--json", "--from", str(forged)])
+    assert result.exit_code == 1
+    assert "learned from it" in " ".join(json.loads(result.stdout)["problems"])
 
 
 def test_report_is_one_file_that_needs_nothing(run):

@@ -41,7 +41,7 @@ def run(task: Task) -> Trace:
             break
         left -= _length(chunk)
         learns = bool(ttt.epochs and ttt.lr) and chunk[-1].stop < last
-        step = None if output is not None else index
+        step, before = None if output is not None else index, learner.steps
         if len(chunk) == 1:
             with torch.set_grad_enabled(learns):
                 loss = _score(task, chunk, output, step)
@@ -54,6 +54,10 @@ def run(task: Task) -> Trace:
             first = chunk[0].stop - chunk[0].scored
             if learns:
                 rows.train(task, learner, task.tokens[first : chunk[-1].stop + 1], chunk[-1].stop / last)
+        if learns:
+            used = targets_of(chunk)
+            after = index if output is None else used[-1]
+            task.recorder.learned(after, used[0], used[-1], learner.steps - before)
         clock.took(_passes_of(chunk, ttt))
         learned += learns
     return task.recorder.trace(
@@ -108,6 +112,7 @@ def _score(task: Task, batch: Sequence[Window], output: FastOutput | None, step:
     values = logits.detach().float().cpu().numpy()
     nll, slopes, found = output.score(task.tokens[targets], task.tokens[targets + 1], values, held)
     recorder.add(targets, nll, targets)
+    recorder.learned(targets[0], targets[0], targets[-1], len(targets), each=True)
     recorder.log_probs |= {int(targets[row]) + 1: vector for row, vector in found.items()}
     # The gradient is that of the mixed output: the model need not learn what the fast weights have learned.
     return (logits * torch.from_numpy(slopes).to(logits.device)).sum() / len(targets)

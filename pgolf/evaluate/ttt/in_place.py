@@ -114,6 +114,7 @@ class _FastWeights:
             self._squares.lerp_(self._gradient.square(), 1 - BETA2)
             scale = (self._squares / (1 - BETA2 ** (self.steps + 1))).sqrt_().add_(EPSILON)
             self._weights -= task.ttt.in_place_lr * self._gradient / scale
+            task.recorder.learned(self.steps, targets[-1] + 1 - self._held, targets[-1])
             self._gradient.zero_()
             self._held = 0
             self.steps += 1

@@ -66,7 +66,10 @@ def run(task: Task, phases: int = 1) -> Trace:
             else:
                 time_cap.score_alone(task, list(_windows(task, group.documents)), rest)
         if learner is not None and phase + 1 < phases and end and not clock.probing:
+            before = learner.steps
             _learn_globally(task, learner, end, (phase + 1) / phases, left)
+            if rank == 0 and learner.steps > before:
+                task.recorder.learned(_steps(plan[: phase + 1]) - 1, 0, end - 1, learner.steps - before)
     if clock.probing:
         raise time_cap.Enough  # before anything that all processes do together
     stopped = not task.runtime.agree(not clock.stopped)
@@ -242,6 +245,8 @@ def _adapt(task: Task, group: Group, left: float) -> None:
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
+                for start, stop in spans:
+                    task.recorder.learned(group.step + index, start, stop - 1)
             own -= inputs.size
             task.clock.took(LEARNING * inputs.size)
 

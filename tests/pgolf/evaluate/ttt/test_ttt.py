@@ -1,6 +1,7 @@
 """Test-time training: nothing learns from what is not scored yet, and what is learned helps."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from pgolf.config.evaluate import EvaluateConfig
 from pgolf.config.model import ModelConfig
 from pgolf.config.ttt import TttConfig
 from pgolf.errors import PgolfError
+from pgolf.evaluate import scoring_order
 from pgolf.evaluate.sliding import SlidingEvaluator
 from pgolf.evaluate.ttt import lora, methods, time_cap
 from pgolf.evaluate.ttt.methods import TttEvaluator
@@ -84,6 +86,29 @@ def test_a_token_changes_no_score_fixed_before_it(model: GPT, method: str) -> No
         earlier = (first.order < step) | ((first.order == step) & (index < position - 1))
         np.testing.assert_allclose(first.nll[earlier], second.nll[earlier], atol=1e-5)
         np.testing.assert_allclose(first.log_probs[position], second.log_probs[position], atol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_table_of_the_order_shows_a_valid_one_and_tells_a_forged_one(
+    model: GPT, method: str, tmp_path: Path
+) -> None:
+    tokens = stream()
+    trace, path = TttEvaluator(model, SETTINGS, METHODS[method], RUNTIME).score(tokens), tmp_path / "order.csv"
+    scoring_order.write(path, trace)
+    assert scoring_order.faults(path, len(tokens) - 1) == []
+    lines = path.read_text().splitlines()
+    rows = [line.split(",") for line in lines[1:]]
+    assert sum(int(last) - int(first) + 1 for what, first, last, *_ in rows if "score" in what) == len(tokens) - 1
+    learned = next(row for row in rows if row[0] == "learn")
+    assert int(learned[4]) > 0
+    early = ",".join([*learned[:2], str(len(tokens) - 1), "0", "1"])  # an update from the whole text, before it
+    path.write_text("\n".join([*lines, early]))
+    assert "after an update at step 0 that learned from it" in scoring_order.faults(path, len(tokens) - 1)[0]
+    for damaged in ("score,1,1,9223372036854775808,0", "learn,1,1", "learn,0,1,1,1", "score,1,x,1,1"):
+        path.write_text("\n".join([*lines, damaged]))
+        assert "not a table of the intervals" in scoring_order.faults(path, len(tokens) - 1)[0]
+    path.write_text("\n".join([*lines, next(line for line in lines if line.startswith("score"))]))
+    assert "is scored 2 times" in scoring_order.faults(path, len(tokens) - 1)[0]
 
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"in-place"}))
