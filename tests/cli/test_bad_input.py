@@ -91,7 +91,7 @@ def test_toml_file(tmp_path, content, says):
         (["--config", "absent.toml"], ["cannot read the configuration absent.toml"]),
         (["--name", "a/b"], ["--name 'a/b'"]),
         (["--from", "absent"], ["absent is not a stage directory"]),
-        ([], ["has no tokenize stage", "run pgolf tokenize first"]),
+        ([], ["holds no finished stage", "pgolf tokenize or pgolf run begins one"]),
     ],
 )
 def test_options(tmp_path, words, says):
