@@ -86,14 +86,8 @@ class _Corpus:
             yield from data.documents(item, self.text_field)
 
     def _embedded(self) -> list[tuple[bytes, bool]]:
-        """Its val documents share no passage with any other document: it repeats itself a lot."""
         if not self.cache:  # parsing the standard library takes seconds, and it is read several times
-            documents = list(data.embedded_documents())
-            unlike = data.unlike_others(documents)
-            size = sum(len(document) for document, alone in zip(documents, unlike, strict=True) if alone)
-            fraction = self.val_fraction * sum(map(len, documents)) / max(size, 1)
-            parts = zip(documents, unlike, strict=True)
-            self.cache.extend((document, alone and data.in_val(document, fraction)) for document, alone in parts)
+            self.cache.extend(data.embedded_split(self.val_fraction))
         return self.cache
 
 

@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from pgolf.data.near_duplicates import unlike_others
+from pgolf.data.split import in_val
 from pgolf.errors import PgolfError
 
 # Not documentation, or not the same everywhere: tests, generated tables, modules that distributions leave out or add.
@@ -118,3 +120,16 @@ def _if_long(parts: list[str]) -> Iterator[str]:
     text = "\n\n".join(parts)
     if len(text) >= _SHORTEST and len(parts) > 1:
         yield text + "\n"
+
+
+def embedded_split(val_fraction: float) -> list[tuple[bytes, bool]]:
+    """The embedded documents, each with whether it is val: about `val_fraction` of the bytes.
+
+    Val documents share no passage with any other document, since the corpus repeats itself a lot.
+    """
+    documents = list(embedded_documents())
+    unlike = unlike_others(documents)
+    size = sum(len(document) for document, alone in zip(documents, unlike, strict=True) if alone)
+    fraction = val_fraction * sum(map(len, documents)) / max(size, 1)
+    parts = zip(documents, unlike, strict=True)
+    return [(document, alone and in_val(document, fraction)) for document, alone in parts]

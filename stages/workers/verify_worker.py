@@ -92,9 +92,12 @@ def _documents(job: dict[str, Any], tokenizer: Tokenizer, runtime: Runtime) -> t
 
     def documents() -> Iterator[bytes]:
         try:
+            if job["embedded"]:
+                yield from (text for text, is_val in data.embedded_split(job["split"]) if is_val)
+                return
             sources = [data.source(path) for path in job["documents"]]
             each = (text for item in sources for text in data.documents(item, job["text_field"]))
-            for text in data.embedded_documents() if job["embedded"] else each:
+            for text in each:
                 if job["split"] is None or data.in_val(text, job["split"]):
                     yield text
         except (PgolfError, OSError) as error:
