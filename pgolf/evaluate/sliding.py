@@ -23,7 +23,8 @@ from torch import Tensor
 from pgolf.config.evaluate import EvaluateConfig
 from pgolf.errors import PgolfError
 from pgolf.evaluate import banded, ranks, windows
-from pgolf.evaluate.evaluator import WHOLE, OnProgress, Positions, Trace
+from pgolf.evaluate.distributions import chosen, parts
+from pgolf.evaluate.evaluator import OnProgress, Positions, Trace
 from pgolf.evaluate.windows import Window
 from pgolf.model.gpt import GPT
 from pgolf.model.paths import scoring_graph, without_graph
@@ -51,12 +52,12 @@ class SlidingEvaluator:
         settings, runtime = self.settings, self.runtime
         count = len(tokens) - 1
         nll, times = np.zeros(count), np.zeros(count, dtype=np.int64)
-        wanted, found = parts(positions), dict[int, np.ndarray]()
+        wanted = parts(positions) if positions else {}
+        found: dict[int, np.ndarray] = {}
         batches = batched(*plan_windows(self.model, tokens, settings))[runtime.world_rank :: runtime.world_size]
         done, total = 0, 0.0
         with scoring(self.model, settings):
-            if settings.context == "windowed" and not settings.reset_at_documents:
-                scoring_graph(self.model, runtime, (settings.batch_windows, settings.seq_len, settings.stride))
+            scoring_graph(self.model, runtime, (settings.batch_windows, settings.seq_len, settings.stride))
             scored = side_by_side(
                 lambda batch: score_windows(self.model, tokens, batch, wanted, runtime.device), batches, runtime
             )
@@ -71,7 +72,7 @@ class SlidingEvaluator:
         nll, times = ranks.total(nll, runtime), ranks.total(times, runtime)
         found = dict(ranks.joined([*found.items()], runtime))
         windows.check_coverage(times)
-        return Trace(nll=nll, order=self.planned(tokens), log_probs=found)
+        return Trace(nll=nll, order=np.zeros(count, dtype=np.int64), log_probs=found)
 
 
 @contextmanager
@@ -123,14 +124,14 @@ def targets_of(batch: Sequence[Window]) -> np.ndarray:
 def rows_of(
     tokens: np.ndarray, batch: Sequence[Window], device: torch.device, shape: tuple[int, ...] | None = None
 ) -> tuple[Tensor, Tensor, int]:
-    """The windows as rows of one batch; shape: (rows, tokens, ...) to fill up to, windows that score all aside.
+    """The windows as rows of one batch; shape: (rows, tokens, scored positions) to fill up to where that fits.
 
     Returns the tokens (B, T), an index (n,) of the scored positions into the flattened last `last` positions of each
     row, and `last`: nothing further from a row's end is scored.
     """
     count, length = len(batch), max(window.length for window in batch)
     first = min(window.length - window.scored for window in batch)
-    if shape is not None and first:
+    if shape is not None and first + shape[2] == shape[1]:
         count, length = shape[:2]
     inputs = np.zeros((count, length), dtype=np.int64)  # padding comes after all scored positions
     for row, window in enumerate(batch):
@@ -169,24 +170,8 @@ def score_hidden(
     Returns (n,) float64 and, by position, (vocab_size,) float64 log-probabilities or the wanted part of them.
     """
     losses = model.hidden_losses(hidden, expected)
-    found = chosen(lambda rows: model.logits(hidden[rows]), positions, wanted)
+    found = chosen(lambda rows: model.logits(hidden[rows]), positions, wanted) if wanted else {}
     return losses.double().cpu().numpy(), found
-
-
-def parts(positions: Positions) -> Mapping[int, Any]:
-    """By position, the part of the distribution that is wanted."""
-    return positions if isinstance(positions, Mapping) else dict.fromkeys(positions, WHOLE)
-
-
-def chosen(
-    logits: Callable[[list[int]], Tensor], positions: np.ndarray, wanted: Mapping[int, Any]
-) -> dict[int, np.ndarray]:
-    """The wanted parts of distributions; logits: of some rows (rows, vocab_size); positions: (n,) of all rows."""
-    rows = [row for row, position in enumerate(positions.tolist()) if position in wanted] if wanted else []
-    if not rows:
-        return {}
-    vectors = torch.log_softmax(logits(rows).detach().double(), dim=-1).cpu().numpy()
-    return {int(positions[row]): vector[wanted[positions[row]]] for row, vector in zip(rows, vectors, strict=True)}
 
 
 def check_stream(tokens: np.ndarray, positions: Positions) -> None:

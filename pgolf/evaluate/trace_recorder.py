@@ -4,8 +4,8 @@ import numpy as np
 from torch import Tensor
 
 from pgolf.evaluate import ranks, windows
+from pgolf.evaluate.distributions import chosen, parts
 from pgolf.evaluate.evaluator import OnProgress, Positions, Trace
-from pgolf.evaluate.sliding import chosen, parts
 from pgolf.runtime import Runtime
 
 
@@ -20,7 +20,7 @@ class Recorder:
     ) -> None:
         """count: targets of the stream."""
         self.nll, self.order = np.zeros(count), np.zeros(count, dtype=np.int64)
-        self.wanted = parts(positions)
+        self.wanted = parts(positions) if positions else {}
         self.log_probs: dict[int, np.ndarray] = {}
         self.updates: list[tuple[int, int, int, int, bool]] = []
         self._times = np.zeros(count, dtype=np.int64)
@@ -43,7 +43,8 @@ class Recorder:
 
     def keep(self, targets: np.ndarray, logits: Tensor) -> None:
         """Keep the distributions at the requested positions; logits (n, vocab_size) of the targets."""
-        self.log_probs |= chosen(lambda rows: logits[rows], targets + 1, self.wanted)
+        if self.wanted:
+            self.log_probs |= chosen(lambda rows: logits[rows], targets + 1, self.wanted)
 
     def gather_ranks(self, runtime: Runtime) -> None:
         """Add the scores of the other processes."""

@@ -13,8 +13,9 @@ from pgolf.config.model import ModelConfig
 from pgolf.config.ttt import TttConfig
 from pgolf.errors import CheckFailed, PgolfError
 from pgolf.evaluate import scoring_order, tilt
+from pgolf.evaluate.distributions import parts
 from pgolf.evaluate.evaluator import Positions, Trace
-from pgolf.evaluate.sliding import SlidingEvaluator, parts
+from pgolf.evaluate.sliding import SlidingEvaluator
 from pgolf.evaluate.tilt import TiltEvaluator
 from pgolf.evaluate.ttt.methods import TttEvaluator
 from pgolf.model.gpt import GPT
