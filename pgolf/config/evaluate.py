@@ -22,7 +22,7 @@ class EvaluateConfig:
     reset_at_documents: bool = False
     """Contexts begin at the document's BOS instead of crossing into the document before (the challenge crosses)."""
     prove_tokens: int = field(default=0, metadata=NO_EFFECT)
-    """Tokens of val whose sliding score `pgolf run` proves at its end (`pgolf prove`); 0: none."""
+    """Tokens of val whose sliding score `pgolf run` proves at its end (`pgolf prove`); 0, or with the tilt: none."""
     tilt_boost: float = 0.0
     """Nats added to the logit of the token that the scored text's own n-grams hint at, before the distribution is
     normalized again (#1514; #2135: 2.625); 0: off."""
@@ -50,8 +50,6 @@ class EvaluateConfig:
                 f"evaluate.tilt_boost = {self.tilt_boost:g}, tilt_order = {self.tilt_order} and tilt_threshold = "
                 f"{self.tilt_threshold:g} must be at least 0, at least 1, and in (0, 1]"
             )
-        if self.tilt_boost and self.prove_tokens:
-            raise PgolfError("evaluate.prove_tokens codes with the model alone; it needs evaluate.tilt_boost = 0")
         if self.batch_windows < 1:
             raise PgolfError(f"evaluate.batch_windows is {self.batch_windows}; it must be at least 1")
         if self.context not in CONTEXTS:

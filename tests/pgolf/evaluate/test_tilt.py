@@ -166,5 +166,3 @@ def test_off_is_the_evaluator_itself_and_wrong_settings_are_named() -> None:
     for wrong in ({"tilt_boost": -1.0}, {"tilt_order": 0}, {"tilt_threshold": 0.0}):
         with pytest.raises(PgolfError, match="tilt_boost"):
             EvaluateConfig(**wrong)  # type: ignore[arg-type]
-    with pytest.raises(PgolfError, match="prove_tokens"):
-        EvaluateConfig(tilt_boost=1.0, prove_tokens=5)
