@@ -37,7 +37,7 @@ class TttConfig:
     """`constant`, or `cosine` to zero over the chunks (the records')."""
     weights: tuple[str, ...] = ("all",)
     """Roles of the weights that learn: `all`, or some of `attn`, `mlp`, `embed`, `control`."""
-    output_lr: tuple[float, ...] = (0.3, 1.5, 1.0, 0.5)
+    output_lr: tuple[float, ...] = (1.0, 1.5, 1.0, 0.5)
     """Learning rates of the output's fast weights, by length of their context (0 to 3 tokens); they learn token by
     token and are reset at every document. Empty: off."""
     output_stream_lr: tuple[float, ...] = (0.13, 0.5, 0.6)
