@@ -133,6 +133,8 @@ class LearningStream(Stream):
                 f"test-time training by {ttt.method} in chunks of {ttt.chunk_tokens} tokens cannot be followed token "
                 "by token; only sgd in chunks of evaluate.stride tokens or fewer, contexts not reset, can"
             )
+        if ttt.mixing_lr:
+            raise PgolfError("context mixing cannot be followed token by token; score with ttt.mixing_lr = 0")
         super().__init__(copy.deepcopy(model).eval(), settings, first, count)
         self._ttt, self._learner = ttt, Learner(self._model, ttt)
         fast = bool(ttt.output_lr or ttt.output_stream_lr)
