@@ -16,13 +16,22 @@ a token's decisions once it is scored (logistic mixing as in Mahoney's PAQ). Con
 that no two share counts.
 """
 
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numba import njit
 
-from pgolf.evaluate.ttt.fast_output import _slot
+from pgolf.evaluate.sliding import scored_hidden
+from pgolf.evaluate.ttt import token_tree
+from pgolf.evaluate.ttt.fast_output import FastOutput, _slot
+from pgolf.evaluate.ttt.task import Task
 from pgolf.evaluate.ttt.token_tree import Tree
+from pgolf.evaluate.windows import Window
+from pgolf.model.gpt import GPT
 
 LENGTHS = 3
 """Longest context in tokens; the document's contexts begin with the empty one."""
@@ -98,6 +107,36 @@ class ContextMixing:
             self._mixers, self._stream, self._document, self._recent, nll, places, kept,
         )  # fmt: skip
         return nll, {row: kept[at] for row, at in rows.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class OverOutput:
+    """The mixing over a model that learns with fast output weights."""
+
+    task: Task
+    output: FastOutput
+    trained: GPT
+    """The model before it learns."""
+    contexts: ContextMixing
+
+    def score(
+        self, previous: np.ndarray, targets: np.ndarray, logits: np.ndarray, wanted: set[int],
+        batch: Sequence[Window],
+    ) -> tuple[np.ndarray, np.ndarray, dict[int, np.ndarray]]:  # fmt: skip
+        """As `FastOutput.score`, whose gradient is returned; batch: the windows that the logits come from."""
+        _, slopes, found = self.output.score(previous, targets, logits, set(range(len(targets))))
+        adapted = np.exp(np.stack([found[row] for row in range(len(targets))]))
+        with torch.no_grad():
+            hidden = scored_hidden(self.trained, self.task.tokens, batch, self.task.device)
+            trained = torch.softmax(self.trained.logits(hidden).double(), -1).cpu().numpy()
+        nll, kept = self.contexts.score(previous, targets, np.stack([adapted, trained]), wanted)
+        return nll, slopes, kept
+
+
+def over(task: Task, output: FastOutput) -> OverOutput:
+    """The mixing for an evaluation whose model has not learned yet."""
+    trained = copy.deepcopy(task.model)
+    return OverOutput(task, output, trained, ContextMixing(task.bos_id, task.ttt.mixing_lr, token_tree.of(trained)))
 
 
 def _counts(slots: int = 1024, room: int = 1024) -> _Counts:

@@ -8,9 +8,7 @@ measured at 64 targets in 256). Over the logits learn fast output weights (`fast
 `ttt.mixing_lr`, `context_mixing` mixes in what the tokens' contexts say.
 """
 
-import copy
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,40 +18,22 @@ from pgolf.config.ttt import TttConfig
 from pgolf.evaluate import windows
 from pgolf.evaluate.evaluator import Trace
 from pgolf.evaluate.sliding import expected_tokens, scored_hidden, targets_of
-from pgolf.evaluate.ttt import rows, time_cap, token_tree
-from pgolf.evaluate.ttt.context_mixing import ContextMixing
+from pgolf.evaluate.ttt import context_mixing, rows, time_cap
 from pgolf.evaluate.ttt.fast_output import FastOutput
 from pgolf.evaluate.ttt.optimizer import Learner
 from pgolf.evaluate.ttt.task import LEARNING, Method, Passes, Task
 from pgolf.evaluate.windows import Window
-from pgolf.model.gpt import GPT
-
-
-class _Mixing(NamedTuple):
-    """Context mixing over the fast output weights."""
-
-    trained: GPT
-    """The model as it was trained."""
-    contexts: ContextMixing
-
-    @classmethod
-    def over(cls, task: Task) -> "_Mixing | None":
-        """None where the settings turn it off."""
-        if not task.ttt.mixing_lr:
-            return None
-        trained = copy.deepcopy(task.model)
-        return cls(trained, ContextMixing(task.bos_id, task.ttt.mixing_lr, token_tree.of(trained)))
 
 
 def run(task: Task) -> Trace:
     """Score and learn along the stream."""
     settings, ttt, clock = task.settings, task.ttt, task.clock
     chunks = _chunked(task)
-    mixing = _Mixing.over(task)
+    output: FastOutput | context_mixing.OverOutput | None = None
+    if ttt.output_lr or ttt.output_stream_lr:
+        output = FastOutput(task.model.config.vocab_size, task.bos_id, ttt)
+        output = context_mixing.over(task, output) if ttt.mixing_lr else output
     learner = Learner(task.model, ttt)
-    output = (
-        FastOutput(task.model.config.vocab_size, task.bos_id, ttt) if ttt.output_lr or ttt.output_stream_lr else None
-    )
     last = len(task.tokens) - 1
     left = float(sum(map(_length, chunks)))
     learned = 0
@@ -67,13 +47,13 @@ def run(task: Task) -> Trace:
         step, before = None if output is not None else index, learner.steps
         if len(chunk) == 1:
             with torch.set_grad_enabled(learns):
-                loss = _score(task, chunk, output, mixing, step)
+                loss = _score(task, chunk, output, step)
             if learns:
                 learner.step(loss, chunk[-1].stop / last)
         else:
             with torch.no_grad():
                 for at in range(0, len(chunk), settings.batch_windows):
-                    _score(task, chunk[at : at + settings.batch_windows], output, mixing, step)
+                    _score(task, chunk[at : at + settings.batch_windows], output, step)
             first = chunk[0].stop - chunk[0].scored
             if learns:
                 rows.train(task, learner, task.tokens[first : chunk[-1].stop + 1], chunk[-1].stop / last)
@@ -112,14 +92,16 @@ def _length(chunk: Sequence[Window]) -> int:
 
 
 def _passes_of(chunk: Sequence[Window], ttt: TttConfig) -> float:
-    again = ttt.mixing_lr > 0  # a forward of the trained model
     if len(chunk) == 1:  # the scoring forward is the learning one
-        return _length(chunk) * (again + (LEARNING if ttt.epochs and ttt.lr else 1))
-    return _length(chunk) * (again + 1) + LEARNING * ttt.epochs * sum(window.scored for window in chunk)
+        return _length(chunk) * (LEARNING if ttt.epochs and ttt.lr else 1)
+    return _length(chunk) + LEARNING * ttt.epochs * sum(window.scored for window in chunk)
 
 
 def _score(
-    task: Task, batch: Sequence[Window], output: FastOutput | None, mixing: _Mixing | None, step: int | None
+    task: Task,
+    batch: Sequence[Window],
+    output: FastOutput | context_mixing.OverOutput | None,
+    step: int | None,
 ) -> Tensor:
     """Score and record consecutive windows; returns a scalar with the gradient of their mean loss.
 
@@ -134,21 +116,13 @@ def _score(
         recorder.add(targets, losses.detach().double().cpu().numpy(), 0 if step is None else step)
         recorder.keep(targets, logits)
         return losses.mean()
-    held = {row for row, target in enumerate(targets.tolist()) if target + 1 in recorder.wanted}
+    places = (targets + 1).tolist()
+    held = {row for row, place in enumerate(places) if place in recorder.wanted}
     values = logits.detach().float().cpu().numpy()
-    previous, expected_ids = task.tokens[targets], task.tokens[targets + 1]
-    every = held if mixing is None else set(range(len(targets)))
-    nll, slopes, found = output.score(previous, expected_ids, values, every)
-    if mixing is not None:
-        with torch.no_grad():
-            hidden = scored_hidden(mixing.trained, task.tokens, batch, task.device)
-            trained = torch.softmax(mixing.trained.logits(hidden).double(), -1).cpu().numpy()
-        adapted = np.exp(np.stack([found[row] for row in range(len(targets))]))
-        nll, found = mixing.contexts.score(previous, expected_ids, np.stack([adapted, trained]), held)
+    nll, slopes, found = output.score(task.tokens[targets], task.tokens[targets + 1], values, held, batch)
     recorder.add(targets, nll, targets)
     recorder.learned(targets[0], targets[0], targets[-1], len(targets), each=True)
-    places = targets + 1
-    recorder.log_probs |= {int(places[row]): vector[recorder.wanted[places[row]]] for row, vector in found.items()}
+    recorder.log_probs |= {places[row]: vector[recorder.wanted[places[row]]] for row, vector in found.items()}
     # The gradient is that of the fast weights' output: the model need not learn what the fast weights have learned.
     return (logits * torch.from_numpy(slopes).to(logits.device)).sum() / len(targets)
 

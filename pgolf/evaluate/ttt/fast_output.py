@@ -67,13 +67,13 @@ class FastOutput:
         self._contexts = np.empty((2, 4), np.int64), np.zeros((2, 4), np.int64)  # slots and kinds of the last `predict`
 
     def score(
-        self, previous: np.ndarray, targets: np.ndarray, logits: np.ndarray, wanted: set[int]
+        self, previous: np.ndarray, targets: np.ndarray, logits: np.ndarray, wanted: set[int], _: object = None
     ) -> tuple[np.ndarray, np.ndarray, dict[int, np.ndarray]]:
         """Score a stretch of the stream token by token, learning after each.
 
         previous, targets: (n,) ids, the token before each target and the target; logits: (n, vocab_size) float32;
-        wanted: rows whose distributions are returned. Returns (n,) float64 nats, the gradients of their sum by the
-        logits, and log-probabilities by row.
+        wanted: rows whose distributions are returned; the last is for `context_mixing`. Returns (n,) float64 nats, the
+        gradients of their sum by the logits, and log-probabilities by row.
         """
         count = len(targets)
         self._document, self._stream = _grown(self._document, count), _grown(self._stream, count)
