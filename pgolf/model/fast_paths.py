@@ -23,8 +23,9 @@ from torch import Tensor
 from pgolf.model import attention_mask
 from pgolf.model.attention import attend
 from pgolf.model.attention_mask import View
-from pgolf.model.gpt import GPT
+from pgolf.model.gpt import GPT, Parts
 from pgolf.model.kernels import attention, cache, linear, loss, native, shapes  # noqa: F401 - shapes registers
+from pgolf.model.kernels import scoring as scoring_kernel
 from pgolf.model.layers import Linear, bfloat16_linear
 from pgolf.model.loss import CHUNK_TOKENS, plain_outer, plain_product, plain_softmax
 from pgolf.model.paths import IN_C, LOADERS, TOLERANCE, plain_model, use_paths
@@ -111,11 +112,12 @@ def choose_paths(model: GPT, runtime: Runtime, shape: Shape, matmul: str = "floa
     return choice
 
 
-def paths_by_rule(model: GPT, runtime: Runtime, shape: Shape) -> None:
+def paths_by_rule(model: GPT, runtime: Runtime, shape: Shape, scoring: bool = False) -> None:
     """Use the kernels of `BY_RULE` that this machine can build and that agree with plain torch.
 
-    Nothing is timed: on one machine, the same model always takes the same paths. Nothing is used on a GPU or with
-    `runtime.compile` false.
+    scoring: with them, the whole forward pass without gradients in C (`kernels.scoring`), in which no hook on a module
+    is called. Nothing is timed: on one machine, the same model always takes the same paths. Nothing is used on a GPU or
+    with `runtime.compile` false.
     """
     plain_model(model)
     if not runtime.compile or runtime.device.type == "cuda":
@@ -127,6 +129,9 @@ def paths_by_rule(model: GPT, runtime: Runtime, shape: Shape) -> None:
             _check(*PAIRS[name](model, shape), TOLERANCE, shape.training)
             used.append(name)
     use_paths(model, used)
+    if scoring and model.native:
+        with contextlib.suppress(native.Unavailable):
+            model.scoring = _scoring_parts(model, runtime, shape)
 
 
 @dataclass(frozen=True)
@@ -246,6 +251,22 @@ def _attention(model: GPT, shape: Shape) -> Pair:
         return [*results, attend(few[0][:, -7:], few[1], few[2], View(), native=in_c)]
 
     return lambda: work(False), lambda: work(True)
+
+
+def _scoring_parts(model: GPT, runtime: Runtime, shape: Shape) -> Parts | None:
+    """The forward pass in C. Raises native.Unavailable where it cannot be built or its results are off."""
+    parts = scoring_kernel.parts(model, runtime.cache)
+    tokens = torch.randint(model.config.vocab_size, (2, shape.length), generator=torch.Generator().manual_seed(0))
+
+    def work(parts: Parts | None) -> Tensors:
+        model.scoring = parts
+        try:
+            return [model.hidden(tokens, 1 + shape.length // 4)]
+        finally:
+            model.scoring = None
+
+    _check(lambda: work(None), lambda: work(parts), TOLERANCE, learns=False)
+    return parts
 
 
 def _softmax(model: GPT, shape: Shape) -> Pair:

@@ -75,6 +75,7 @@ class GPT(nn.Module):
         # What `fast_paths` changes: kernels in C, compiled blocks.
         self.native = False
         self.compiled: Parts | None = None
+        self.scoring: Parts | None = None
         self.arithmetic: Arithmetic = PLAIN
         self.looped = True
         self.window = 0
@@ -176,9 +177,10 @@ class GPT(nn.Module):
         return x + self.copy_heads(x, copied[:, -last:], self._head())
 
     def _parts(self) -> Parts:
-        """The compiled parts in training, where there are any, else the plain ones."""
-        if self.compiled is not None and self.training and torch.is_grad_enabled():
-            return self.compiled
+        """The compiled parts in training, the kernels without gradients; the plain ones where there are none."""
+        fast = self.scoring if not torch.is_grad_enabled() else self.compiled if self.training else None
+        if fast is not None:
+            return fast
         return Parts(self.embedded, cast(list[Callable[..., Tensor]], self.blocks), advance, self.closed)
 
     def embedded(self, tokens: Tensor, inside: Tensor | None, copied: Tensor | None) -> Tensor:

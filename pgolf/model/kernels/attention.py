@@ -236,10 +236,15 @@ void attention_backward(const float *grad, const float *q, const float *k, const
 )
 
 
-def load(head_dim: int, folder: Path | None = None) -> ctypes.CDLL:
-    """The compiled kernel for heads of this width. Raises native.Unavailable."""
+def check(head_dim: int) -> None:
+    """Raises native.Unavailable for heads of a width that the kernel does not take."""
     if head_dim % 8:
         raise native.Unavailable(f"head width {head_dim} is not a multiple of 8")
+
+
+def load(head_dim: int, folder: Path | None = None) -> ctypes.CDLL:
+    """The compiled kernel for heads of this width. Raises native.Unavailable."""
+    check(head_dim)
     return native.library(SOURCE, (f"HEAD_DIM={head_dim}",), folder)
 
 

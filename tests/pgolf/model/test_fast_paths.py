@@ -6,11 +6,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from pgolf import config as configs
+from pgolf.config.evaluate import EvaluateConfig
 from pgolf.config.model import ModelConfig
+from pgolf.evaluate.sliding import SlidingEvaluator
 from pgolf.model import fast_paths, paths
 from pgolf.model.fast_paths import Compilation, Shape, choose_paths, plain_model
 from pgolf.model.gpt import GPT
@@ -109,6 +113,29 @@ def test_the_rule_times_nothing_and_leaves_out_a_wrong_kernel(
     fast_paths.paths_by_rule(model, kernels, SHAPE)
     assert model.native
     assert model.arithmetic == PLAIN
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_sliding_windows_in_c_score_what_the_plain_evaluator_does(threads: int, kernels: Runtime) -> None:
+    torch.manual_seed(0)
+    model, context = GPT(configs.load("mini").model).eval(), 128
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    # Few of the pieces, so that documents and copies occur; seven whole windows.
+    tokens = np.random.default_rng(0).integers(0, 40, context + 6 * 64 + 1)
+    ids, expected = torch.from_numpy(tokens), []
+    for start in range(0, len(tokens) - context, 64):
+        window = ids[start : start + context + 1]
+        with torch.no_grad():
+            logits = model.logits(model.hidden(window[None, :-1]))[0]
+        losses = torch.nn.functional.cross_entropy(logits, window[1:], reduction="none")
+        expected.append(losses[-64:] if start else losses)
+    fast_paths.paths_by_rule(model, kernels, Shape(2, context, training=False, threads=1), scoring=True)
+    assert model.scoring is not None
+    settings = EvaluateConfig(seq_len=context, stride=64, batch_windows=2)
+    trace = SlidingEvaluator(model, settings, dataclasses.replace(kernels, threads=threads)).score(tokens)
+    np.testing.assert_allclose(trace.nll, torch.cat(expected).numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("training", [True, False])
