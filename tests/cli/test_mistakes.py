@@ -39,6 +39,10 @@ MISTAKES = (
     ("compare tiny tiny", ["holds no eval-ttt", "evaluate it first"]),
     ("verify RUN/tiny/quantize", ["RUN/tiny/quantize", "not a package"]),
     ("budget --from HERE/t.jsonl", ["t.jsonl", "not a model.pgz"]),
+    ("eval-sliding --documents=", ["the name of a document file is empty"]),
+    ("eval-sliding --documents /dev/null", ["/dev/null is neither a file nor a folder"]),
+    ("submission tiny --name a --author b --github-id c --out=", ["--out", "the name is empty"]),
+    ("compress HERE/t.jsonl --output HERE/t.jsonl --force", ["t.jsonl is the input itself"]),
     ("train --nproc 0", ["--nproc", "at least 1"]),
 )
 _RUNLESS = {"trian", "config", "help", "runs", "share", "submission", "compare", "verify", "report"}
