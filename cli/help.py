@@ -26,7 +26,7 @@ class Command(TyperCommand):
             for parameter in self.params:
                 # Path("") is the working folder: `--out "$UNSET"` would write there.
                 if ctx.params.get(parameter.name) == Path() and not _names_here(args):
-                    raise typer.BadParameter("the name is empty", ctx=ctx, param=parameter)
+                    raise typer.BadParameter("the name is empty", ctx=ctx, param_hint=parameter.opts[-1])
             return rest
         except _UsageError as error:
             raise _usage_error(error, ctx, as_json="--json" in args) from error

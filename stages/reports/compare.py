@@ -131,7 +131,8 @@ def compare(reporter: Reporter, reference: Sequence[Stage], candidate: Sequence[
                     f"{stages[0].path} and {stage.path} did not score the same documents in the same order"
                 )
         if len(reference) == len(candidate) == 1:
-            paired = statistics.bootstrap(*scored, samples[1].margin_bits_per_byte(statistics.MARGIN_NATS))
+            margin = samples[1].margin_bits_per_byte(statistics.MARGIN_NATS)
+            paired = statistics.bootstrap(scored[0], scored[1], margin)
     else:
         reporter.message("note: no scores per document are here (a lineage file has none): only means are compared")
     verdict = statistics.verdict(*samples, found, paired)
