@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pgolf.errors import PgolfError, did_you_mean
-from pgolf.store import runs
+from pgolf.store import lineage, runs
 from pgolf.store.records import PackageDetails, PackageMetrics, QuantizeMetrics, ScoreMetrics, TrainMetrics
 from pgolf.store.stage_directory import Stage
 
@@ -59,6 +59,10 @@ def _of_run(run: str, stages: Sequence[Stage]) -> list[Row]:
 
 def _row(name: str, own: dict[str, Stage], plain: dict[str, Stage]) -> Row:
     trained = own.get("train") or plain.get("train")
+    date = max(stage.manifest.started for stage in own.values())[:16].replace("T", " ")
+    preset = next(filter(None, (_preset(stage) for stage in (*own.values(), *plain.values()))), None)
+    # A score of the model before would stand beside the size of the new one.
+    own = {kind: stage for kind, stage in own.items() if kind == "train" or not lineage.outdated(stage)}
     quantized = own.get("quantize")
     if quantized is None and not {"train", "ema-finalize"} & set(own):
         scored = [stage.manifest.inputs["model"].stage for kind, stage in own.items() if kind.startswith("eval")]
@@ -71,8 +75,8 @@ def _row(name: str, own: dict[str, Stage], plain: dict[str, Stage]) -> Row:
         counted = quantized.manifest.metrics_as(QuantizeMetrics).get("model_bytes")
     return Row(
         run=name,
-        date=max(stage.manifest.started for stage in own.values())[:16].replace("T", " "),
-        preset=next(filter(None, (_preset(stage) for stage in (*own.values(), *plain.values()))), None),
+        date=date,
+        preset=preset,
         tokens=trained.manifest.metrics_as(TrainMetrics).get("tokens") if trained else None,
         bytes=counted,
         bits_per_byte=_score(own.get("eval-sliding")),

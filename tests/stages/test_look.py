@@ -6,13 +6,18 @@ import shutil
 from pathlib import Path
 
 import pytest
+from conftest import SETTINGS
 from typed import pgolf
 from typer.testing import CliRunner
 
 from cli.main import app
+from pgolf import open_run
 from pgolf.config import catalog
 from pgolf.errors import PgolfError
+from pgolf.store import runs, stage_directory
+from stages.quantize import quantize
 from stages.reports import runs_table
+from stages.reports.html import render
 
 
 @pytest.fixture
@@ -44,6 +49,22 @@ def test_every_run_and_variant_is_a_row(artifacts, chain):
         runs_table.rows(artifacts, "byts")
     with pytest.raises(PgolfError, match="holds no run"):
         runs_table.rows(artifacts / "one" / "train")
+
+
+def test_a_score_of_a_model_that_was_replaced_is_not_shown_as_the_runs(artifacts, chain, context):
+    run, model = artifacts / "two", chain.quantized
+    made = context(run, quantize=SETTINGS["quantize"] | {"method": "rtn", "distill_steps": 0})
+    quantize(made, stage_directory.open_stage(run / "ema-finalize"))
+    rows = {row.run: row for row in runs_table.rows(artifacts)}
+    two = rows["two"]
+    assert (two.quantizer, two.bits_per_byte, two.ttt_bits_per_byte) == ("rtn", None, None)
+    assert two.bytes == stage_directory.open_stage(run / "quantize").manifest.metrics.get("model_bytes")
+    assert rows["two@float"].bits_per_byte == rows["one@float"].bits_per_byte
+    assert set(open_run(run).scores) == {"eval-sliding@float"}
+    assert model.manifest.config["quantize"]["method"] == "trellis"
+    page = render("two", runs.stages_of(run))
+    assert page.count("of a model replaced since") == 3  # two scores and the package
+    assert "replaced since" not in render("one", runs.stages_of(artifacts / "one"))
 
 
 def pgolf_look(*words):
