@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import SETTINGS
 from typed import pgolf
 from typer.testing import CliRunner
 
@@ -53,7 +52,7 @@ def test_every_run_and_variant_is_a_row(artifacts, chain):
 
 def test_a_score_of_a_model_that_was_replaced_is_not_shown_as_the_runs(artifacts, chain, context):
     run, model = artifacts / "two", chain.quantized
-    made = context(run, quantize=SETTINGS["quantize"] | {"method": "rtn", "distill_steps": 0})
+    made = context(run, quantize={"method": "rtn"})
     quantize(made, stage_directory.open_stage(run / "ema-finalize"))
     rows = {row.run: row for row in runs_table.rows(artifacts)}
     two = rows["two"]
