@@ -38,6 +38,8 @@ MISTAKES = (
     ("sample --count 0", ["0 continuations", "at least 1"]),
     ("compare tiny tiny", ["holds no eval-ttt", "evaluate it first"]),
     ("verify RUN/tiny/quantize", ["RUN/tiny/quantize", "not a package"]),
+    ("verify RUN/tiny --tolerance -1", ["--tolerance is -1", "at least 0"]),
+    ("verify RUN/tiny --cap -1", ["--cap", "'-1' is not a number of bytes"]),
     ("budget --from HERE/t.jsonl", ["t.jsonl", "not a model.pgz"]),
     ("eval-sliding --documents=", ["the name of a document file is empty"]),
     ("eval-sliding --documents /dev/null", ["/dev/null is neither a file nor a folder"]),
