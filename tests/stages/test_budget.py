@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from pgolf import config as configs
 from pgolf.codec import container
+from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
 from pgolf.progress import Silent
 from pgolf.quantized import storage
