@@ -98,7 +98,7 @@ def test_a_package_counts_the_files_that_count(context: StageContext, quantized:
     found = budget.of_stage(context, build.stage)
     assert found.total_bytes == len(data) + 700
     (build.stage.path / "train_gpt.py").write_bytes(b"#" * 900)
-    with pytest.raises(PgolfError, match="train_gpt.py"):
+    with pytest.raises(PgolfError, match=r"train_gpt\.py"):
         budget.of_stage(context, build.stage)
     (build.stage.path / "train_gpt.py").write_bytes(b"#" * 700)
     assert len(found.tensors) == len(list(storage.load(quantized.file("quantized.safetensors")).matrices))
