@@ -14,6 +14,7 @@ from pgolf import open_run
 from pgolf.config import catalog
 from pgolf.errors import PgolfError
 from pgolf.store import runs, stage_directory
+from stages.eval_sliding import eval_sliding
 from stages.quantize import quantize
 from stages.reports import runs_table
 from stages.reports.html import render
@@ -64,6 +65,16 @@ def test_a_score_of_a_model_that_was_replaced_is_not_shown_as_the_runs(artifacts
     page = render("two", runs.stages_of(run))
     assert page.count("of a model replaced since") == 3  # two scores and the package
     assert "replaced since" not in render("one", runs.stages_of(artifacts / "one"))
+
+
+def test_a_variant_of_a_variant_is_described_by_its_own_lineage(artifacts, chain, context):
+    run = artifacts / "one"
+    rtn = context(run, quantize={"method": "rtn"}).replace(name="rtn")
+    made = quantize(rtn, stage_directory.open_stage(run / "ema-finalize"))
+    eval_sliding(context(run).replace(name="of-rtn"), made)
+    rows = {row.run: row for row in runs_table.rows(artifacts)}
+    assert (rows["one"].quantizer, rows["one@of-rtn"].quantizer) == ("trellis", "rtn")
+    assert rows["one@of-rtn"].tokens == chain.trained.manifest.metrics["tokens"]
 
 
 def pgolf_look(*words):
