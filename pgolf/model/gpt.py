@@ -76,6 +76,7 @@ class GPT(nn.Module):
         self.native = False
         self.compiled: Parts | None = None
         self.scoring: Parts | None = None
+        self.scored_shape: tuple[int, ...] | None = None  # see `paths.scoring_graph`
         self.arithmetic: Arithmetic = PLAIN
         self.looped = True
         self.window = 0
@@ -162,7 +163,7 @@ class GPT(nn.Module):
         if cache is not None:
             tokens = tokens[:, -cache.begin(total, self.local_reach()) :]
         last = 0 if last == tokens.shape[1] else last
-        parts = self._parts()
+        parts = self._parts((*tokens.shape, last))
         copied = None
         if self.copy_heads is not None:
             copied = candidates(every, self.config, self.window)[:, -tokens.shape[1] :]
@@ -176,11 +177,14 @@ class GPT(nn.Module):
             return x
         return x + self.copy_heads(x, copied[:, -last:], self._head())
 
-    def _parts(self) -> Parts:
-        """The compiled parts in training, the kernels without gradients; the plain ones where there are none."""
-        fast = self.scoring if not torch.is_grad_enabled() else self.compiled if self.training else None
-        if fast is not None:
-            return fast
+    def _parts(self, shape: tuple[int, ...]) -> Parts:
+        """The compiled parts in training and for the one shape of an evaluation, the kernels without gradients, where
+        there are any; else the plain ones."""
+        learns = torch.is_grad_enabled()
+        if self.compiled is not None and ((learns and self.training) or shape == self.scored_shape):
+            return self.compiled
+        if self.scoring is not None and not learns:
+            return self.scoring
         return Parts(self.embedded, cast(list[Callable[..., Tensor]], self.blocks), advance, self.closed)
 
     def embedded(self, tokens: Tensor, inside: Tensor | None, copied: Tensor | None) -> Tensor:
