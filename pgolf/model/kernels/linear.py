@@ -74,15 +74,13 @@ static void tile(float *out, const float *x, const float *w, int rows, int colum
 static int panel(int m) { return LANES * (PAD(m) / LANES % 5 ? 4 : 5); }
 
 /* to (k PAD(m)): the panels of w (k, m), or with turned (m, k), the last one filled up with zeros */
-void pack_panels(const float *w, float *to, int k, int m, int turned) {
+static void pack_panels(const float *w, float *to, int k, int m, int turned) {
   for (int j = 0; j < m; j += panel(m)) {
     const int width = PAD(m) - j < panel(m) ? PAD(m) - j : panel(m);
     for (int p = 0; p < k; p++)
       for (int c = j; c < j + width; c++) *to++ = c >= m ? 0.f : turned ? w[(int64_t)c * k + p] : w[(int64_t)p * m + c];
   }
 }
-
-int64_t padded(int m) { return PAD(m); }
 
 /* out (n, m) = x (n, k) times the panels of w, on this thread; ldx, ldo: from row to row */
 static void times_panels(const float *x, const float *panels, float *out, int n, int k, int m, int64_t ldx,
@@ -93,14 +91,14 @@ static void times_panels(const float *x, const float *panels, float *out, int n,
   }
 }
 
-/* out (n, m) = x (n, k) w; w is (k, m), with form 1 (m, k), with form 2 panels */
-void product(const float *x, const float *w, float *out, int n, int k, int m, int form, int threads) {
-  float *made = form == 2 ? 0 : aligned_alloc(64, ((size_t)k * PAD(m) * 4 + 63) / 64 * 64);
-  if (made) pack_panels(w, made, k, m, form);
+/* out (n, m) = x (n, k) w; w is (k, m), or with turned (m, k) */
+void product(const float *x, const float *w, float *out, int n, int k, int m, int turned, int threads) {
+  float *panels = aligned_alloc(64, ((size_t)k * PAD(m) * 4 + 63) / 64 * 64);
+  pack_panels(w, panels, k, m, turned);
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int i = 0; i < n; i += STEP)
-    times_panels(x + (int64_t)i * k, made ? made : w, out + (int64_t)i * m, n - i < STEP ? n - i : STEP, k, m, k, m);
-  free(made);
+    times_panels(x + (int64_t)i * k, panels, out + (int64_t)i * m, n - i < STEP ? n - i : STEP, k, m, k, m);
+  free(panels);
 }
 
 /* out (m, k) (+)= g^T x, g (n, m), x (n, k) */
