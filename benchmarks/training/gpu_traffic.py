@@ -17,10 +17,12 @@ import argparse
 import copy
 import dataclasses
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch._functorch.aot_autograd import make_boxed_func
 from torch._inductor import compile_fx
@@ -32,6 +34,7 @@ from torch.utils._pytree import tree_leaves
 
 from pgolf import config as configs
 from pgolf.config import Config
+from pgolf.evaluate.ttt.lora import Adapters
 from pgolf.model import attention, loss, paths
 from pgolf.model.flops import training_flops_per_token
 from pgolf.model.gpt import GPT
@@ -44,6 +47,7 @@ VIEWS = {"view", "_unsafe_view", "reshape", "t", "transpose", "permute", "unsque
          "select", "split", "split_with_sizes", "unbind", "as_strided", "alias", "detach", "view_as", "unflatten",
          "empty", "empty_like", "new_empty", "resize_", "lift_fresh"}  # fmt: skip
 """Operations that move nothing."""
+GPU = Runtime(torch.device("cuda"), torch.bfloat16, 0, 1, 1, compile=True)
 LENGTH = 64  # tokens of a counted sequence: with attention opaque, bytes per token do not depend on it
 
 
@@ -143,6 +147,58 @@ def unseen(part: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+@contextmanager
+def counted_compilation(eager: Eager) -> Iterator[None]:
+    """torch.compile counts what it compiles, inside the block."""
+    original = torch.compile
+    torch.compile = lambda part, dynamic=None: unseen(original(part, backend=counting(eager), dynamic=dynamic))
+    try:
+        yield
+    finally:
+        torch.compile = original
+
+
+def scoring(config: Config, rows: int, compiled: bool) -> Traffic:
+    """What scoring the last `LENGTH / 32` positions of so many windows of `LENGTH` tokens moves."""
+    torch._dynamo.reset()
+    model = GPT(config.model).eval()
+    model.compute_dtype = torch.bfloat16
+    traffic, last = Traffic(), LENGTH // 32
+    traffic.part = "scoring"
+    eager = Eager(traffic)
+    if compiled:
+        with counted_compilation(eager):
+            paths.scoring_graph(model, GPU, (rows, LENGTH, last))
+    tokens = torch.randint(3, config.model.vocab_size, (rows, LENGTH))
+
+    @torch.no_grad()
+    def work() -> None:
+        model.hidden_losses(model.hidden(tokens, last).flatten(0, 1), tokens[:, -last:].flatten())
+
+    work()  # compiles
+    traffic.bytes.clear(), traffic.kernels.clear()
+    with eager:
+        work()
+    return traffic
+
+
+def adapting(config: Config, documents: int, length: int) -> Traffic:
+    """What one step of the adapters moves, operation by operation: so many documents with a context of `length`."""
+    model = GPT(config.model).eval().requires_grad_(False)
+    model.compute_dtype = torch.bfloat16
+    adapters = Adapters(model, documents, config.ttt, torch.device("cpu"))
+    optimizer = torch.optim.AdamW(adapters.parameters, config.ttt.lora_lr, (0.0, 0.99), foreach=True)
+    traffic = Traffic()
+    traffic.part = "adapting"
+    tokens, chunk = torch.randint(3, config.model.vocab_size, (documents, length)), config.ttt.chunk_tokens
+    with adapters.active(), Eager(traffic):
+        hidden = model.hidden(tokens, chunk)
+        logits = model.logits(hidden) + adapters.on_logits(hidden)
+        F.cross_entropy(logits.flatten(0, 1), tokens[:, -chunk:].flatten()).backward()
+        optimizer.step()
+    return traffic
+
+
 def step(config: Config, rows: int, looped: bool, compiled: bool) -> tuple[Traffic, Traffic]:
     """What forward and backward of so many sequences move, and what the rest of the step does."""
     torch._dynamo.reset()
@@ -155,12 +211,8 @@ def step(config: Config, rows: int, looped: bool, compiled: bool) -> tuple[Traff
     passes.part, rest.part = "passes", "optimizer and averages"
     eager = Eager(passes)
     if compiled:
-        original = torch.compile
-        torch.compile = lambda part, dynamic=None: unseen(original(part, backend=counting(eager), dynamic=dynamic))
-        try:
-            paths.use_graph(model, Runtime(torch.device("cuda"), torch.bfloat16, 0, 1, 1, compile=True))
-        finally:
-            torch.compile = original
+        with counted_compilation(eager):
+            paths.use_graph(model, GPU)
     model.set_looped(looped)
     tokens = torch.randint(3, config.model.vocab_size, (rows, LENGTH))
     model.loss(tokens, tokens).backward()  # compiles
@@ -176,6 +228,14 @@ def step(config: Config, rows: int, looped: bool, compiled: bool) -> tuple[Traff
     return passes, rest
 
 
+def as_on_a_gpu() -> None:
+    """Make attention opaque and the loss's chunks as large as a GPU's."""
+    torch.set_num_threads(1)
+    attention.attend = lambda q, k, v, view, native=False: attend(q, k, v)
+    loss.CHUNK_TOKENS = 1 << 20  # a GPU takes 16,384 tokens at once
+    torch._dynamo.config.recompile_limit = 64
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="record")
@@ -185,11 +245,8 @@ def main() -> None:
     parser.add_argument("--looped", action="store_true", help="count the looped step only")
     parser.add_argument("--set", action="append", default=[], dest="settings")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    as_on_a_gpu()
     config = configs.load(options.preset, None, options.settings)
-    attention.attend = lambda q, k, v, view, native=False: attend(q, k, v)
-    loss.CHUNK_TOKENS = 1 << 20  # a GPU takes 16,384 tokens at once
-    torch._dynamo.config.recompile_limit = 64
     for looped in [options.looped] if options.looped else [False, True][: 1 + (config.model.loop_passes > 1)]:
         small, rest = step(config, 1, looped, not options.plain)
         large, _ = step(config, 2, looped, not options.plain)
