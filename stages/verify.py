@@ -335,10 +335,10 @@ class _Package:
         answer, shown = self._scored_text()[0], []
         for name, score in self.claimed["scores"].items():
             took = score.get("seconds")
-            if took is not None and float(took) > record.CAP_SECONDS:
-                raise _Untrue(f"{name} took {float(took):,.0f} s by the package's own account, over the limit of 600 s")
             machine = f"{int(score.get('world_size', 1))} x {score.get('device_name', score.get('device', 'unknown'))}"
             theirs = "no time is claimed" if took is None else f"claimed {float(took):,.0f} s on {machine}"
+            if took is not None and float(took) > record.CAP_SECONDS:
+                theirs += f", over the challenge's {record.CAP_SECONDS:.0f} s"
             if score.get("out_of_time"):
                 theirs += ", where the clock ended its learning"
             shown.append(f"{name}: {theirs}, {float(answer['scores'][name]['seconds']):,.0f} s here without a clock")

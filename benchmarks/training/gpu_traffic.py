@@ -1,6 +1,6 @@
 """Bytes through memory and kernels of one training step as a GPU runs it, counted from traced graphs. It needs no GPU.
 
-    python benchmarks/training/gpu_traffic.py [--tokens 98304] [--looped] [--plain] [--set KEY=VALUE]
+    python benchmarks/training/gpu_traffic.py [--tokens 98304] [--looped] [--plain] [--before CHANGE] [--set KEY=VALUE]
 
 Every part that `paths.use_graph` compiles on a GPU is traced by torch.compile, forward and backward, and lowered by
 inductor, whose own accounting (`GraphLowering.count_bytes`) gives the bytes and kernels of each fused graph; what runs
@@ -9,8 +9,8 @@ their inputs and outputs; attention is an opaque operation. Two small batches (1
 give the straight line by which the counts are taken to the size of a GPU's batch. Caches count nothing, so times from
 the bandwidth are what such kernels take on an H100 at best (2.6 TB/s of its 3.35 are reached in practice).
 
-The optimizer and averages are counted at the model's own size. The script takes any version of `use_graph`: run it
-before and after a change.
+The optimizer and averages are counted at the model's own size. `--before` counts the step as it was before a change:
+U-Net joins between compiled blocks, the loss's softmax with a scatter, embedding and end operation by operation.
 """
 
 import argparse
@@ -38,6 +38,7 @@ from pgolf.evaluate.ttt.lora import Adapters
 from pgolf.model import attention, loss, paths
 from pgolf.model.flops import training_flops_per_token
 from pgolf.model.gpt import GPT
+from pgolf.model.skips import join
 from pgolf.optim.average import Averages
 from pgolf.optim.flat import FlatParameters, parameter_groups
 from pgolf.optim.optimizer import Optimizer
@@ -48,6 +49,7 @@ VIEWS = {"view", "_unsafe_view", "reshape", "t", "transpose", "permute", "unsque
          "empty", "empty_like", "new_empty", "resize_", "lift_fresh"}  # fmt: skip
 """Operations that move nothing."""
 GPU = Runtime(torch.device("cuda"), torch.bfloat16, 0, 1, 1, compile=True)
+CHANGES = ("joins", "softmax", "ends")
 LENGTH = 64  # tokens of a counted sequence: with attention opaque, bytes per token do not depend on it
 
 
@@ -199,7 +201,30 @@ def adapting(config: Config, documents: int, length: int) -> Traffic:
     return traffic
 
 
-def step(config: Config, rows: int, looped: bool, compiled: bool) -> tuple[Traffic, Traffic]:
+def as_before(model: GPT, change: str) -> None:
+    """Undo one of the changes to a model's compiled parts."""
+    assert model.compiled is not None
+    if change == "ends":
+        model.compiled = model.compiled._replace(embedded=model.embedded, closed=model.closed)
+    elif change == "joins":
+
+        def block_after(block: Callable[..., Any]) -> Callable[..., Any]:
+            def run(x: Tensor, step: Any, view: Any, values: Any, last: int = 0, skip: Any = None) -> Any:
+                return block(x if skip is None else join(x, skip), step, view, values, last)
+
+            return run
+
+        def lanes_after(route: Any, block: Any, a: Tensor, *rest: Any) -> Any:
+            *given, skip = rest
+            return advance(route, block, a if skip is None else join(a, skip), *given)
+
+        advance = model.compiled.advance
+        model.compiled = model.compiled._replace(
+            blocks=[block_after(block) for block in model.compiled.blocks], advance=lanes_after
+        )
+
+
+def step(config: Config, rows: int, looped: bool, compiled: bool, before: str = "") -> tuple[Traffic, Traffic]:
     """What forward and backward of so many sequences move, and what the rest of the step does."""
     torch._dynamo.reset()
     torch.manual_seed(0)
@@ -213,6 +238,7 @@ def step(config: Config, rows: int, looped: bool, compiled: bool) -> tuple[Traff
     if compiled:
         with counted_compilation(eager):
             paths.use_graph(model, GPU)
+            as_before(model, before)
     model.set_looped(looped)
     tokens = torch.randint(3, config.model.vocab_size, (rows, LENGTH))
     model.loss(tokens, tokens).backward()  # compiles
@@ -242,14 +268,17 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=98_304, help="of one pass on one GPU")
     parser.add_argument("--bandwidth", type=float, default=2.6, help="TB/s")
     parser.add_argument("--plain", action="store_true", help="without torch.compile")
+    parser.add_argument("--before", default="", choices=CHANGES, help="count the step as it was before this change")
     parser.add_argument("--looped", action="store_true", help="count the looped step only")
     parser.add_argument("--set", action="append", default=[], dest="settings")
     options = parser.parse_args()
     as_on_a_gpu()
+    if options.before == "softmax":
+        torch.compiler.is_compiling = lambda: False  # the branch that scatters
     config = configs.load(options.preset, None, options.settings)
     for looped in [options.looped] if options.looped else [False, True][: 1 + (config.model.loop_passes > 1)]:
-        small, rest = step(config, 1, looped, not options.plain)
-        large, _ = step(config, 2, looped, not options.plain)
+        small, rest = step(config, 1, looped, not options.plain, options.before)
+        large, _ = step(config, 2, looped, not options.plain, options.before)
         more = options.tokens / LENGTH - 1  # sequences beyond the first
         total, lines = 0.0, []
         for part in sorted(large.bytes):
