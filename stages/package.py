@@ -45,8 +45,8 @@ def package(context: StageContext, source: Stage) -> Stage:
             for name, stage in scores.items():
                 if stage.manifest.details_as(ScoreDetails).get("out_of_time"):
                     context.reporter.message(
-                        f"{name} ended its learning by the clock, and the script has none: it gives another score, which "
-                        "verify cannot check; score again with more --seconds or --nproc"
+                        f"{name} ended its learning by the clock, and the script has none: it gives another score, "
+                        "which verify cannot check; score again with more --seconds or --nproc"
                     )
             tokenizer = source.ancestor("tokenize").file(TOKENIZER).read_bytes()
             with context.reporter.progress("code weights"):
