@@ -56,9 +56,17 @@ def test_whitespace_pieces_shorten_indentation():
     assert len(texts.whitespace().encode([document])[0]) < len(texts.plain().encode([document])[0])
 
 
+def test_merges_across_operators_and_spaces_make_fewer_tokens():
+    merged = texts.merged()
+    assert [piece for piece in merged.pieces if "\ue011".encode() in piece and len(piece) > 3]
+    assert [piece for piece in merged.pieces if b" " in piece.strip()]
+    counts = [sum(map(len, make().encode(texts.english(20)))) for make in (texts.merged, texts.caseops)]
+    assert counts[0] < 0.95 * counts[1]
+
+
 def test_caseops_is_read_from_the_model():
     assert texts.plain().caseops is None
-    assert texts.caseops().caseops.name == "leading"
+    assert texts.caseops().caseops.name == texts.merged().caseops.name == "leading"
     assert texts.reserved_caseops().caseops.name == "challenge"
 
 
