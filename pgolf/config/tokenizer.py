@@ -18,10 +18,7 @@ class TokenizerConfig:
     fuse_operators: bool = False
     """Add pieces of a space and a case operator to the CaseOps tokenizer that `--tokenizer` names (PR #2109)."""
     merge_operators: bool = False
-    """Let the trainer merge case operators, and characters of different scripts, into pieces: `.` with TITLE behind it,
-    `'s`."""
-    cross_word_pieces: bool = False
-    """Let the trainer merge across spaces: `▁of▁the`."""
+    """Let the trainer merge case operators with punctuation in front of them: `.` and TITLE as one piece."""
     whitespace_pieces: bool = False
     """Allow pieces made of several spaces; the challenge's byte table miscounts them, pgolf's byte table does not."""
     train_bytes: int = 100_000_000

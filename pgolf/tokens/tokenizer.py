@@ -194,8 +194,6 @@ def train(documents: Iterable[bytes], config: TokenizerConfig) -> Tokenizer:
             byte_fallback=True,
             # Or spaces fall back to its bytes where the train text has none.
             required_chars=SPACE_MARK + operators * config.merge_operators,
-            split_by_unicode_script=not config.merge_operators,
-            split_by_whitespace=not config.cross_word_pieces,
             normalization_rule_name="identity",
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,

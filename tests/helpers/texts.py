@@ -74,7 +74,7 @@ def caseops() -> Tokenizer:
 
 @functools.cache
 def merged() -> Tokenizer:
-    return train(english(), TokenizerConfig(vocab_size=330, caseops=True, merge_operators=True, cross_word_pieces=True))
+    return train(english(), TokenizerConfig(vocab_size=330, caseops=True, merge_operators=True))
 
 
 @functools.cache
