@@ -17,8 +17,6 @@ class TokenizerConfig:
     """Letter case as operator tokens before words, so that `The` and `the` share pieces (pgolf/tokens/caseops.py)."""
     fuse_operators: bool = False
     """Add pieces of a space and a case operator to the CaseOps tokenizer that `--tokenizer` names (PR #2109)."""
-    merge_operators: bool = False
-    """Let the trainer merge case operators with punctuation in front of them: `.` and TITLE as one piece."""
     whitespace_pieces: bool = False
     """Allow pieces made of several spaces; the challenge's byte table miscounts them, pgolf's byte table does not."""
     train_bytes: int = 100_000_000

@@ -180,7 +180,6 @@ def train(documents: Iterable[bytes], config: TokenizerConfig) -> Tokenizer:
     Raises PgolfError for a vocabulary that the text cannot fill, or one too small for its bytes and characters.
     """
     dialect = LEADING if config.caseops else None
-    operators = "".join(dialect.symbols) if dialect else ""
     model = io.BytesIO()
     try:
         spm.SentencePieceTrainer.train(
@@ -192,12 +191,11 @@ def train(documents: Iterable[bytes], config: TokenizerConfig) -> Tokenizer:
             split_digits=config.split_digits,
             allow_whitespace_only_pieces=config.whitespace_pieces,
             byte_fallback=True,
-            # Or spaces fall back to its bytes where the train text has none.
-            required_chars=SPACE_MARK + operators * config.merge_operators,
+            required_chars=SPACE_MARK,  # or spaces fall back to its bytes where the train text has none
             normalization_rule_name="identity",
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
-            user_defined_symbols=[] if config.merge_operators else list(operators),
+            user_defined_symbols=list(dialect.symbols) if dialect else [],
             pad_id=PAD_ID,
             bos_id=BOS_ID,
             eos_id=EOS_ID,

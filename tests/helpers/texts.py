@@ -73,11 +73,6 @@ def caseops() -> Tokenizer:
 
 
 @functools.cache
-def merged() -> Tokenizer:
-    return train(english(), TokenizerConfig(vocab_size=330, caseops=True, merge_operators=True))
-
-
-@functools.cache
 def whitespace() -> Tokenizer:
     documents = [b"if a:\n        b\n        c\n    d  e\n"] * 50 + english()
     return train(documents, TokenizerConfig(vocab_size=340, whitespace_pieces=True))
@@ -123,5 +118,5 @@ def _raw(sentences: list[str], **settings: object) -> Tokenizer:
     return Tokenizer(model.getvalue(), "test tokenizer")
 
 
-EXACT = [plain, caseops, merged, whitespace]
+EXACT = [plain, caseops, whitespace]
 EVERY = [*EXACT, without_space_piece, lossy, reserved_caseops]

@@ -1,7 +1,5 @@
 """Tokenizers trained here give every document back, byte for byte; others are known for what they lose."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import texts
@@ -58,17 +56,9 @@ def test_whitespace_pieces_shorten_indentation():
     assert len(texts.whitespace().encode([document])[0]) < len(texts.plain().encode([document])[0])
 
 
-def test_merged_operators_make_fewer_tokens():
-    documents = [document.replace(b".\n", b". The end. Of it.") for document in texts.english(20)]
-    settings = TokenizerConfig(vocab_size=290, caseops=True)
-    merged = train(documents, dataclasses.replace(settings, merge_operators=True))
-    assert ".\ue011".encode() in merged.pieces
-    assert sum(map(len, merged.encode(documents))) < sum(map(len, train(documents, settings).encode(documents)))
-
-
 def test_caseops_is_read_from_the_model():
     assert texts.plain().caseops is None
-    assert texts.caseops().caseops.name == texts.merged().caseops.name == "leading"
+    assert texts.caseops().caseops.name == "leading"
     assert texts.reserved_caseops().caseops.name == "challenge"
 
 
