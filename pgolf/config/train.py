@@ -29,12 +29,6 @@ class TrainConfig:
     """Batch size schedule: pairs [fraction of training, batch_tokens] in ascending order."""
     seq_schedule: tuple[tuple[float, ...], ...] = ()
     """Sequence length schedule: pairs [fraction of training, seq_len] in ascending order."""
-    noise_bits: float = 0.0
-    """Quantization noise on the matrices in the last part of training: that of this many bits per weight; 0: none."""
-    noise_from: float = 0.65
-    """Fraction of training from which there is quantization noise."""
-    noise_anneal: bool = False
-    """Let the noise fall linearly to 0 at the end, in place of constant noise."""
     holdout_tokens: int = 100_000
     """Size of the held-out slice at the end of the train stream, at most 5% of it; averages and settings are chosen on
     it."""
@@ -57,20 +51,11 @@ class TrainConfig:
         for name in ("iterations", "batch_tokens", "seq_len", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise PgolfError(f"train.{name} is {getattr(self, name)}; it must be at least 1")
-        for name in (
-            "seconds",
-            "micro_tokens",
-            "holdout_tokens",
-            "checkpoint_seconds",
-            "reserve_seconds",
-            "noise_bits",
-        ):
+        for name in ("seconds", "micro_tokens", "holdout_tokens", "checkpoint_seconds", "reserve_seconds"):
             if getattr(self, name) < 0:
                 raise PgolfError(f"train.{name} is {getattr(self, name)}; it cannot be negative")
         if self.seconds and self.reserve_seconds >= self.seconds:
             raise PgolfError(f"train.reserve_seconds is {self.reserve_seconds:g}; it must be less than train.seconds")
-        if not 0 <= self.noise_from < 1:
-            raise PgolfError(f"train.noise_from is {self.noise_from:g}; it must be from 0 up to below 1")
         if self.matmul not in MATMULS:
             raise PgolfError(f"train.matmul is {self.matmul!r}; choose one of {', '.join(MATMULS)}")
         for name in ("batch_schedule", "seq_schedule"):

@@ -1,7 +1,7 @@
 """One training run as an object: everything that changes from step to step, and the step."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,7 +18,6 @@ from pgolf.runtime import Runtime
 from pgolf.tokens.loader import Loader
 from pgolf.tokens.shards import TokenStream
 from pgolf.training.nonfinite import NotFinite, StepResult, Watch
-from pgolf.training.weight_noise import WeightNoise
 
 
 class Trainer:
@@ -29,8 +28,6 @@ class Trainer:
         self.flat = FlatParameters(model, parameter_groups(model, model.matrix_roles()))
         self.optimizer = Optimizer(self.flat, config.optim, runtime.world_rank, runtime.world_size)
         self.averages = Averages(self.flat.data, config.average)
-        noisy = config.train.noise_bits > 0
-        self.noise = WeightNoise(model, self.flat, loader.stream, config, runtime.world_rank) if noisy else None
         self.iteration = 0
         self.tokens = 0
         self.learning_rate = 0.0
@@ -68,8 +65,7 @@ class Trainer:
         tokens, targets = self._to_device(self._loader.batch(self.iteration, batch_tokens, seq_len, self.tokens))
         self._loader.prefetch(self.iteration + 1, batch_tokens, seq_len, self.tokens + batch_tokens)
         self._batches[self.iteration] = tokens, targets, fraction
-        with self.noise.applied(self.iteration, fraction) if self.noise else nullcontext():
-            self._gradient(tokens, targets, fraction)
+        self._gradient(tokens, targets, fraction)
         known = self._watch.push(self.iteration, self.flat.loss, self.optimizer.clip())
         self._update(fraction, batch_tokens)
         self.iteration += 1
@@ -171,8 +167,7 @@ class Trainer:
         self.averages.ema_steps, self.averages.tail_steps = values["ema_steps"], values["tail_steps"]
 
     def _tensors(self) -> dict[str, Tensor]:
-        noise = self.noise.state() if self.noise else {}
-        return {"weights": self.flat.data} | self.optimizer.state() | self.averages.state() | noise
+        return {"weights": self.flat.data} | self.optimizer.state() | self.averages.state()
 
     def _gradient(self, tokens: Tensor, targets: Tensor, fraction: float, alone: bool = False) -> None:
         """Fill the flat gradient and loss with the mean over the global batch; alone: with this rank's share of it.
