@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from pgolf import config as configs
 from pgolf.errors import PgolfError
-from pgolf.evaluate import scoring_order
+from pgolf.evaluate import mixture, scoring_order
 from pgolf.model.gpt import GPT
 from pgolf.progress import Silent
 from pgolf.runtime import Runtime
@@ -163,6 +163,16 @@ def test_two_processes_score_what_one_does(context: StageContext, trained: Stage
         )
 
 
+def test_a_mixture_beyond_the_limit_is_refused_with_its_estimate(
+    context: StageContext, trained: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mixture, "SECONDS_A_TOKEN", 2.0)
+    asked = named(context, "long", "evaluate.mixture=true")
+    with pytest.raises(PgolfError, match=r"the mixture of [\d,]+ tokens takes about [\d,]+ s and 0 GB on one core"):
+        eval_sliding(asked, trained)
+    assert not (context.run / "eval-sliding@long").exists()
+
+
 def test_other_documents_are_scored_with_the_runs_tokenizer(context: StageContext, trained: Stage) -> None:
     other = documents(context.run.parent / "other.jsonl", 2, 3)
     stage = eval_sliding(named(context, "other"), trained, Documents.of([other]))
@@ -189,6 +199,19 @@ def test_documents_are_whatever_tokenize_takes_and_compare_reads_them_in_the_sam
     (folder / "00.jsonl").write_text('{"body": "changed"}\n')
     with pytest.raises(PgolfError, match=r"texts has changed since .* was made from it"):
         compare.documents_of(stage)
+
+
+def test_compare_refuses_other_documents_of_the_same_length(context: StageContext, trained: Stage) -> None:
+    folder, made = context.run.parent, {}
+    for name, texts in {"ab": ["abc ", "hello "], "ba": ["hello ", "abc "], "other": ["abd ", "hello "]}.items():
+        file = folder / f"{name}.jsonl"
+        file.write_text("".join(json.dumps({"text": text * 20}) + "\n" for text in texts))
+        made[name] = eval_sliding(named(context, name), trained, Documents.of([file]))
+    again = eval_sliding(named(context, "again", "evaluate.stride=3"), trained, Documents.of([folder / "ab.jsonl"]))
+    assert compare.compare(Silent(), [made["ab"]], [again]).paired.documents == 2
+    for other in (made["ba"], made["other"]):
+        with pytest.raises(PgolfError, match="did not score the same documents in the same order"):
+            compare.compare(Silent(), [made["ab"]], [other])
 
 
 def test_ttt_improves_the_score_and_the_mixture_is_reported_separately(context: StageContext, trained: Stage) -> None:

@@ -21,7 +21,7 @@ from stages.package import package, requirements
 from stages.quantize import quantize
 from stages.reports import summary
 from stages.run import run
-from stages.verify import CANNOT, PASS, Options, answer_of, verify
+from stages.verify import CANNOT, PASS, SHOWN, Options, answer_of, verify
 
 
 @pytest.fixture
@@ -127,9 +127,13 @@ def test_script_holds_what_it_needs_and_no_screen(chain):
 
 
 def test_verify_passes_with_run_code(chain, copy):
-    true, reason = verdict(copy, chain, run_code=True)
-    assert true, reason
-    assert "script prints the claimed numbers" in reason
+    options = Options(val=chain.tokens.path, device="cpu", threads=1, run_code=True)
+    checks = verify(copy, options, Silent())
+    assert answer_of(checks) == PASS, checks
+    found = {check.what: check for check in checks}
+    assert "script prints the claimed numbers" in found["script"].detail
+    assert found["time"].answer == SHOWN
+    assert re.search(r"sliding: claimed \d+ s on 1 x .*, \d+ s here without a clock; ", found["time"].detail)
 
 
 @pytest.mark.parametrize(
@@ -209,6 +213,18 @@ def test_killed_package_leaves_nothing_half_written(chain, tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         package(context(tmp_path / "run"), chain.quantized)
     assert not (tmp_path / "run").exists()
+
+
+def test_scores_under_two_settings_are_not_packaged_and_the_mixture_is_no_setting(chain, tmp_path, context):
+    run_copy = Path(shutil.copytree(chain.packaged.path.parent, tmp_path / "run"))
+    model = stage_directory.open_stage(run_copy / "quantize")
+    eval_sliding(context(run_copy, evaluate={"stride": 7}), model)
+    with pytest.raises(PgolfError, match=r"eval-ttt and eval-sliding .*stride 16 and 7"):
+        package(context(run_copy), model)
+    assert stage_directory.open_stage(run_copy / "package").manifest_sha256 == chain.packaged.manifest_sha256
+    eval_sliding(context(run_copy, evaluate={"stride": 16, "mixture": True, "batch_windows": 3}), model)
+    true, why = verdict(package(context(run_copy), model).path, chain)
+    assert true, why
 
 
 def test_a_claimed_audit_is_repeated(chain, tmp_path, context):
