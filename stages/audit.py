@@ -148,6 +148,7 @@ def _run(case: _Case) -> dict[str, Any]:
     score = Score.from_nll(black_box.base.nll, case.token_bytes[1 : len(case.tokens)])
     crosses = subjects[0].claims.documents == ISOLATES_NOTHING
     in_order = bool((np.diff(black_box.base.order) >= 0).all())
+    mixing = adapts and config.ttt.mixing_lr > 0
     named = [_with_text(finding, tokenizer.pieces) for finding in findings]
     return {
         "source": case.source.label,
@@ -158,7 +159,7 @@ def _run(case: _Case) -> dict[str, Any]:
         "seed": black_box.seed,
         "power": black_box.power,
         "findings": [finding.to_dict() for finding in named],
-        "disputes": record.disputes(options.evaluator, adapts, config.evaluate, crosses, in_order),
+        "disputes": record.disputes(options.evaluator, adapts, config.evaluate, crosses, in_order, mixing),
         "metrics": score.metrics()
         | {
             "checks_passed": sum(finding.outcome == audits.PASSED for finding in findings),

@@ -136,7 +136,7 @@ def reported_score(
 
 
 def disputes(
-    evaluator: str, adapts: bool, settings: EvaluateConfig, crosses: bool, stream_order: bool
+    evaluator: str, adapts: bool, settings: EvaluateConfig, crosses: bool, stream_order: bool, mixing: bool
 ) -> list[dict[str, str]]:
     """Questions on which the field's judges disagree, with this evaluation's answers; reported, never decided."""
     counts = settings.mixture or settings.tilt_boost > 0
@@ -158,7 +158,7 @@ def disputes(
     if settings.tilt_boost:
         here = "an n-gram tilt from exact counts of scored tokens, normalized over the vocabulary (as #1514, #2135)"
         rows.append({"question": "statistics built at evaluation", "here": here})
-    if settings.mixture:
+    if settings.mixture or mixing:
         here = "a full distribution from exact counts of scored tokens; some judges allow it, some do not"
         rows.append({"question": "statistics built at evaluation", "here": here})
     if evaluator == "ttt":
