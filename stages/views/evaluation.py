@@ -113,7 +113,7 @@ def model_of(source: Stage, runtime: Runtime, settings: EvaluateConfig, learns: 
     time forward and backward."""
     model = load_model(source, runtime)
     rows, threads = (1, runtime.threads) if learns else (settings.batch_windows, 1)
-    paths_by_rule(model, runtime, Shape(rows, settings.seq_len, learns, threads))
+    paths_by_rule(model, runtime, Shape(rows, settings.seq_len, learns, threads), scoring=not learns)
     return model
 
 
