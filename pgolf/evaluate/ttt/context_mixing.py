@@ -79,10 +79,10 @@ class ContextMixing:
         size = len(tree.places)
         self._bos_id, self._rate = bos_id, rate
         sets = (size - 1, (LENGTHS + 1) * (LENGTHS + 2), DEPTHS * STEPS, size)
-        weights = [np.tile(np.array(START), (count, 1)) for count in sets]
-        self._mixers = _Mixers(
-            tree.nodes, tree.places, *weights, np.zeros((4, max(sets))), np.full((DEPTHS * STEPS, 4), 0.25)
-        )
+        by_node, by_length, by_odds, by_token = (np.tile(np.array(START), (count, 1)) for count in sets)
+        final = np.full((DEPTHS * STEPS, 4), 0.25)
+        times = np.zeros((4, max(sets)))
+        self._mixers = _Mixers(tree.nodes, tree.places, by_node, by_length, by_odds, by_token, times, final)
         self._stream, self._document = _counts(), _counts()
         self._recent = np.zeros(
             LENGTHS + 1, np.int64
