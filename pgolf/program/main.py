@@ -21,6 +21,7 @@ SETTINGS = "settings.json"
 
 def main(sources: Mapping[str, str]) -> None:
     """Run the command line. `sources`: the script's own modules, and its settings as JSON."""
+    config = Config.recorded(json.loads(sources[SETTINGS])["config"])
     parser = argparse.ArgumentParser(description="A packaged language model: score it, retrain it, read its code.")
     commands = parser.add_subparsers(dest="command", required=True)
     score = commands.add_parser("eval", help="bits per byte of a text")
@@ -29,15 +30,20 @@ def main(sources: Mapping[str, str]) -> None:
     score.add_argument("--model", type=Path, help="container to score")
     again = commands.add_parser("train", help="retrain, average and quantize; under torchrun on every rank")
     again.add_argument("--data", type=Path, required=True, help="folder of train shards")
-    again.add_argument("--out", type=Path, default=Path("model.pgz"), help="the new container, not there yet")
+    again.add_argument(
+        "--out",
+        type=Path,
+        default=Path("model.pgz"),
+        help="the new container; its log is beside it",
+    )
     again.add_argument("--iterations", type=int, help="stop after this many, without a clock")
+    again.add_argument("--seed", type=int, default=config.seed)
     for command in (score, again):
         command.add_argument("--tokenizer", type=Path)
         command.add_argument("--device", default="auto", help="auto, cpu or cuda")
         command.add_argument("--threads", type=int, default=0)
     commands.add_parser("source", help="write the code out").add_argument("folder", type=Path)
     given = parser.parse_args()
-    config = Config.recorded(json.loads(sources[SETTINGS])["config"])
     try:
         if given.command == "source":
             write_out(sources, given.folder)
@@ -58,6 +64,7 @@ def _train(given: Any, config: Config) -> None:
     if given.iterations is not None:
         train = dataclasses.replace(config.train, iterations=given.iterations, seconds=0.0)
         config = dataclasses.replace(config, train=train)
+    config = dataclasses.replace(config, seed=given.seed)
     retrain(given.data, given.out, config, runtimes.choose(given.device, given.threads))
 
 
@@ -78,7 +85,11 @@ def _score(given: Any, config: Config) -> None:
     model = scoring.load_model(model_file.read_bytes(), config.model, runtime)
     result = scoring.score(model, text, config.evaluate, config.ttt if given.ttt else None, runtime)
     if runtime.is_main:
-        print(json.dumps(result.metrics()))
+        print(line := json.dumps(result.metrics()))
+        log = model_file.with_suffix(".log")
+        if log.exists():
+            with log.open("a") as file:
+                print(*sys.argv[1:], line, file=file)
 
 
 def write_out(sources: Mapping[str, str], folder: Path) -> None:
