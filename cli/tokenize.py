@@ -30,8 +30,8 @@ def add_to(app: typer.Typer) -> None:
             str | None,
             typer.Option(
                 metavar="REPO",
-                help="Repository, folder or URL with the challenge's shards to fetch, such as kevclark/parameter-golf "
-                "or romeerp/parameter-golf-caseops-v1.",
+                help="Where to fetch the challenge's shards: willdepueoai/parameter-golf, kevclark/parameter-golf, "
+                "romeerp/parameter-golf-caseops-v1, a folder or a URL.",
             ),
         ] = None,
         variant: Annotated[

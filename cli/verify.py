@@ -17,7 +17,7 @@ def add_to(app: typer.Typer) -> None:
     def verify(
         common: Common,
         folder: Annotated[
-            Path, typer.Argument(metavar="FOLDER", help="Package, or a run that holds one; it is not trusted.")
+            Path, typer.Argument(metavar="FOLDER", help="Package, or a run with one; it is not trusted.")
         ],
         val: Annotated[
             Path | None,

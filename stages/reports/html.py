@@ -63,7 +63,9 @@ def _written(stages: Sequence[Stage], runtime: Runtime) -> list[str]:
     """Three lines by the run's model, where its payload and the val text are here."""
     tokens = _main(stages, "tokenize")
     model = next(filter(None, (_main(stages, kind) for kind in kinds.MODELS)), None)
-    return [] if tokens is None or model is None else summary.continued(model, tokens, runtime)
+    if tokens is None or model is None or kinds.TOKENIZER not in tokens.manifest.outputs:
+        return []
+    return summary.continued(model, tokens, runtime)
 
 
 def render(run: str, stages: Sequence[Stage], written: Sequence[str] = ()) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from typer.testing import CliRunner
 from cli.main import app
 from pgolf.config import catalog
 from pgolf.errors import PgolfError
+from pgolf.store import stage_directory
 from stages.reports import runs_table
+from stages.views import repeat
 
 
 @pytest.fixture
@@ -129,6 +132,33 @@ def test_only_variants_that_nothing_was_made_from_are_removed(artifacts):
     assert (run / "train" / "model.safetensors").is_file()
     wrong = pgolf("clean", "lefa", "--artifacts", artifacts, "--run", "one")
     assert wrong.exit_code == 2
+
+
+@pytest.mark.parametrize("label", ["eval-sliding", "eval-sliding@float", "eval-ttt", "eval-sliding@other"])
+def test_the_line_that_repeats_a_score_repeats_it(artifacts, documents, tmp_path, monkeypatch, label):
+    monkeypatch.chdir(artifacts)
+    if label.endswith("@other"):
+        named = ("--documents", documents[1], "--name", "other", "--set", "evaluate.stride=8")
+        assert pgolf("eval-sliding", "--artifacts", ".", "--run", "one", *named).exit_code == 0
+    stage = stage_directory.open_stage(Path("one") / label)
+    done = pgolf(*shlex.split(repeat.command(stage))[1:])
+    assert done.exit_code == 0, done.output
+    made = stage_directory.open_stage(Path("one") / label)
+    assert made.manifest.command != stage.manifest.command
+    for name in ("bits_per_byte", "tokens_scored"):
+        assert made.manifest.metrics[name] == stage.manifest.metrics[name]
+    # The line is printed whole, to be copied.
+    assert f"repeat it: {repeat.command(made)}\n" in done.stdout
+
+
+def test_a_report_of_a_package_alone_is_beside_it(chain, tmp_path):
+    alone = Path(shutil.copytree(chain.packaged.path, tmp_path / "sent package"))
+    pgolf_look("report", alone)
+    page = (tmp_path / "sent package.html").read_text()
+    assert f"{chain.packaged.manifest.details['ledger']['counted_bytes']:,}" in page
+    refused = pgolf("report", alone)
+    assert (refused.exit_code, "exists" in refused.stderr) == (2, True)
+    assert pgolf("report", "--from", alone).exit_code == 2
 
 
 def test_a_lineage_file_is_read_like_the_run(artifacts, chain, tmp_path):
