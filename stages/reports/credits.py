@@ -28,6 +28,7 @@ _ALWAYS: tuple[tuple[str, str, _Used], ...] = (
     ("canon_layers", "arXiv 2512.17351", lambda c: c.model.canon_taps > 0),
     ("copy_heads", "arXiv 2401.12973", lambda c: bool(c.model.copy_orders)),
     ("asymmetric_softcap", "PR #1923", lambda c: c.model.asymmetric_softcap),
+    ("ngram_tilt", "PR #1514, #2135", lambda c: c.evaluate.tilt_boost > 0),
     ("gptq", "arXiv 2210.17323, @clarkkev (PR #1394)", lambda c: c.quantize.method == "gptq"),
     ("waterfilling", "arXiv 2603.04956, 2505.22988", lambda c: c.quantize.method in ("waterfill", "trellis")),
     ("trellis", "dependent quantization, ISO/IEC 15938-17", lambda c: c.quantize.method == "trellis"),
