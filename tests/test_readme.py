@@ -7,11 +7,14 @@ looked up instead of run (this very test is part of one of them).
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import typed
 import typer
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import pgolf
@@ -104,6 +107,9 @@ def test_commands_run_in_order(folder, monkeypatch):
         ("ema-finalize", "train runs again"),
     ]
     assert CliRunner().invoke(app, ["inspect"]).exit_code == 0
+    # What the examples name besides the run: a checkpoint of another program, and a record.
+    torch.save(load_file(run / "train" / "model.safetensors"), "final_model.pt")
+    shutil.copytree(next(Path("records").iterdir()), "records/2026-03-17_NaiveBaseline")
     # The examples of every command's help, in the order of the commands.
     for command in typer.main.get_command(app).commands.values():
         for example in getattr(command, "examples", ()):

@@ -261,6 +261,7 @@ def log(seed: Seed) -> str:
     lines.append("Hyperparameters of quantization and evaluation:")
     lines += [f"  {section}.{key}: {value}" for section in later for key, value in recorded[section].items()]
     environment = seed.best.manifest.environment
+    lines.append(f"val_tokens:{seed.best.manifest.metrics['tokens_scored']}")
     lines.append(f"hardware:{hardware(environment)} torch:{environment['torch']}")
     if seed.float_score is not None:
         lines.append(_scored("diagnostic pre-quantization", seed.float_score))
