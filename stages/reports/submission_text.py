@@ -51,7 +51,7 @@ def readme(
         "normalized and made before its tokens were learned from is listed when `pgolf audit` tested it.",
         "## How to run",
         "```\n" + "\n".join(_run_lines(seeds[0])) + "\n```",
-        f"FOLDER_OF_SHARDS is what this command wrote: `{shlex.join(_command(seeds[0]))}`. The weights are not in this "
+        f"FOLDER_OF_SHARDS is what this command wrote: `{tokenizing(seeds[0])}`. The weights are not in this "
         "folder: `train` makes them in `model.pgz`, with its log in `model.log`, to which `eval` adds its score. "
         f"`train --seed N` trains another seed than {seeds[0].number}. The script is packed; "
         "`python train_gpt.py source FOLDER` writes its code out.",
@@ -88,9 +88,10 @@ def is_registered(tokens: Stage) -> bool:
     return any("_val_" in role for role in tokens.manifest.inputs)
 
 
-def _command(seed: "Seed") -> list[str]:
+def tokenizing(seed: "Seed") -> str:
+    """The command line that made the shards."""
     words = seed.package.ancestor("tokenize").manifest.command
-    return [PurePath(word).name for word in words[:1]] + words[1:]
+    return shlex.join([PurePath(word).name for word in words[:1]] + words[1:])
 
 
 def _text(seed: "Seed") -> str:

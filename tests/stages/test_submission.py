@@ -72,6 +72,7 @@ def test_figures_come_from_the_manifests(chain, seed, tmp_path):
     assert "is not the challenge's FineWeb" in readme
     assert "val.jsonl`" in readme
     assert "[--ttt]" not in readme
+    assert entry["reproducibility_notes"].startswith("pgolf makes the shards")
     assert entry["attribution"]["muon"].startswith("Keller Jordan")
     assert "| dynamic_evaluation | arXiv 1709.07432 |" in readme
     for default in ("num_heads = 2", "logit_softcap = 30.0", "method = trellis", "matrix_lr = 0.026"):
