@@ -115,7 +115,8 @@ def test_commands_run_in_order(folder, monkeypatch):
         for example in getattr(command, "examples", ()):
             small = typed.assignments(*SMALL) if example.split()[1] in ("run", "train") else []
             result = typed.pgolf(*shlex.split(example)[1:], *small)
-            assert result.exit_code == 0, f"{example}\n{result.output}"
+            # The log of a text of one's own contradicts the challenge's counts.
+            assert result.exit_code == (1 if example.startswith("pgolf screen") else 0), f"{example}\n{result.output}"
     # `pgolf clean short --force` was among them: the variant is gone, unless a report or a lineage was made from it.
     assert not (run / "train@short").exists() or "was made from it" in typed.pgolf("clean", "short").output
 

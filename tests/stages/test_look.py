@@ -47,6 +47,12 @@ def test_every_run_and_variant_is_a_row(artifacts, chain):
     lines = pgolf_look("runs", "--artifacts", artifacts, "--csv", "--sort", "run").splitlines()
     assert lines[0].split(",")[:2] == ["run", "date"]
     assert [line.split(",")[0] for line in lines[1:]] == ["one", "one@float", "two", "two@float"]
+    newer = artifacts / "two" / "train" / "manifest.json"
+    newer.write_text(newer.read_text().replace('"schema": 1', '"schema": 99'))
+    faults: list[str] = []
+    assert {row.run for row in runs_table.rows(artifacts, "run", faults.append)} == set(rows)
+    assert len(faults) == 1
+    assert "two/train/manifest.json has schema 99" in faults[0]
     with pytest.raises(PgolfError, match="no column 'byts'; did you mean bytes"):
         runs_table.rows(artifacts, "byts")
     with pytest.raises(PgolfError, match="holds no run"):
