@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 from pgolf.errors import PgolfError
 from pgolf.runtime import Runtime
-from pgolf.store import kinds, lineage, runs
+from pgolf.store import kinds, lineage, lineage_file, runs
 from pgolf.store.stage_directory import Stage
 from stages.audit import REPORT as AUDIT_FILE
 from stages.context import StageContext
@@ -50,12 +50,7 @@ def html_report(context: StageContext) -> Stage:
 
 def page(title: str, stages: Sequence[Stage], path: Path) -> Path:
     """Write the page of stages that are no run of one's own. Raises PgolfError when the file exists."""
-    text = render(title, stages)
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise PgolfError(f"{path} exists; move it away first") from error
+    lineage_file.write_new(path, render(title, stages), "move it away first")
     return path
 
 
