@@ -8,13 +8,13 @@ from cli.common import Common, command
 
 
 def add_to(app: typer.Typer) -> None:
-    @command(app, "prove")
+    @command(app, "prove", examples=("pgolf prove --score sliding --tokens 500",))
     def prove(
         common: Common,
         score: Annotated[str, typer.Option(help="sliding or ttt, where the run has both scores.")] = "",
         tokens: Annotated[int, typer.Option(min=0, help="Prove only this many tokens from the beginning; 0: all.")] = 0,
     ) -> None:
-        """Code the scored text into the bits that the score claims, and decode it without the text."""
+        """Code the text into the bits that its score claims, and decode it."""
         from pgolf.errors import PgolfError
         from pgolf.store import kinds
         from stages.prove import prove as run
