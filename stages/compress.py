@@ -24,13 +24,14 @@ class Done:
     compressed: Compressed | None = None
 
 
-def compress(context: StageContext, source: Stage, file: Path, output: Path | None) -> Done:
-    """Write `file` compressed, as `<file>.pgt` unless `output` names another place."""
+def compress(context: StageContext, source: Stage, file: Path, output: Path | None, learns: bool = False) -> Done:
+    """Write `file` compressed, as `<file>.pgt` unless `output` names another place; learns: with test-time training."""
     target = _free(output or file.with_name(file.name + text_file.SUFFIX), context.force)
     text = _read(file)
     model, tokenizer = _model_and_tokenizer(context, source)
     settings = CompressSettings(seq_len=training_length(source))
-    found = texts.compress(text, model, tokenizer, settings, context.reporter)
+    ttt = context.config.ttt if learns else None
+    found = texts.compress(text, model, tokenizer, settings, context.reporter, ttt)
     _write(target, found.data)
     return Done(target, source, found)
 

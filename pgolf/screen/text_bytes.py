@@ -96,6 +96,16 @@ def coverage(record: Record) -> Iterator[Check]:
             yield Check("documents", AGREES if whole else CONTRADICTS, text, (log.where(documents),))
 
 
+def other_text(record: Record) -> Iterator[Check]:
+    """A README that counts other val tokens than the logs in the folder: the logs may be of another state (#2109)."""
+    counted = {int(tokens.value) for log in record.logs if (tokens := log.last("tokens"))}
+    for number, line in enumerate(record.readme.splitlines(), 1):
+        named = {int(found.replace(",", "")) for found in re.findall(r"val_tokens[\W_]{1,5}(\d[\d,]{6,}\d)", line)}
+        if counted and (others := named - counted):
+            finding = f"README counts {min(others):,} val tokens, the logs here {min(counted):,}: of another state?"
+            yield Check("val tokens in README", CANNOT_TELL, finding, (f"README.md:{number}",))
+
+
 def overlap(record: Record) -> Iterator[Check]:
     """Signs in the files of training text inside the validation split; only the documents could prove either."""
     for text in record.scripts:

@@ -18,11 +18,13 @@ from cli.main import app
 from pgolf import config as configs
 from pgolf import runtime
 from pgolf.audit import evaluators
+from pgolf.audit.text import round_trips
 from pgolf.errors import CheckFailed, PgolfError
 from pgolf.evaluate.evaluator import Trace
 from pgolf.model.gpt import GPT
 from pgolf.progress import Silent
 from pgolf.store.manifest import hash_file
+from pgolf.store.stage_directory import open_stage
 from stages import audit as audits
 from stages.audit import AuditOptions, audit
 from stages.context import StageContext
@@ -228,6 +230,94 @@ def test_inspect_checks_the_order_of_scoring(run, tmp_path):
     result = CliRunner().invoke(app, ["inspect", "--check", "--json", "--from", str(forged)])
     assert result.exit_code == 1
     assert "learned from it" in " ".join(json.loads(result.stdout)["problems"])
+
+
+@pytest.fixture
+def copied(run, tmp_path):
+    """(context, trained) of a copy of the run, whose files may be forged."""
+    context, _ = run
+    shutil.copytree(context.run.parent, tmp_path / "copy")
+    copy = context.replace(run=tmp_path / "copy" / context.run.name)
+    return copy, open_stage(copy.run / "train")
+
+
+def forge(stage, name, change):
+    """Change a payload file's text, and its hash in the manifest as a forger would."""
+    file = stage / name
+    file.write_text(change(file.read_text()))
+    facts = json.loads((stage / "manifest.json").read_text())
+    facts["outputs"][name] = dataclasses.asdict(hash_file(file))
+    (stage / "manifest.json").write_text(json.dumps(facts))
+
+
+def without(text, words):
+    return "".join(line for line in text.splitlines(True) if not line.startswith(words))
+
+
+def early(text):
+    """Every update one step before the scores that it learns from."""
+    rows = [line.split(",") for line in text.splitlines()]
+    return "".join(
+        ",".join([*row[:3], str(max(0, int(row[3]) - 64)), row[4]] if row[0] == "learn" else row) + "\n" for row in rows
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: without(text, "learn,"), "lists 0 updates"),
+        (lambda text: without(text, "learn-each"), "is missing, though made by the evaluation"),
+        (early, "that learned from it"),
+        (lambda text: text.replace("score-each,1,", "score-each,2,"), "target 1 is scored 0 times"),
+        (lambda text: text + "score,5,5,3,0\n", "scored 2 times"),
+        (lambda text: "what,first\n", "not a table of the intervals"),
+        (lambda text: text + "learn,1,200,1000000,1\n" * 99999, "not a table of the intervals"),
+    ],
+)
+def test_audit_refuses_a_forged_order(copied, change, words):
+    context, trained = copied
+    forge(context.run / "eval-ttt", "order.csv", change)
+    with pytest.raises(CheckFailed, match=rf"order on record \(A9\) failed: eval-ttt: .*{words}"):
+        audit(context, trained, dataclasses.replace(OPTIONS, evaluator="ttt", tokens=400))
+
+
+def test_audit_agrees_with_the_true_order(run):
+    context, trained = run
+    options = dataclasses.replace(OPTIONS, evaluator="ttt", tokens=400)
+    report = report_of(audit(context, trained, options))
+    rows = {row["check"]: row for row in report["findings"]}
+    assert rows["order on record"]["outcome"] == "passed"
+    assert rows["order on record"]["numbers"]["compared_with_the_audit"] == 399 - 32 - 64
+    assert rows["tokenizer's proof"]["outcome"] == "passed"
+    assert rows["tokenizer's proof"]["numbers"]["documents"] == 8
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"changed_documents": 0', '"changed_documents": 3', "changed documents of val are 3"),
+        ('"sha256": "', '"sha256": "0', "of another tokenizer"),
+        ('"lossless": true', '"lossless": false', "against its own counts"),
+        ('"splits"', '"parts"', "makes no sense"),
+        ("{", "", "makes no sense"),
+    ],
+)
+def test_a_forged_proof_of_the_tokenizer_fails(run, old, new, words):
+    context, _ = run
+    tokens = open_stage(context.run / "tokenize")
+    text = tokens.file("tokenizer_proof.json").read_text()
+    changed = new.join(text.rsplit(old, 1))
+    try:
+        proof = json.loads(changed)
+    except ValueError:
+        proof = "not JSON"
+    digest = hash_file(tokens.file("tokenizer.model")).sha256
+    val = tokens.manifest.details["val"]
+    facts = {"documents": 8, "bytes": val["bytes"], "tokens": val["tokens"], "changed_documents": 0}
+    assert round_trips(json.loads(text), digest, facts).outcome == "passed"
+    found = round_trips(proof, digest, facts)
+    assert found.failed
+    assert words in found.summary
 
 
 def test_report_is_one_file_that_needs_nothing(run):
