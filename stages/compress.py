@@ -26,7 +26,7 @@ class Done:
 
 def compress(context: StageContext, source: Stage, file: Path, output: Path | None, learns: bool = False) -> Done:
     """Write `file` compressed, as `<file>.pgt` unless `output` names another place; learns: with test-time training."""
-    target = _free(output or file.with_name(file.name + text_file.SUFFIX), context.force)
+    target = _free(output or file.with_name(file.name + text_file.SUFFIX), file, context.force)
     text = _read(file)
     model, tokenizer = _model_and_tokenizer(context, source)
     settings = CompressSettings(seq_len=training_length(source))
@@ -40,7 +40,7 @@ def decompress(context: StageContext, source: Stage, file: Path, output: Path | 
     """Write the text of a compressed file, without `.pgt` in its name unless `output` names another place."""
     if output is None and file.suffix != text_file.SUFFIX:
         raise PgolfError(f"{file} does not end in {text_file.SUFFIX}; name the file to write with --output")
-    target = _free(output or file.with_suffix(""), context.force)
+    target = _free(output or file.with_suffix(""), file, context.force)
     data = _read(file)
     text_file.read(data, str(file))  # a damaged file is refused before the model is loaded
     model, tokenizer = _model_and_tokenizer(context, source)
@@ -52,9 +52,17 @@ def _model_and_tokenizer(context: StageContext, source: Stage) -> tuple[GPT, Tok
     return load_model(source, context.runtime), token_stages.tokenizer_of(source.ancestor("tokenize"))
 
 
-def _free(target: Path, force: bool) -> Path:
+def _free(target: Path, source: Path, force: bool) -> Path:
+    """The target, if a file can be written there; found out before hours of work."""
+    remedy = "name another file with --output"
+    if target.resolve() == source.resolve():
+        raise PgolfError(f"{target} is the file to read; {remedy}")
+    if os.path.lexists(target) and (target.is_symlink() or not target.is_file()):
+        raise PgolfError(f"{target} is not a plain file, so it is not replaced; {remedy}")
     if target.exists() and not force:
-        raise PgolfError(f"{target} is there already; name another file with --output, or replace it with --force")
+        raise PgolfError(f"{target} is there already; {remedy}, or replace it with --force")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise PgolfError(f"cannot write into {target.parent}: no such folder, or no permission; {remedy}")
     return target
 
 

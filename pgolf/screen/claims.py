@@ -23,6 +23,18 @@ class Check:
     """Places as `file:line`, or names of files."""
 
 
+def agrees(name: str, finding: str, *evidence: str) -> Check:
+    return Check(name, AGREES, finding, evidence)
+
+
+def contradicts(name: str, finding: str, *evidence: str) -> Check:
+    return Check(name, CONTRADICTS, finding, evidence)
+
+
+def cannot_tell(name: str, finding: str, *evidence: str) -> Check:
+    return Check(name, CANNOT_TELL, finding, evidence)
+
+
 def claims_by_seed(record: Record) -> dict[str, dict[str, Any]]:
     for key in ("seed_results", "seeds"):
         found = record.claims.get(key)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 _SCORE = re.compile(
     r"^\s*(?P<tag>[A-Za-z][\w +:()./-]*?)[\s:]+val_loss[:=]\s*(?P<loss>\d+\.\d+)\s+val_bpb[:=]\s*(?P<bpb>\d+\.\d+)"
 )
+_BARE = re.compile(r"^\s*(?P<tag>[\w ():./-]*\bbpb\b[\w ()./-]*)[:=]\s*(?P<bpb>\d\.\d{4,})\s*$", re.IGNORECASE)
 _DURING = re.compile(r"^(step|warmup|iter|epoch)\b|^\d")
 _EVAL_TIME = re.compile(r"(?:eval_time|elapsed)[:=]\s*([\d.]+)\s*(ms|s)\b")
 _TOKENS = re.compile(r"(?:val_tokens:|Validation tokens:|val_loader:.*\btokens:)\s*([\d,]+)\s*$")
@@ -57,6 +58,8 @@ class ScoreLine:
 class Log:
     name: str
     scores: list[ScoreLine] = field(default_factory=list)
+    bare: dict[str, list[Value]] = field(default_factory=dict)
+    """Bits per byte without a loss, by what the line calls them; #1545 prints nothing else."""
     values: dict[str, list[Value]] = field(default_factory=dict)
     """By kind: tokens, documents, train_shards, total_bytes, code_bytes, raw_code_bytes, model_bytes, seed, steps,
     within_gate, word_gate, and in seconds train_seconds, eval_seconds, production_seconds."""
@@ -95,6 +98,8 @@ def parse_log(name: str, text: str) -> Log:
             log.scores.append(ScoreLine(score["tag"], score["loss"], score["bpb"], number, seconds))
             if seconds is not None:
                 note("eval_seconds", str(seconds), number)
+        elif bare := _BARE.match(line):
+            log.bare.setdefault(bare["tag"].strip(), []).append(Value(float(bare["bpb"]), number))
         if tokens := _TOKENS.search(line):
             note("tokens", tokens[1], number)
         for kind, pattern in _PATTERNS.items():
