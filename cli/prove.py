@@ -14,7 +14,8 @@ def add_to(app: typer.Typer) -> None:
         score: Annotated[str, typer.Option(help="sliding or ttt, where the run has both scores.")] = "",
         tokens: Annotated[int, typer.Option(min=0, help="Prove only this many tokens from the beginning; 0: all.")] = 0,
         documents: Annotated[
-            list[str] | None, typer.Option(help="The scored text, for a package (--from) without its run.")
+            list[str] | None,
+            typer.Option(metavar="FILE...", help="The scored text, for a package (--from) without its run."),
         ] = None,
         text_field: Annotated[str, typer.Option(help="Field of a document's text in JSON lines.")] = "text",
     ) -> None:
