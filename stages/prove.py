@@ -120,23 +120,23 @@ def _of_evaluation(source: Stage) -> _Claim:
 
 
 def _of_package(source: Stage, score: str) -> _Claim:
-    claimed = source.manifest.details_as(PackageDetails)["claims"]
-    scores = claimed["scores"]
-    name = score or next((one for one in ("ttt", "sliding") if one in scores), "")
-    if name not in scores:
-        raise PgolfError(f"{source.path} claims no {name or 'score'}; it claims {', '.join(scores) or 'nothing'}")
     try:
-        config = configs.recorded(scores[name]["settings"])
-        evaluation = Evaluation(config.evaluate, config.ttt if name == "ttt" else None)
-        bits, text = float(scores[name]["bits_per_byte"]), dict(claimed["text"])
-    except (KeyError, TypeError, ValueError) as error:
+        claimed = source.manifest.details_as(PackageDetails)["claims"]
+        scores, text = dict(claimed["scores"]), dict(claimed["text"])
+        name = score or next((one for one in ("ttt", "sliding") if one in scores), "")
+        if name not in scores:
+            shown = ", ".join(scores) or "nothing"
+            raise PgolfError(f"{source.path} claims no {name or 'score'}; it claims {shown}")
+        bits, config = float(scores[name]["bits_per_byte"]), configs.recorded(scores[name]["settings"])
+        if not 0 < bits < math.inf or config.evaluate.seq_len < 1:
+            raise ValueError(f"{bits} bits per byte in windows of {config.evaluate.seq_len} tokens")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PgolfError(f"{source.path} has claims that make no sense ({error!r}); pgolf verify checks it") from error
-    if evaluation.evaluate.seq_len < 1:
-        raise PgolfError(f"{source.path} does not state the window of its {name} score; package the run again")
     try:
         scored = source.parent(f"eval-{name}")
-    except PgolfError:
+    except PgolfError:  # it was sent without its run
         scored = None
+    evaluation = Evaluation(config.evaluate, config.ttt if name == "ttt" else None)
     return _Claim(name, source, evaluation, bits, scored, text)
 
 
@@ -165,7 +165,7 @@ def _claimed_of(claim: _Claim, text: Text, count: int) -> float:
     if len(bits) != len(text.tokens) - 1:
         raise PgolfError(f"{claim.scored.path} scores {len(bits):,} tokens, the text has {len(text.tokens) - 1:,}")
     total = float(bits.sum()) / int(text.token_bytes[1:].sum())
-    if not abs(claim.bits_per_byte / total - 1) <= 1e-5:  # the scores are kept in float32
+    if not abs(claim.bits_per_byte - total) <= 1e-5 * total:  # the scores are kept in float32
         raise CheckFailed(
             f"{claim.bits_per_byte:.5f} bits per byte are claimed, the scores per token sum to {total:.5f}"
         )

@@ -100,7 +100,7 @@ def bits_per_byte(code_bytes: int, text_bytes: int) -> float:
 
 def agrees(coded: float, claimed: float, code_bytes: int) -> bool:
     """True if two scores in bits per byte agree to TOLERANCE, with an allowance for the last words of a short code."""
-    return abs(coded / claimed - 1) <= TOLERANCE + 16 / max(code_bytes, 1)
+    return abs(coded - claimed) <= claimed * (TOLERANCE + 16 / max(code_bytes, 1))
 
 
 def _counter(bar: Any) -> range_coding.OnStep:

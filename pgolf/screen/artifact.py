@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterable, Iterator
 
 from pgolf.screen import reference, script
-from pgolf.screen.claims import AGREES, CANNOT_TELL, CONTRADICTS, Check, as_number, claims_by_seed, logs_of
+from pgolf.screen.claims import Check, agrees, as_number, cannot_tell, claims_by_seed, contradicts, logs_of
 from pgolf.screen.folder import Record
 from pgolf.screen.log import Log
 
@@ -22,10 +22,10 @@ def artifact_bytes(record: Record) -> Iterator[Check]:
         name, (log, total) = f"seed {seed}: artifact bytes", totals[-1]
         hits = [log.where(total) for log, total in totals if int(total.value) == int(value)]
         if hits:
-            yield Check(name, AGREES, f"{value:,} as in the log", (hits[-1],))
+            yield agrees(name, f"{value:,} as in the log", hits[-1])
         else:
             text = f"claims {value:,}{_alone(int(value), [log])}; its log has {total.value:,.0f}"
-            yield Check(name, CONTRADICTS, text, (record.claims_name, log.where(total)))
+            yield contradicts(name, text, record.claims_name, log.where(total))
     claimed = next((key for key in _TOTALS if as_number(record.claims.get(key))), None)
     printed = [(log, last) for log in record.logs if (last := log.last("total_bytes"))]
     if claimed is None or not printed:
@@ -33,13 +33,13 @@ def artifact_bytes(record: Record) -> Iterator[Check]:
     total_claimed, here = int(record.claims[claimed]), record.claim_line(claimed)
     numbers = [int(last.value) for _, last in printed]
     if total_claimed in numbers:
-        yield Check(claimed, AGREES, f"{total_claimed:,} is one of the logs' totals", (here,))
+        yield agrees(claimed, f"{total_claimed:,} is one of the logs' totals", here)
     elif abs(total_claimed - statistics.mean(numbers)) <= 1:
-        yield Check(claimed, AGREES, f"{total_claimed:,} is the mean of the logs' totals", (here,))
+        yield agrees(claimed, f"{total_claimed:,} is the mean of the logs' totals", here)
     else:
         shown = ", ".join(f"{number:,}" for number in numbers)
         text = f"claims {total_claimed:,}{_alone(total_claimed, record.logs)}; the logs have {shown}"
-        yield Check(claimed, CONTRADICTS, text, (here, *(log.where(last) for log, last in printed)))
+        yield contradicts(claimed, text, here, *(log.where(last) for log, last in printed))
 
 
 def _alone(size: int, logs: Iterable[Log]) -> str:
@@ -62,12 +62,12 @@ def code_bytes(record: Record) -> Iterator[Check]:
     log, code = counted[-1]
     value, raw, place = int(code.value), log.last("raw_code_bytes"), (log.where(code), "train_gpt.py")
     if value in (main, sum(files.values())):
-        yield Check("code bytes", AGREES, f"the {value:,} bytes counted are on disk", place)
+        yield agrees("code bytes", f"the {value:,} bytes counted are on disk", *place)
         return
     packed = raw is not None and int(raw.value) > value
     why = " for a packed script that is not in the folder" if packed else ""
     end = ": it is not the file that was measured" if main < value and not packed else ""
-    yield Check("code bytes", CONTRADICTS, f"counts {value:,}{why}; train_gpt.py on disk has {main:,}{end}", place)
+    yield contradicts("code bytes", f"counts {value:,}{why}; train_gpt.py on disk has {main:,}{end}", *place)
 
 
 def cap(record: Record) -> Iterator[Check]:
@@ -76,13 +76,11 @@ def cap(record: Record) -> Iterator[Check]:
         value = as_number(record.claims.get(key))
         if value is not None and value > reference.CAP_BYTES:
             text = f"{key} {value:,} is over the cap of {reference.CAP_BYTES:,}"
-            yield Check("cap", CONTRADICTS, text, (record.claim_line(key),))
+            yield contradicts("cap", text, record.claim_line(key))
     for log in record.logs:
         total = log.last("total_bytes")
         if total and total.value > reference.CAP_BYTES:
-            yield Check(
-                "cap", CONTRADICTS, f"the log's own total {total.value:,.0f} is over the cap", (log.where(total),)
-            )
+            yield contradicts("cap", f"the log's own total {total.value:,.0f} is over the cap", log.where(total))
     files = _code_files(record)
     models = [int(m.value) for log in record.logs if (m := log.last("model_bytes"))]
     source = next((text for text in record.scripts if text.name == "train_gpt.py"), None)
@@ -94,5 +92,5 @@ def cap(record: Record) -> Iterator[Check]:
         readings["all code on disk"] = sum(files.values())
     text = "; ".join(f"{name} {model + size:,}" for name, size in readings.items())
     under = [model + size <= reference.CAP_BYTES for size in readings.values()]
-    verdict = AGREES if all(under) else CANNOT_TELL
-    yield Check("cap, by reading", verdict, f"largest model {model:,} and {text}", ("train_gpt.py",))
+    verdict = agrees if all(under) else cannot_tell
+    yield verdict("cap, by reading", f"largest model {model:,} and {text}", "train_gpt.py")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgolf.screen import script
-from pgolf.screen.claims import AGREES, CONTRADICTS, Check
+from pgolf.screen.claims import Check, agrees, contradicts
 from pgolf.screen.folder import Record
 
 
@@ -35,6 +35,7 @@ _PIECES = (
     _Piece("<0x0A>", "byte", 1),
     _Piece("<s>", "control", 0),
 )
+_NAME = "byte table of the script"
 _SPACE_ADDED = re.compile(r"\w\[[^\]]+\]\s*&\s*~\s*[\w.]+\[")
 """The evaluator adds a leading space after everything but a boundary: `has_space[target] & ~boundary[previous]`."""
 _FUNCTION = re.compile(r"^def \w+\(.*?(?=^[^\s)#]|\Z)", re.MULTILINE | re.DOTALL)
@@ -71,12 +72,11 @@ def byte_table(record: Record) -> Iterator[Check]:
                 wrong = [(piece, size) for piece, size in zip(_PIECES, counted, strict=False) if size != piece.bytes]
                 if wrong:
                     shown = ", ".join(f"{piece.text!r} {size} for {piece.bytes}" for piece, size in wrong)
-                    yield Check("byte table of the script", CONTRADICTS, f"counts bytes: {shown}", (place,))
+                    yield contradicts(_NAME, f"counts bytes: {shown}", place)
                 elif counted:
                     right = place
     if right:
-        text = f"counts the right bytes of {len(_PIECES)} kinds of pieces"
-        yield Check("byte table of the script", AGREES, text, (right,))
+        yield agrees(_NAME, f"counts the right bytes of {len(_PIECES)} kinds of pieces", right)
 
 
 def _counted(function: ast.FunctionDef, constants: dict[str, Any], space_added: bool) -> list[int]:

@@ -58,7 +58,10 @@ def rows(metrics: Mapping[str, Any], details: Mapping[str, Any]) -> list[tuple[s
         ("text", f"{part} {details['text']}, {metrics['bytes_scored']:,} bytes"),
         ("claimed score", f"{claimed:.5f} bits per byte"),
         ("the text as code", f"{metrics['code_bytes']:,} bytes, {coded:.5f} bits per byte"),
-        ("overhead of the coder", f"{coded - claimed:+.5f} bits per byte, {coded / claimed - 1:+.3%}"),
+        (
+            "overhead of the coder",
+            f"{coded - claimed:+.5f} bits per byte, {(coded - claimed) / max(claimed, 1e-9):+.3%}",
+        ),
         ("header and checks of the file", f"{rest:,} bytes"),
         (where, "got the text back" if details["came_back"] else "got another text"),
     ]
@@ -81,9 +84,8 @@ def _proof(stage: Stage, stages: Sequence[Stage]) -> Proof:
     source = next((one for one in stages if one.manifest_sha256 == entry.sha256), None)
     if source is None:
         return Proof(stage, of, f"{of} is no longer the one that was proved: run pgolf prove again")
-    mine = source.manifest.inputs.get("model")
-    packages = [one for one in stages if one.manifest.stage == "package"]
-    packed = {one.manifest.inputs["model"].sha256 for one in packages}
-    if mine is None or (packed and mine.sha256 not in packed):
+    mine = source.manifest.inputs["model"]
+    packed = [one.manifest.inputs["model"] for one in stages if one.manifest.stage == "package"]
+    if any(model.name == mine.name and model.sha256 != mine.sha256 for model in packed):
         return Proof(stage, of, "the package holds another model than the one that was proved: run pgolf prove again")
     return Proof(stage, of, "")

@@ -143,6 +143,20 @@ def test_a_package_that_claims_less_is_told_false(context, chain, documents, tmp
         shutil.rmtree(folder)
 
 
+@pytest.mark.parametrize(
+    "change", [{"scores": 3}, {"scores": {}}, {"text": None}, {"scores": {"sliding": {}}}, {"bits": 0}]
+)
+def test_claims_that_make_no_sense_are_one_line(context, chain, tmp_path, change) -> None:
+    details = json.loads(json.dumps(chain.packaged.manifest.details))
+    if "bits" in change:
+        details["claims"]["scores"]["sliding"]["bits_per_byte"] = float(change["bits"])
+    else:
+        details["claims"] |= change
+    stage = dataclasses.replace(chain.packaged, manifest=dataclasses.replace(chain.packaged.manifest, details=details))
+    with pytest.raises(PgolfError, match="make no sense|claims no sliding"):
+        prove(context(tmp_path / "run"), stage, 50, "sliding")
+
+
 def test_an_evaluator_that_peeks_cannot_be_made_to_decompress(chain: Chain, context, tmp_path, monkeypatch) -> None:
     source = open_stage(chain.tokens.path.parent / "quantize")
     model = load_model(source, context(tmp_path).runtime)
