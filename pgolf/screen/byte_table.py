@@ -64,7 +64,7 @@ def byte_table(record: Record) -> Iterator[Check]:
             added = bool(_SPACE_ADDED.search(layer.text))
             for found in _FUNCTION.finditer(layer.text):
                 # Alone: a minified script may have syntax of a newer Python elsewhere.
-                tree = script.parsed(found[0]) if "piece" in found[0] else None
+                tree = script.parsed(found[0]) if "piece(" in found[0].lower() else None
                 if tree is None or not isinstance(tree.body[0], ast.FunctionDef):
                     continue
                 counted = _counted(tree.body[0], constants, added)
@@ -86,7 +86,11 @@ def _counted(function: ast.FunctionDef, constants: dict[str, Any], space_added: 
     if not isinstance(returned, ast.Tuple) or len(returned.elts) != 3 or loop is None:
         return []
     arrays = [_array(element) for element in returned.elts]
-    if not isinstance(loop.target, ast.Name) or None in arrays or "id_to_piece" not in ast.unparse(loop).lower():
+    if (
+        not isinstance(loop.target, ast.Name)
+        or None in arrays
+        or "idtopiece" not in ast.unparse(loop).replace("_", "").lower()
+    ):
         return []
     counted = []
     for piece in _PIECES:

@@ -36,14 +36,13 @@ def cannot_tell(name: str, finding: str, *evidence: str) -> Check:
 
 
 def claims_by_seed(record: Record) -> dict[str, dict[str, Any]]:
-    for key in ("seed_results", "seeds"):
-        found = record.claims.get(key)
-        if isinstance(found, dict) and any(isinstance(value, dict) for value in found.values()):
-            return {
-                re.sub(r"\D", "", str(seed)) or str(seed): value
-                for seed, value in found.items()
-                if isinstance(value, dict)
-            }
+    """The entry of each seed, from the first object in submission.json whose keys are seeds (`42`, `seed_42`); a bare
+    number is its bits per byte."""
+    for found in record.claims.values():
+        entries = found.items() if isinstance(found, dict) else ()
+        seeds = {key[0]: value for name, value in entries if (key := re.findall(r"^(?:seed_?)?(\d+)$", str(name)))}
+        if seeds and all(isinstance(value, dict) or as_number(value) is not None for value in seeds.values()):
+            return {seed: value if isinstance(value, dict) else {"val_bpb": value} for seed, value in seeds.items()}
     return {}
 
 
@@ -54,12 +53,6 @@ def listed_seeds(record: Record) -> list[str]:
 
 def as_number(value: Any) -> Decimal | None:
     return Decimal(value) if isinstance(value, int | Decimal) and not isinstance(value, bool) else None
-
-
-def same(claimed: Decimal, printed: str) -> bool:
-    """True if a claimed number equals the printed one, rounded or truncated to the fewer digits of the two."""
-    digits = min(-int(claimed.as_tuple().exponent), -int(Decimal(printed).as_tuple().exponent))
-    return abs(claimed - Decimal(printed)) < Decimal(1).scaleb(-max(digits, 0)) * Decimal("1.000001")
 
 
 def logs_of(record: Record, seed: str) -> list[Log]:

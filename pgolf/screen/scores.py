@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Iterator
 from decimal import Decimal
 
+from pgolf.screen import reference
 from pgolf.screen.claims import (
     Check,
     agrees,
@@ -16,10 +17,10 @@ from pgolf.screen.claims import (
     headline_claim,
     last_scores,
     logs_of,
-    same,
     seed_score,
 )
 from pgolf.screen.folder import Record
+from pgolf.screen.log import same
 
 
 def seed_scores(record: Record) -> Iterator[Check]:
@@ -36,6 +37,9 @@ def seed_scores(record: Record) -> Iterator[Check]:
             hits = [log.where(score) for log in logs for score in log.scores if same(value, getattr(score, attribute))]
             if hits:
                 yield agrees(name, f"{value} is in the log", hits[-1])
+                continue
+            if other := next((found for log in logs if (found := log.printed(value))), None):
+                yield _other_form(name, value, *other)
                 continue
             last = [(log, final_scores(log)[-1]) for log in logs if final_scores(log)]
             printed = ", ".join(f"{getattr(score, attribute)} ({score.tag})" for _, score in last)
@@ -74,11 +78,20 @@ def headline(record: Record) -> Iterator[Check]:
     one = next((what for what, some in bare.items() if any(same(value, str(number)) for number in some)), None)
     if hits or one:
         yield agrees(name, f"{key} {value} is one of {one or 'the logs'}' scores", here, *hits[:1])
+    elif other := next((found for log in record.logs if (found := log.printed(value))), None):
+        yield _other_form(name, value, *other)
     elif not seeds and not printed and not bare:
         yield cannot_tell(name, f"{key} {value}: no log prints a final score", here)
     else:
         others = seeds or printed or [number for some in bare.values() for number in some]
         yield contradicts(name, f"{key} {value} is neither a mean nor one of {', '.join(map(str, others))}", here)
+
+
+def _other_form(name: str, value: Decimal, place: str, size: int | None) -> Check:
+    """A claimed score that the log prints otherwise than as a score with its loss, perhaps of a part of the text."""
+    if size is not None and abs(size / reference.VAL_BYTES - 1) > 0.005:
+        return contradicts(name, f"{value} is of {size:,} bytes; the split has {reference.VAL_BYTES:,}", place)
+    return cannot_tell(name, f"{value} is in the log, but not as the score of the whole text", place)
 
 
 def _mean(numbers: list[Decimal]) -> Decimal:

@@ -47,7 +47,9 @@ def implied_bytes(record: Record) -> Iterator[Check]:
         elif abs(counted / (old.targets * old.bytes_per_token) - 1) <= tolerance:
             yield agrees(name, f"{text}: {old.name}", *places)
         else:
-            yield contradicts(name, f"{text}; the split has {reference.VAL_BYTES:,}{_why(counted, bits)}", *places)
+            # A tokenizer that drops a little text counts too few bytes, to its own score's harm.
+            verdict = cannot_tell if 0.99 < counted / reference.VAL_BYTES < 1 else contradicts
+            yield verdict(name, f"{text}; the split has {reference.VAL_BYTES:,}{_why(counted, bits)}", *places)
 
 
 def _why(counted: float, bits: float) -> str:
@@ -57,7 +59,8 @@ def _why(counted: float, bits: float) -> str:
         return f", {factor:.3f} times as many: as when leading spaces are counted twice{corrected}"
     if abs(counted / reference.SENTINELS_COUNTED - 1) < 0.002:
         return f": as when CaseOps operators count three bytes each{corrected}"
-    return f" ({factor:.3f} times){corrected if factor > 1 else ': a part of it, or another text'}"
+    other = ": a part of it, another text, or a tokenizer that changes it"
+    return f" ({factor:.3f} times){corrected if factor > 1 else other}"
 
 
 def coverage(record: Record) -> Iterator[Check]:

@@ -176,6 +176,26 @@ def test_the_byte_table_of_the_script_is_read(tmp_path: Path, old: str, new: str
     assert all(check.evidence == ("data.py:3",) for check in found)
 
 
+def test_a_score_printed_in_another_form_is_no_contradiction_unless_it_is_of_a_part(tmp_path: Path) -> None:
+    folder = write_record(tmp_path, {"val_bpb": 0.901534})
+    with (folder / "train_seed42.log").open("a") as log:
+        log.write("ttt_chunk [474/474] bpb=0.901534 time=295.6s\n")  # as #1001
+    found = {check.name: check for check in screen_folder(folder)}["headline score"]
+    assert (found.verdict, found.evidence) == ("cannot tell", ("train_seed42.log:12",))
+    with (folder / "train_seed0.log").open("a") as log:
+        log.write("ppm_mix bytes=27048621 mix_bpb=0.901534 ppm_only=2.076814\n")  # #1881: of 8M tokens
+    assert "27,048,621 bytes; the split has 151,080,500" in contradictions(folder)["headline score"].finding
+
+
+def test_seeds_are_found_by_their_keys_and_late_runs_of_unnamed_seeds_count(tmp_path: Path) -> None:
+    folder = write_record(
+        tmp_path, {"seed_results": None, "val_bpb_std": None, "val_bpb_seeds": {"seed_42": 1.082, "mean": 9}}
+    )
+    assert "seed 42: val_bpb" in {check.name for check in screen_folder(folder) if check.verdict == AGREES}
+    write_record(tmp_path, {"seed_results": None}, eval=607_537)  # #798 names no seeds
+    assert "607.537" in contradictions(folder)["time of evaluation"].finding
+
+
 def test_a_readme_of_another_state_is_shown(tmp_path: Path) -> None:
     folder = write_record(tmp_path)
     (folder / "README.md").write_text("first on `val_tokens`: 36,562,944\n", "utf-8")
