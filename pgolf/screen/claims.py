@@ -36,13 +36,15 @@ def cannot_tell(name: str, finding: str, *evidence: str) -> Check:
 
 
 def claims_by_seed(record: Record) -> dict[str, dict[str, Any]]:
-    """The entry of each seed, from the first object in submission.json whose keys are seeds (`42`, `seed_42`); a bare
-    number is its bits per byte."""
-    for found in record.claims.values():
+    """The entry of each seed, from the first object in submission.json whose keys are seeds (`42`, `seed_42`); in one
+    called after bits per byte a bare number will do."""
+    for name, found in record.claims.items():
         entries = found.items() if isinstance(found, dict) else ()
-        seeds = {key[0]: value for name, value in entries if (key := re.findall(r"^(?:seed_?)?(\d+)$", str(name)))}
-        if seeds and all(isinstance(value, dict) or as_number(value) is not None for value in seeds.values()):
-            return {seed: value if isinstance(value, dict) else {"val_bpb": value} for seed, value in seeds.items()}
+        seeds = {key[0]: value for text, value in entries if (key := re.findall(r"^(?:seed_?)?(\d+)$", str(text)))}
+        if "bpb" in name:
+            seeds = {seed: {"val_bpb": value} if as_number(value) else value for seed, value in seeds.items()}
+        if seeds and all(isinstance(value, dict) for value in seeds.values()):
+            return seeds
     return {}
 
 
