@@ -70,8 +70,8 @@ def test_reports_carry_the_proof_and_say_when_it_no_longer_holds(context, chain,
     run = tmp_path / "tiny"
     shutil.copytree(chain.packaged.path.parent, run)
     here = context(run, ttt={"chunk_tokens": 16})
-    scored = eval_ttt(here, open_stage(run / "quantize"))
     assert submission.read_seed(run).proof is None
+    scored = eval_ttt(here, open_stage(run / "quantize"))
     prove(here, open_stage(run / "eval-sliding"), tokens=60)
     made = prove(here, scored, tokens=90).manifest
     page = render("tiny", runs.stages_of(run))
