@@ -161,7 +161,7 @@ def _run(case: _Case) -> dict[str, Any]:
         "seed": black_box.seed,
         "power": black_box.power,
         "findings": [finding.to_dict() for finding in named],
-        "disputes": record.disputes(options.evaluator, adapts, config.evaluate.mixture, crosses, in_order),
+        "disputes": record.disputes(options.evaluator, adapts, config.evaluate, crosses, in_order),
         "metrics": score.metrics()
         | {
             "checks_passed": sum(finding.outcome == audits.PASSED for finding in findings),
@@ -237,7 +237,7 @@ def _of_the_record(case: _Case, observed: Trace, noise: float) -> list[Finding]:
         findings.append(
             record.reported_score(reported.label, metrics, theirs, payload["token_bytes"], expected, base, noise)
         )
-        if case.options.evaluator == evaluators.TTT:
+        if case.options.evaluator == evaluators.TTT or kinds.ORDER in reported.manifest.outputs:
             findings.append(_order(case, reported, payload["nll"], observed))
     else:
         text = f"the run holds no eval-{case.options.evaluator} of {source.label} with these settings"
@@ -262,7 +262,7 @@ def _order(case: _Case, reported: Stage, nll: np.ndarray, observed: Trace) -> Fi
     """The order on record, against the scores and, where the method follows the stream, against the audit's run."""
     details, config = reported.manifest.details_as(ScoreDetails), case.config
     table = reported.file(kinds.ORDER) if kinds.ORDER in reported.manifest.outputs else None
-    follows = config.ttt.method in ("sgd", "in-place")
+    follows = case.options.evaluator == evaluators.TTT and config.ttt.method in ("sgd", "in-place")
     # A shorter stream ends in another window, and its last chunk is another one.
     until = max(0, len(observed.nll) - config.evaluate.seq_len - config.ttt.chunk_tokens)
     seen = observed if follows and not details.get("out_of_time") else None

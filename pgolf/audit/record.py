@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pgolf.audit.finding import FAILED, NOT_RUN, PASSED, SHOWN, Finding
+from pgolf.config.evaluate import EvaluateConfig
 from pgolf.evaluate import scoring_order as table_order
 from pgolf.evaluate.evaluator import Trace
 
@@ -156,9 +157,12 @@ def scoring_order(
     return Finding(check, rule, PASSED, text, numbers)
 
 
-def disputes(evaluator: str, adapts: bool, mixture: bool, crosses: bool, stream_order: bool) -> list[dict[str, str]]:
+def disputes(
+    evaluator: str, adapts: bool, settings: EvaluateConfig, crosses: bool, stream_order: bool
+) -> list[dict[str, str]]:
     """Questions on which the field's judges disagree, with this evaluation's answers; reported, never decided."""
-    track = "B (adaptive: learns from scored tokens)" if adapts or mixture else "A (a fixed predictor)"
+    counts = settings.mixture or settings.tilt_boost > 0
+    track = "B (adaptive: learns from scored tokens)" if adapts or counts else "A (a fixed predictor)"
     rows = [
         {"question": "track of the score", "here": f"{track}; compare it with scores of the same track"},
         {
@@ -173,7 +177,10 @@ def disputes(evaluator: str, adapts: bool, mixture: bool, crosses: bool, stream_
         },
         {"question": "unit and margin of a claim", "here": "pgolf compare prints every reading"},
     ]
-    if mixture:
+    if settings.tilt_boost:
+        here = "an n-gram tilt from exact counts of scored tokens, normalized over the vocabulary (as #1514, #2135)"
+        rows.append({"question": "statistics built at evaluation", "here": here})
+    if settings.mixture:
         here = "a full distribution from exact counts of scored tokens; some judges allow it, some do not"
         rows.append({"question": "statistics built at evaluation", "here": here})
     if evaluator == "ttt":

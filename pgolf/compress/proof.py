@@ -38,6 +38,8 @@ class Evaluation:
         """Raises PgolfError for an evaluation that cannot be followed token by token."""
         if self.evaluate.context != "windowed":
             raise PgolfError("only windowed contexts can be followed token by token; banded ones cannot yet")
+        if self.evaluate.tilt_boost:
+            raise PgolfError("a proof codes with the model alone; score with evaluate.tilt_boost = 0 and prove that")
         if self.ttt is None:
             return Stream(model, self.evaluate, first, count)
         return LearningStream(model, self.evaluate, self.ttt, first, count)

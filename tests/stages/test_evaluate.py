@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,11 @@ from safetensors.torch import save_file
 
 from pgolf import config as configs
 from pgolf.errors import PgolfError
+from pgolf.evaluate import scoring_order
 from pgolf.model.gpt import GPT
 from pgolf.progress import Silent
 from pgolf.runtime import Runtime
-from pgolf.store.stage_directory import Stage
+from pgolf.store.stage_directory import Stage, open_stage
 from stages.context import StageContext
 from stages.eval_sliding import eval_sliding
 from stages.eval_ttt import eval_ttt
@@ -122,6 +125,42 @@ def test_two_ranks_make_one_stage_with_the_score_of_one(context: StageContext, t
     assert found == pytest.approx(wanted, abs=1e-6)
     scores = [load_file(stage.file("scores.safetensors"))["nll"] for stage in (alone, together)]
     np.testing.assert_allclose(scores[1], scores[0], atol=1e-6)
+
+
+def test_two_processes_score_what_one_does(context: StageContext, trained: Stage) -> None:
+    """`pgolf eval --ttt --nproc 2`: torchrun with gloo."""
+    settings = ("ttt.method=phased", "ttt.phases=2", "ttt.lora_rank=2", "ttt.lora_documents=2", "ttt.seconds=100")
+    settings += ("evaluate.tilt_boost=2.5", "evaluate.tilt_order=3")
+    command = [
+        sys.executable,
+        "-m",
+        "cli",
+        "eval",
+        "--ttt",
+        "--nproc",
+        "2",
+        "--from",
+        str(trained.path),
+        "--name",
+        "two",
+    ]
+    command += ["--artifacts", str(context.run.parent), "--run", context.run.name, "--device", "cpu", "--threads", "1"]
+    command += ["--json", *(word for setting in settings for word in ("--set", setting))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "s for scoring alone" in done.stderr
+    assert json.loads(done.stdout)["stage"] == "eval-ttt"
+    alone = named(context, "one", *settings)
+    for made in (eval_sliding(alone, trained), eval_ttt(alone, trained)):
+        together = open_stage(context.run / f"{made.manifest.stage}@two")
+        assert together.manifest.environment["world_size"] == 2
+        assert together.manifest.details["tilt"]["hinted"] == made.manifest.details["tilt"]["hinted"] > 0
+        scores = [load_file(stage.file("scores.safetensors"))["nll"] for stage in (made, together)]
+        np.testing.assert_allclose(scores[1], scores[0], atol=1e-6)
+        assert scoring_order.faults(together.file("order.csv"), len(scores[0])) == []
+        assert together.manifest.metrics["bits_per_byte"] == pytest.approx(
+            made.manifest.metrics["bits_per_byte"], abs=1e-6
+        )
 
 
 def test_other_documents_are_scored_with_the_runs_tokenizer(context: StageContext, trained: Stage) -> None:
