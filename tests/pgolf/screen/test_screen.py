@@ -160,7 +160,7 @@ total += (vals.spaces[y] & ~vals.edges[x]).sum()
         ("len(text.encode())", "len(text.encode()) + spaces_here", ""),  # not interpreted: nothing is said
         ("spaces[n] = YES; text = text[1:]", "spaces[n] = YES", "'\u2581the' 7 for 4"),
         ("text = text[1:]", 'text = text.replace("\u2581", " ")', "'\u2581the' 5 for 4"),  # #1734: counted twice
-        ("text = text[1:]", "text = text.lstrip(text[0])", None),
+        ("text = text[1:]", 'text = text.lstrip("\\u2581")', None),
         (".IsByte(n)", ".is_unused(n)", "'<0x0A>' 6 for 1"),
         ("tok.is_control(n) or", "not YES or", "'<s>' 3 for 0"),
         ("len(text.encode())", "len(text)", "'\u00e9' 1 for 2"),
