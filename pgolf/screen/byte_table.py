@@ -41,6 +41,7 @@ _SPACE_ADDED = re.compile(r"\w\[[^\]]+\]\s*&\s*~\s*[\w.]+\[")
 _FUNCTION = re.compile(r"^def \w+\(.*?(?=^[^\s)#]|\Z)", re.MULTILINE | re.DOTALL)
 _CONSTANT = re.compile(r"^(\w+)=(True|False|None)$", re.MULTILINE)  # a minifier's names
 _METHODS = ("startswith", "endswith", "encode", "removeprefix", "lstrip", "strip", "replace")
+_FUNCTIONS: dict[str, Any] = {"len": len, "int": int, "bool": bool}
 _OPERATORS: dict[type, Any] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt,
     ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge, ast.In: lambda a, b: a in b,
@@ -159,7 +160,7 @@ class _Body:
             case ast.Subscript(value=value, slice=ast.Slice(lower=lower, upper=upper, step=None)):
                 return self._value(value)[self._bound(lower) : self._bound(upper)]
             case ast.Call(func=ast.Name(id="len" | "int" | "bool" as name), args=[argument]):
-                return {"len": len, "int": int, "bool": bool}[name](self._value(argument))
+                return _FUNCTIONS[name](self._value(argument))
             case ast.Call(func=ast.Attribute(value=value, attr=name), args=arguments):
                 return self._called(value, name, arguments)
         raise _UnknownError

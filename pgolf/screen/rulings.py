@@ -51,5 +51,5 @@ def features(record: Record) -> Iterator[Check]:
             for found in script.features(layer):
                 shown = found.lines[:3]
                 more = f" and {len(found.lines) - 3} more" if len(found.lines) > 3 else ""
-                text = f"{found.feature.name} ({found.feature.ruling}){more}"
-                yield cannot_tell("in the code", text, *(f"{found.file}:{line}" for line in shown))
+                finding = f"{found.feature.name} ({found.feature.ruling}){more}"
+                yield cannot_tell("in the code", finding, *(f"{found.file}:{line}" for line in shown))
