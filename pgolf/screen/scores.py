@@ -78,7 +78,7 @@ def headline(record: Record) -> Iterator[Check]:
     one = next((what for what, some in bare.items() if any(same(value, str(number)) for number in some)), None)
     if hits or one:
         yield agrees(name, f"{key} {value} is one of {one or 'the logs'}' scores", here, *hits[:1])
-    elif line := next((found for log in record.logs if (found := log.printed(value))), None):
+    elif line := next((place for log in record.logs if (place := log.printed(value))), None):
         yield _other_form(name, value, *line)
     elif not seeds and not printed and not bare:
         yield cannot_tell(name, f"{key} {value}: no log prints a final score", here)
