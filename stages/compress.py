@@ -29,7 +29,8 @@ def compress(context: StageContext, source: Stage, file: Path, output: Path | No
     target = _free(output or file.with_name(file.name + text_file.SUFFIX), file, context.force)
     text = _read(file)
     model, tokenizer = _model_and_tokenizer(context, source)
-    settings = CompressSettings(seq_len=training_length(source))
+    length = training_length(source)
+    settings = CompressSettings(length, stride=min(CompressSettings.stride, length))
     ttt = context.config.ttt if learns else None
     found = texts.compress(text, model, tokenizer, settings, context.reporter, ttt)
     _write(target, found.data)

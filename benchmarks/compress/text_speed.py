@@ -42,7 +42,8 @@ def main() -> None:
     arguments = parser.parse_args()
     stage = open_stage(arguments.stage)
     model = load_model(stage, runtimes.choose("cpu", 1, compile=False))
-    tokenizer, settings = tokenizer_of(stage), CompressSettings(seq_len=training_length(stage))
+    length = training_length(stage)
+    tokenizer, settings = tokenizer_of(stage), CompressSettings(length, stride=min(CompressSettings.stride, length))
     text = arguments.text.read_bytes()[: arguments.bytes]
     print("| learning | bytes of text | of the file | bits per byte | compress, bytes/s | decompress, bytes/s |")
     print("|---|---|---|---|---|---|")
