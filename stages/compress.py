@@ -26,8 +26,8 @@ class Done:
 
 def compress(context: StageContext, source: Stage, file: Path, output: Path | None, learns: bool = False) -> Done:
     """Write `file` compressed, as `<file>.pgt` unless `output` names another place; learns: with test-time training."""
-    target = _free(output or file.with_name(file.name + text_file.SUFFIX), file, context.force)
     text = _read(file)
+    target = _free(output or file.with_name(file.name + text_file.SUFFIX), file, context.force)
     model, tokenizer = _model_and_tokenizer(context, source)
     length = training_length(source)
     settings = CompressSettings(length, stride=min(CompressSettings.stride, length))
@@ -39,10 +39,10 @@ def compress(context: StageContext, source: Stage, file: Path, output: Path | No
 
 def decompress(context: StageContext, source: Stage, file: Path, output: Path | None) -> Done:
     """Write the text of a compressed file, without `.pgt` in its name unless `output` names another place."""
+    data = _read(file)
     if output is None and file.suffix != text_file.SUFFIX:
         raise PgolfError(f"{file} does not end in {text_file.SUFFIX}; name the file to write with --output")
     target = _free(output or file.with_suffix(""), file, context.force)
-    data = _read(file)
     text_file.read(data, str(file))  # a damaged file is refused before the model is loaded
     model, tokenizer = _model_and_tokenizer(context, source)
     _write(target, texts.decompress(data, str(file), model, tokenizer, context.reporter))
