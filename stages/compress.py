@@ -1,6 +1,7 @@
 """Compress and decompress a file with the model of a run."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,8 +57,8 @@ def _model_and_tokenizer(context: StageContext, source: Stage) -> tuple[GPT, Tok
 def _free(target: Path, source: Path, force: bool) -> Path:
     """The target, if a file can be written there; found out before hours of work."""
     remedy = "name another file with --output"
-    if target.resolve() == source.resolve():
-        raise PgolfError(f"{target} is the file to read; {remedy}")
+    if target.exists() and target.samefile(source):
+        raise PgolfError(f"{target} is the input itself; {remedy}")
     if os.path.lexists(target) and (target.is_symlink() or not target.is_file()):
         raise PgolfError(f"{target} is not a plain file, so it is not replaced; {remedy}")
     if target.exists() and not force:
@@ -83,7 +84,10 @@ def _write(target: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(target)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            beside.unlink()
+        if not isinstance(error, OSError):
+            raise
         reason = error.strerror or error
         raise PgolfError(f"cannot write {target}: {reason}; choose another place with --output") from error

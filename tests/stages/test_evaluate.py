@@ -191,6 +191,19 @@ def test_documents_are_whatever_tokenize_takes_and_compare_reads_them_in_the_sam
         compare.documents_of(stage)
 
 
+def test_compare_refuses_other_documents_of_the_same_length(context: StageContext, trained: Stage) -> None:
+    folder, made = context.run.parent, {}
+    for name, texts in {"ab": ["abc ", "hello "], "ba": ["hello ", "abc "], "other": ["abd ", "hello "]}.items():
+        file = folder / f"{name}.jsonl"
+        file.write_text("".join(json.dumps({"text": text * 20}) + "\n" for text in texts))
+        made[name] = eval_sliding(named(context, name), trained, Documents.of([file]))
+    again = eval_sliding(named(context, "again", "evaluate.stride=3"), trained, Documents.of([folder / "ab.jsonl"]))
+    assert compare.compare(Silent(), [made["ab"]], [again]).paired.documents == 2
+    for other in (made["ba"], made["other"]):
+        with pytest.raises(PgolfError, match="did not score the same documents in the same order"):
+            compare.compare(Silent(), [made["ab"]], [other])
+
+
 def test_ttt_improves_the_score_and_the_mixture_is_reported_separately(context: StageContext, trained: Stage) -> None:
     fixed = eval_sliding(context, trained).manifest.metrics
     learned = eval_ttt(named(context, "mixed", "evaluate.mixture=true", "ttt.lr=3e-3"), trained).manifest.metrics
