@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgolf import sandbox
+from pgolf.store import lineage
 from pgolf.store.stage_directory import Stage
 
 
@@ -84,6 +85,8 @@ def _proof(stage: Stage, stages: Sequence[Stage]) -> Proof:
     source = next((one for one in stages if one.manifest_sha256 == entry.sha256), None)
     if source is None:
         return Proof(stage, of, f"{of} is no longer the one that was proved: run pgolf prove again")
+    if lineage.outdated(source):
+        return Proof(stage, of, f"the model of {of} was made again since: run pgolf prove again")
     mine = source.manifest.inputs["model"]
     packed = [one.manifest.inputs["model"] for one in stages if one.manifest.stage == "package"]
     if any(model.name == mine.name and model.sha256 != mine.sha256 for model in packed):
