@@ -188,23 +188,13 @@ def _of_the_text(case: _Case, nll: np.ndarray) -> list[Finding]:
     manifest = case.tokenized.manifest
     facts = {"tokens": len(whole), "bytes": int(case.token_bytes.sum()), "documents": len(starts)}
     facts |= {"changed_documents": manifest.details_as(TokenizeDetails).get("val", {}).get("lossy_documents", 0)}
-    proof = None
-    if kinds.ROUND_TRIPS in manifest.outputs:
-        proof = _json(case.tokenized.file(kinds.ROUND_TRIPS))
+    proof = case.tokenized.file(kinds.ROUND_TRIPS) if kinds.ROUND_TRIPS in manifest.outputs else None
     return [
         text_checks.byte_accounting(tokenizer, whole[:end], case.token_bytes[:end], originals),
         text_checks.round_trips(proof, hashlib.sha256(tokenizer.proto).hexdigest(), facts),
         text_checks.overlap(whole, pieces, bos),
         text_checks.memorized(by_document(nll, case.token_bytes[1 : len(case.tokens)], case.tokens, bos)),
     ]
-
-
-def _json(file: Path) -> Any:
-    """The content of a JSON file; a text for anything else."""
-    try:
-        return json.loads(file.read_bytes())
-    except (ValueError, RecursionError):
-        return "not JSON"
 
 
 def _originals(case: _Case, count: int) -> list[bytes] | None:

@@ -326,7 +326,7 @@ class _Package:
         facts = {"documents": answer["documents"], "bytes": answer["bytes"], "tokens": answer["text"]["tokens"]}
         facts |= {"changed_documents": answer["lossy_documents"], "changed_bytes": answer["changed_bytes"]}
         digest = manifests.hash_file(self.folder / TOKENIZER).sha256
-        found = round_trips(json.loads(file.read_bytes()), digest, facts)
+        found = round_trips(file, digest, facts)
         if found.failed:
             raise _Untrue(f"beside the package, {found.summary}")
         return ", as tokenizer_proof.json says"
