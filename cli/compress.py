@@ -55,7 +55,7 @@ def add_to(app: typer.Typer) -> None:
         file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that pgolf compress wrote.")],
         output: Annotated[Path | None, _OUTPUT] = None,
     ) -> None:
-        """Get a compressed file back, with the model it was compressed with."""
+        """Get a compressed file back, with the same model."""
         from cli.screen import say_json
         from stages import compress as stage
 

@@ -8,7 +8,7 @@ from cli.common import Common, command
 
 
 def add_to(app: typer.Typer) -> None:
-    @command(app, "prove")
+    @command(app, "prove", examples=("pgolf prove --score sliding --tokens 500",))
     def prove(
         common: Common,
         score: Annotated[str, typer.Option(help="sliding or ttt, where the run has both scores.")] = "",
@@ -19,7 +19,7 @@ def add_to(app: typer.Typer) -> None:
         ] = None,
         text_field: Annotated[str, typer.Option(help="Field of a document's text in JSON lines.")] = "text",
     ) -> None:
-        """Code the scored text into the bits that the score claims, and decode it without the text.
+        """Code the text into the bits that its score claims, and decode it.
 
         --from names an evaluation, or a package whose own claim is proved; the package's script is never run.
         """

@@ -1,13 +1,13 @@
 """Every run and variant of an artifacts folder in one table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from pgolf.errors import PgolfError, did_you_mean
-from pgolf.store import lineage, runs
+from pgolf.store import lineage, runs, stage_directory
 from pgolf.store.records import (
     PackageDetails,
     PackageMetrics,
@@ -46,9 +46,10 @@ class Row:
 COLUMNS = tuple(field.name for field in fields(Row))
 
 
-def rows(artifacts: Path, sort: str = "date") -> list[Row]:
+def rows(artifacts: Path, sort: str = "date", unreadable: Callable[[str], None] = lambda fault: None) -> list[Row]:
     """One row per run and variant, sorted by a column, rows without a value last.
 
+    unreadable: told the fault of each stage that cannot be read, such as one of a newer pgolf; it is left out.
     Raises PgolfError for an unknown column and for a folder without a run.
     """
     if sort not in COLUMNS:
@@ -56,7 +57,15 @@ def rows(artifacts: Path, sort: str = "date") -> list[Row]:
     names = runs.names(artifacts)
     if not names:
         raise PgolfError(f"{artifacts} holds no run; pgolf run makes one, --artifacts names another folder")
-    found = [row for name in names for row in _of_run(name, runs.stages_of(artifacts / name))]
+    found: list[Row] = []
+    for name in names:
+        stages = []
+        for folder in stage_directory.stage_folders(artifacts / name):
+            try:
+                stages.append(stage_directory.open_stage(folder))
+            except PgolfError as error:
+                unreadable(str(error))
+        found += _of_run(name, sorted(stages, key=lambda stage: (stage.manifest.started, stage.label)))
     return sorted(found, key=lambda row: (getattr(row, sort) is None, getattr(row, sort) or 0, row.run))
 
 

@@ -344,7 +344,14 @@ def test_report_is_one_file_that_needs_nothing(run):
     context, _ = run
     stage = html_report(context)
     text = Path(stage.file(FILE)).read_text("utf-8")
-    for title in ("Score at every stage", "Training", "What test-time training gained", "Audit: audit", "Lineage"):
+    for title in (
+        "Score at every stage",
+        "Training",
+        "What the model writes",
+        "What test-time training gained",
+        "Audit: audit",
+        "Lineage",
+    ):
         assert title in text
     assert "<script" not in text
     assert "http:" not in text

@@ -4,8 +4,6 @@ import json
 import pickle
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -28,13 +26,6 @@ from stages.verify import CANNOT, PASS, SHOWN, Options, _Package, answer_of, ver
 def copy(chain, tmp_path) -> Path:
     """The package alone in a folder that a test may change."""
     return Path(shutil.copytree(chain.packaged.path, tmp_path / "package"))
-
-
-def script_of(folder: Path, *arguments: str) -> str:
-    command = [sys.executable, "-I", "train_gpt.py", *arguments, "--threads", "1", "--device", "cpu"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def verdict(folder: Path, chain, **options) -> tuple[bool, str]:
@@ -97,22 +88,6 @@ def test_a_byte_target_leaves_room_for_the_script(chain, tmp_path, context):
     packed = package(here, quantized).manifest.metrics
     assert target - 200 <= packed["total_bytes"] <= target
     assert packed["model_bytes"] == quantized.manifest.metrics["model_bytes"]
-
-
-def test_script_alone_scores_trains_and_shows_itself(chain, copy, documents, tmp_path):
-    folder = tmp_path / "empty"
-    folder.mkdir()
-    for name in ("train_gpt.py", "model.pgz", "tokenizer.model"):
-        shutil.copyfile(copy / name, folder / name)
-    scored = json.loads(script_of(folder, "eval", "--val", str(chain.tokens.path), "--ttt"))
-    claimed = chain.ttt_score.manifest.metrics
-    assert abs(scored["bits_per_byte"] - claimed["bits_per_byte"]) < 1e-6
-    assert scored["bytes_scored"] == claimed["bytes_scored"]
-    output = script_of(folder, "train", "--data", str(chain.tokens.path), "--out", "again.pgz")
-    losses = [float(found) for found in re.findall(r"loss:(\S+)", output)]
-    recorded = [json.loads(line)["loss"] for line in chain.trained.file("metrics.jsonl").read_text().splitlines()]
-    assert losses == pytest.approx(recorded, abs=2e-6)
-    assert (folder / "again.pgz").read_bytes() == (copy / "model.pgz").read_bytes()
 
 
 def test_script_holds_what_it_needs_and_no_screen(chain):
