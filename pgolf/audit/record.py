@@ -5,12 +5,15 @@ every reading is given.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pgolf.audit.finding import FAILED, NOT_RUN, PASSED, SHOWN, Finding
 from pgolf.config.evaluate import EvaluateConfig
+from pgolf.evaluate import scoring_order as table_order
+from pgolf.evaluate.evaluator import Trace
 
 CAP_SECONDS = 600.0  # the challenge's limit, for training and for evaluation
 
@@ -133,6 +136,25 @@ def reported_score(
         where = {"position": at + 1, "reported": -float(nll[at]), "audited": -float(base[at])}
         return Finding("reported score", rule, FAILED, text, numbers, where)
     return Finding("reported score", rule, PASSED, f"{text}, the first {len(base):,} as audited", numbers)
+
+
+def scoring_order(
+    name: str, table: Path | None, nll: np.ndarray, updates: int | None, observed: Trace | None, until: int
+) -> Finding:
+    """A9 on the record: the table of the order of scoring and learning has every target of the scores once, none after
+    an update that learned from it, and is the order that the audit saw.
+
+    table: `order.csv`; None: the evaluation has none. The rest as in `evaluate.scoring_order.faults`.
+    """
+    check, rule = "order on record", "A9"
+    if table is None:
+        return Finding(check, rule, NOT_RUN, f"{name} has no table of its order")
+    numbers = {"targets": len(nll), "updates": updates, "compared_with_the_audit": until if observed else 0}
+    if found := table_order.faults(table, len(nll), updates, observed, until):
+        return Finding(check, rule, FAILED, f"{name}: {found[0]}", numbers, {"table": table.name})
+    same = f", the first {until:,} as the audit saw it" if observed else ""
+    text = f"{name}: each of {len(nll):,} targets is scored once, before any update that learned from it{same}"
+    return Finding(check, rule, PASSED, text, numbers)
 
 
 def disputes(
