@@ -24,6 +24,7 @@ from pgolf.errors import PgolfError
 from pgolf.quantized.tensors import QuantizedModel, QuantizedTensor
 
 MAGIC = b"PGZ\x01"
+"""With version 1. Version 2 is that of a model with a trellis of more than 8 states."""
 _DIGEST, _CONTENT_DIGEST = 16, 8
 _START = len(MAGIC) + _DIGEST
 PLAIN, CENTERED, ZERO = 0, 1, 2
@@ -86,7 +87,11 @@ def encode(model: QuantizedModel, coder: str = "range") -> bytes:
     sections.append(_content_digest(model, text))
     body = b"".join(sections)
     directories.check_size(directory, len(body))
-    return MAGIC + hashlib.sha256(body).digest()[:_DIGEST] + body
+    return MAGIC[:3] + bytes([_version(directory)]) + hashlib.sha256(body).digest()[:_DIGEST] + body
+
+
+def _version(directory: Directory) -> int:
+    return 1 + any(entry.trellis > 8 for entry in directory.matrices)
 
 
 def decode(data: bytes) -> QuantizedModel:
@@ -112,8 +117,10 @@ def take_apart(data: bytes) -> Parts:
     """Check the digest, read the directory, and cut the rest into sections."""
     if data[:3] != MAGIC[:3]:
         raise PgolfError("this is not a model.pgz: it does not begin with PGZ")
-    if data[3:4] != MAGIC[3:]:
-        raise PgolfError(f"the container has version {data[3:4].hex() or 'none'}, this pgolf reads 01: use a newer one")
+    if data[3:4] not in (b"\x01", b"\x02"):
+        raise PgolfError(
+            f"the container has version {data[3:4].hex() or 'none'}, this pgolf reads 01 and 02: use a newer one"
+        )
     body = memoryview(data)[_START:]
     if hashlib.sha256(body).digest()[:_DIGEST] != data[len(MAGIC) : _START]:
         raise PgolfError("model.pgz is damaged: its digest does not match its bytes; copy or package it again")
@@ -125,6 +132,8 @@ def take_apart(data: bytes) -> Parts:
     text = compressors.decompress(stored, compressors.NAMES[kind], raw)
     directory = directories.read(text)
     directories.check_size(directory, len(body))
+    if _version(directory) != data[3]:
+        raise PgolfError("the container's version does not match its trellises: it is damaged")
     nothing = Streams(b"", b"", b"")
     scales = plain = centered = nothing
     packed = b""
