@@ -133,7 +133,7 @@ def take_apart(data: bytes) -> Parts:
     directory = directories.read(text)
     directories.check_size(directory, len(body))
     if _version(directory) != data[3]:
-        raise PgolfError("the container's version does not match its trellises: it is damaged")
+        raise PgolfError("the container's version is not that of its trellises: it is damaged")
     nothing = Streams(b"", b"", b"")
     scales = plain = centered = nothing
     packed = b""

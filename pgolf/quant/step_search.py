@@ -36,14 +36,15 @@ def search(source: CalibratedModel, target_bytes: int, states: int) -> Rounded:
     matrices = plan.round(log2_c)
     plan.refit(matrices)
     steps = round_controls.choose_steps(source, matrices) if settings.round_controls else {}
-    coded, controls = round_controls.split(source.weights, steps, source)
+    controls: Mapping[str, Tensor] = source.controls
     if target_bytes:
-        matrices, plan.last_log2_c = _land(source, plan, coded, controls, target_bytes, log2_c)
+        matrices, plan.last_log2_c = _land(source, plan, controls, steps, target_bytes, log2_c)
     else:
         matrices = plan.round(log2_c)
     if settings.distill_steps:
-        matrices, coded, controls = distill(source, plan, steps, target_bytes)
-    return Rounded(matrices | coded, controls, shares)
+        matrices, controls = distill(source, plan, steps, target_bytes)
+    coded, left = round_controls.split(controls, steps)
+    return Rounded(matrices | coded, left, shares)
 
 
 def _by_role(source: CalibratedModel, plan: Plan) -> float:
@@ -73,13 +74,15 @@ def _by_target(source: CalibratedModel, plan: Plan, target_bytes: int) -> tuple[
 def _land(
     source: CalibratedModel,
     rounds: Rounds,
-    coded: Matrices,
     controls: Mapping[str, Tensor],
+    steps: Mapping[str, float],
     target_bytes: int,
     octaves: float,
 ) -> tuple[Matrices, float]:
+    coded, left = round_controls.split(controls, steps)
+
     def size(matrices: Matrices) -> int:
-        model = QuantizedModel(matrices | coded, controls, source.header)
+        model = QuantizedModel(matrices | coded, left, source.header)
         return len(container.encode(model, source.config.package.coder))
 
     with source.reporter.progress("byte target", total=target_bytes) as bar:
@@ -89,12 +92,12 @@ def _land(
 
 
 def distill(
-    source: CalibratedModel, plan: Plan, steps_of_controls: Mapping[str, int], target_bytes: int
-) -> tuple[Matrices, Matrices, dict[str, Tensor]]:
+    source: CalibratedModel, plan: Plan, control_steps: Mapping[str, float], target_bytes: int
+) -> tuple[Matrices, dict[str, Tensor]]:
     """Round share by share with training in between, from the steps at `plan.last_log2_c`.
 
-    The last share lands on `target_bytes`, if that is not 0. Returns the weight matrices and the trained control
-    tensors, those of `steps_of_controls` rounded.
+    control_steps: by control tensor that will be rounded. The last share lands on `target_bytes`, if that is not 0.
+    Returns the matrices and the trained control tensors, not rounded.
     """
     settings, batches = source.config.quantize, source.teaching
     gradual = Gradual(source.model, plan, source.config.optim, settings.distill_lr)
@@ -109,7 +112,7 @@ def distill(
                 bar.update(next(steps), note=f"{share:.0%} rounded, {divergence:.5f} nats/token")
 
             gradual.train(batches[start:stop], start / len(batches), stop / len(batches), on_step)
-    coded, controls = round_controls.split(gradual.controls(), steps_of_controls, source)
+    trained = gradual.controls()
     if not target_bytes:
-        return gradual.round(0.0), coded, controls
-    return _land(source, gradual, coded, controls, target_bytes, 0.0)[0], coded, controls
+        return gradual.round(0.0), trained
+    return _land(source, gradual, trained, control_steps, target_bytes, 0.0)[0], trained

@@ -40,7 +40,7 @@ def test_a_rounded_value_costs_as_much_divergence_as_a_weight(source: Calibrated
     matrices = {name: tensor for name, tensor in matrices.items() if name in source.roles}
     steps = round_controls.choose_steps(source, matrices)
     assert set(steps) == {name for name, tensor in source.controls.items() if tensor.numel() >= round_controls.LEAST}
-    coded, left = round_controls.split(source.weights, steps, source)
+    coded, left = round_controls.split(source.controls, steps)
     assert set(coded) | set(left) == set(source.controls)
     distance = Divergence(source.model, source.batches(round_controls.TOKENS, choosing=True))
     weights = sum(tensor.symbols.size for tensor in matrices.values())
