@@ -21,10 +21,10 @@ from pgolf.codec.directory import Directory, MatrixEntry
 from pgolf.codec.side_information import Prediction
 from pgolf.codec.symbols import Plane
 from pgolf.errors import PgolfError
-from pgolf.quantized.tensors import QuantizedModel, QuantizedTensor
+from pgolf.quantized.tensors import VECTOR, QuantizedModel, QuantizedTensor
 
 MAGIC = b"PGZ\x01"
-"""With version 1. Version 2 is that of a model with a trellis of more than 8 states."""
+"""With version 1. Version 2: a trellis has more than 8 states, or a matrix is a vector."""
 _DIGEST, _CONTENT_DIGEST = 16, 8
 _START = len(MAGIC) + _DIGEST
 PLAIN, CENTERED, ZERO = 0, 1, 2
@@ -91,7 +91,7 @@ def encode(model: QuantizedModel, coder: str = "range") -> bytes:
 
 
 def _version(directory: Directory) -> int:
-    return 1 + any(entry.trellis > 8 for entry in directory.matrices)
+    return 1 + any(entry.trellis > 8 or entry.role == VECTOR for entry in directory.matrices)
 
 
 def decode(data: bytes) -> QuantizedModel:
@@ -133,7 +133,7 @@ def take_apart(data: bytes) -> Parts:
     directory = directories.read(text)
     directories.check_size(directory, len(body))
     if _version(directory) != data[3]:
-        raise PgolfError("the container's version is not that of its trellises: it is damaged")
+        raise PgolfError("the container's version is not that of its matrices: it is damaged")
     nothing = Streams(b"", b"", b"")
     scales = plain = centered = nothing
     packed = b""

@@ -244,7 +244,7 @@ def read(
         for key, value in directory["matrices"].items()
     }
     entries = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    assert file[3] == (2 if any(e["trellis"] > 8 for e in entries) else 1)
+    assert file[3] == (2 if any(e["trellis"] > 8 or e["role"] == "vector" for e in entries) else 1)
     told = [(e[side + "s"], e, f"{side}_scale_") for e in entries for side in ("row", "column")]
     vectors = [Matrix(1, length, e[key + "base"], 3, 12) for length, e, key in told]
     read_set(data, vectors, directory["alphabets"][0], 15, centered=False)
