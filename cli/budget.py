@@ -4,6 +4,7 @@ Bits are per weight, scales included; entropy is each tensor's own zero-order en
 coded below (negative) or above it, `coder` how far they are from the cross-entropy of the coder's own model.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -30,10 +31,14 @@ def add_to(app: typer.Typer) -> None:
         Counts the run's package, or its quantize stage, or its checkpoint; --from names a stage or a model.pgz.
         """
         from cli.screen import say_error, say_json
-        from pgolf.errors import CheckFailed
+        from pgolf.errors import CheckFailed, PgolfError
         from stages.reports import budget as budgets
         from stages.reports import budget_picture
 
+        if png is not None and png.suffix.lower() != ".png":
+            raise PgolfError(f"--png {png}: name a file that ends in .png")
+        if png is not None and os.path.lexists(png) and not common.force:
+            raise PgolfError(f"{png} exists; name another file, or replace it with --force")
         context = common.context(*([] if cap is None else [f"package.cap_bytes={cap}"]))
         if common.source is not None and common.source.is_file():
             found = budgets.of_file(common.source, context.adopt().config.package.cap_bytes)

@@ -3,6 +3,7 @@
 import re
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import typer
@@ -21,7 +22,12 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
-            return list(super().parse_args(ctx, self._spread(args)))
+            rest = list(super().parse_args(ctx, self._spread(args)))
+            for parameter in self.params:
+                # Path("") is the working folder: `--out "$UNSET"` would write there.
+                if ctx.params.get(parameter.name) == Path() and not _names_here(args):
+                    raise typer.BadParameter("the name is empty", ctx=ctx, param_hint=parameter.opts[-1])
+            return rest
         except _UsageError as error:
             raise _usage_error(error, ctx, as_json="--json" in args) from error
 
@@ -104,6 +110,11 @@ class Group(TyperGroup):
             return super().resolve_command(ctx, args)
         except _UsageError as error:
             raise _usage_error(error, ctx, as_json="--json" in args) from error
+
+
+def _names_here(args: Sequence[str]) -> bool:
+    """True if an argument is the working folder by its name, `.` or `--out=.`."""
+    return any(word.partition("=")[2] == "." if word.startswith("-") else Path(word or "/") == Path() for word in args)
 
 
 def _kind(found: re.Match[str]) -> str:

@@ -19,6 +19,7 @@ def add_to(app: typer.Typer) -> None:
         """Write a page with a run's lineage, loss curve, scores, bytes, gain of learning, and audit. Opens anywhere."""
         import dataclasses
 
+        from cli.screen import say_json
         from pgolf.errors import PgolfError
         from pgolf.store import lineage_file, runs
         from stages.reports.html import html_report, render
@@ -32,6 +33,8 @@ def add_to(app: typer.Typer) -> None:
             except FileExistsError as error:
                 raise PgolfError(f"{page} exists; move it away first") from error
             common.screen.result(str(page))
+            if common.json:
+                say_json({"path": str(page)})
             return
 
         if run_name is not None:

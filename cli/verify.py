@@ -37,7 +37,10 @@ def add_to(app: typer.Typer) -> None:
         audit: Annotated[
             bool, typer.Option("--audit", help="Audit every score, also those that the package claims no audit of.")
         ] = False,
-        cap: Annotated[int, typer.Option(help="Bytes that model and code may have together.")] = 16_000_000,
+        cap: Annotated[
+            int,
+            typer.Option(parser=numbers.size, metavar="BYTES", help="Bytes that model and code may have together."),
+        ] = 16_000_000,
         count_tokenizer: Annotated[
             bool, typer.Option("--count-tokenizer", help="Count the tokenizer against --cap as well.")
         ] = False,
@@ -60,6 +63,8 @@ def add_to(app: typer.Typer) -> None:
         from pgolf.errors import CheckFailed, PgolfError
         from stages import verify as stage
 
+        if tolerance is not None and tolerance < 0:
+            raise PgolfError(f"--tolerance is {tolerance:g}; it must be at least 0")
         screen = common.screen
         options = stage.Options(
             val=val,

@@ -158,7 +158,7 @@ def _run(case: _Case) -> dict[str, Any]:
         "seed": black_box.seed,
         "power": black_box.power,
         "findings": [finding.to_dict() for finding in named],
-        "disputes": record.disputes(options.evaluator, adapts, config.evaluate.mixture, crosses, in_order),
+        "disputes": record.disputes(options.evaluator, adapts, config.evaluate, crosses, in_order),
         "metrics": score.metrics()
         | {
             "checks_passed": sum(finding.outcome == audits.PASSED for finding in findings),

@@ -1,6 +1,7 @@
 """Compress and decompress a file with the model of a run."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +27,11 @@ class Done:
 
 def compress(context: StageContext, source: Stage, file: Path, output: Path | None) -> Done:
     """Write `file` compressed, as `<file>.pgt` unless `output` names another place."""
-    target = _free(output or file.with_name(file.name + text_file.SUFFIX), context.force)
+    target = _free(output or file.with_name(file.name + text_file.SUFFIX), file, context.force)
     text = _read(file)
     model, tokenizer = _model_and_tokenizer(context, source)
-    settings = CompressSettings(seq_len=training_length(source))
+    seq_len = training_length(source)
+    settings = CompressSettings(seq_len=seq_len, stride=min(CompressSettings.stride, seq_len))
     found = texts.compress(text, model, tokenizer, settings, context.reporter)
     _write(target, found.data)
     return Done(target, source, found)
@@ -39,7 +41,7 @@ def decompress(context: StageContext, source: Stage, file: Path, output: Path | 
     """Write the text of a compressed file, without `.pgt` in its name unless `output` names another place."""
     if output is None and file.suffix != text_file.SUFFIX:
         raise PgolfError(f"{file} does not end in {text_file.SUFFIX}; name the file to write with --output")
-    target = _free(output or file.with_suffix(""), context.force)
+    target = _free(output or file.with_suffix(""), file, context.force)
     data = _read(file)
     text_file.read(data, str(file))  # a damaged file is refused before the model is loaded
     model, tokenizer = _model_and_tokenizer(context, source)
@@ -51,8 +53,10 @@ def _model_and_tokenizer(context: StageContext, source: Stage) -> tuple[GPT, Tok
     return load_model(source, context.runtime), token_stages.tokenizer_of(source.ancestor("tokenize"))
 
 
-def _free(target: Path, force: bool) -> Path:
-    if target.exists() and not force:
+def _free(target: Path, file: Path, force: bool) -> Path:
+    if target.exists() and file.exists() and target.samefile(file):
+        raise PgolfError(f"{target} is the input itself; name another file with --output")
+    if os.path.lexists(target) and not force:
         raise PgolfError(f"{target} is there already; name another file with --output, or replace it with --force")
     return target
 
@@ -73,7 +77,10 @@ def _write(target: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(target)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            beside.unlink()
+        if not isinstance(error, OSError):
+            raise
         reason = error.strerror or error
         raise PgolfError(f"cannot write {target}: {reason}; choose another place with --output") from error

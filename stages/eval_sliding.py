@@ -2,8 +2,10 @@
 
 import time
 
+from pgolf.evaluate import scoring_order, tilt
 from pgolf.evaluate.sliding import SlidingEvaluator
 from pgolf.saved.models import evaluate_settings
+from pgolf.store import kinds
 from pgolf.store.records import ScoreDetails
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
@@ -26,8 +28,10 @@ def eval_sliding(context: StageContext, source: Stage, documents: Documents = VA
             model = evaluation.model_of(source, context.runtime, settings)
             clock = time.monotonic()
             with evaluation.progress(context, "eval-sliding", len(text.tokens) - 1) as on_progress:
-                evaluator = SlidingEvaluator(model, settings, context.runtime, on_progress)
+                evaluator = tilt.over(SlidingEvaluator(model, settings, context.runtime, on_progress), settings)
                 trace = evaluator.score(text.tokens)
             evaluation.write_scores(build, context, model, text, trace, time.monotonic() - clock)
+            if settings.tilt_boost and context.runtime.is_main:
+                scoring_order.write(build.writer.path(kinds.ORDER), trace)
             build.details |= ScoreDetails(seq_len=settings.seq_len, stride=settings.stride, context=settings.context)
     return build.stage

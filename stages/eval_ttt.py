@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from pgolf.config import EvaluateConfig, TttConfig
-from pgolf.evaluate import scoring_order
+from pgolf.evaluate import scoring_order, tilt
 from pgolf.evaluate.ttt.methods import TttEvaluator
 from pgolf.evaluate.ttt.time_cap import Estimate
 from pgolf.evaluate.ttt.tune import trials_at_most, tune
@@ -48,7 +48,7 @@ def eval_ttt(context: StageContext, source: Stage, documents: Documents = VAL, t
             clock = time.monotonic()
             with evaluation.progress(context, "eval-ttt", len(text.tokens) - 1) as on_progress:
                 evaluator = TttEvaluator(model, settings, ttt, context.runtime, on_progress, on_estimate)
-                trace = evaluator.score(text.tokens)
+                trace = tilt.over(evaluator, settings).score(text.tokens)
             evaluation.write_scores(build, context, model, text, trace, time.monotonic() - clock)
             build.details |= ScoreDetails(seq_len=settings.seq_len, stride=settings.stride, method=ttt.method)
             if context.runtime.is_main:

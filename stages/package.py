@@ -34,10 +34,12 @@ _LATER_SETTINGS = 64  # bytes left free for settings of a score that is not made
 def package(context: StageContext, source: Stage) -> Stage:
     """Make the `package` stage from a `quantize` stage and the scores and audits that its run holds of it.
 
-    Raises CheckFailed when the counted bytes exceed `package.cap_bytes`; then nothing is written.
+    Raises CheckFailed when the counted bytes exceed `package.cap_bytes`, PgolfError for scores under different
+    settings; then nothing is written.
     """
     settings = context.config.package
     scores = claims.scores_of(source, context.run)
+    claims.refuse_mixed(scores)
     audits = claims.audits_of(source, context.run, scores)
     inputs = {"model": source, **scores, **{f"audit:{name}": stage for name, stage in audits.items()}}
     with context.build("package", inputs=inputs, sections=("package",)) as build:

@@ -82,6 +82,8 @@ def _evaluation(source: Stage) -> Evaluation:
     recorded: dict[str, Any] = {key: manifest.config[key] for key in ("evaluate", "ttt") if key in manifest.config}
     config = configs.recorded(recorded)
     settings = dataclasses.replace(config.evaluate, seq_len=details["seq_len"], stride=details["stride"])
+    if settings.tilt_boost:
+        raise PgolfError("a proof codes with the model alone; score with evaluate.tilt_boost = 0 and prove that")
     if manifest.stage != "eval-ttt":
         return Evaluation(settings, None)
     ttt = configs.recorded({"ttt": details["ttt"]}).ttt if "ttt" in details else config.ttt

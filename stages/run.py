@@ -145,6 +145,7 @@ def _stages(make: Any, context: StageContext, tokenize: Any, score_float: bool) 
     sliding = make("eval-sliding", eval_sliding, quantized, name)
     ttt = make("eval-ttt", eval_ttt, quantized, name)
     packaged = make("package", package, quantized, name, sliding, ttt)
-    count = context.config.evaluate.prove_tokens
+    evaluate = context.config.evaluate
+    count = 0 if evaluate.tilt_boost else evaluate.prove_tokens  # a proof codes with the model alone
     proof = make("prove", lambda built, source: prove(built, source, count), sliding, name) if count else None
     return tokens, trained, averaged, quantized, float_score, sliding, ttt, packaged, proof

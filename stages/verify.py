@@ -275,7 +275,7 @@ class _Package:
         own = configs.from_dict(settings)
         for name, score in self.claimed["scores"].items():
             claimed = configs.from_dict(score["settings"])
-            if claimed.evaluate != own.evaluate or (name == "ttt" and claimed.ttt != own.ttt):
+            if not claims.same_scoring(claimed.evaluate, own.evaluate) or (name == "ttt" and claimed.ttt != own.ttt):
                 raise _Untrue(f"the script is set to evaluate otherwise than the {name} score was measured")
         lines = (self.folder / REQUIREMENTS).read_text("utf-8").splitlines()
         for line in lines:

@@ -10,6 +10,7 @@ from pgolf.audit import AuditSettings, BlackBox, Claims, Subject, audit
 from pgolf.audit.subject import FLOOR_BF16, FLOOR_FP32, ISOLATES_ALL, ISOLATES_CONTEXT, ISOLATES_NOTHING
 from pgolf.config import Config
 from pgolf.errors import PgolfError
+from pgolf.evaluate import tilt
 from pgolf.evaluate.evaluator import Evaluator
 from pgolf.evaluate.mixture import MixtureEvaluator
 from pgolf.evaluate.sliding import SlidingEvaluator
@@ -36,14 +37,15 @@ def resolve(config: Config, evaluate_seq_len: int) -> Config:
 
 
 def evaluator(name: str, model: GPT, config: Config, runtime: Runtime) -> Evaluator:
-    """The evaluator called `name`, with `config.evaluate` and `config.ttt`; with the mixture over it where it is on."""
-    plain = _plain_evaluator(name, model, config, runtime)
+    """The evaluator called `name`, with `config.evaluate` and `config.ttt`; with the tilt and the mixture over it where
+    they are on."""
+    tilted = tilt.over(_base_evaluator(name, model, config, runtime), config.evaluate)
     if not config.evaluate.mixture:
-        return plain
-    return MixtureEvaluator(plain, model.config.vocab_size, model.config.bos_id)
+        return tilted
+    return MixtureEvaluator(tilted, model.config.vocab_size, model.config.bos_id)
 
 
-def _plain_evaluator(name: str, model: GPT, config: Config, runtime: Runtime) -> Evaluator:
+def _base_evaluator(name: str, model: GPT, config: Config, runtime: Runtime) -> SlidingEvaluator | TttEvaluator:
     if name == SLIDING:
         return SlidingEvaluator(model, config.evaluate, runtime)
     if name == TTT:
@@ -51,13 +53,13 @@ def _plain_evaluator(name: str, model: GPT, config: Config, runtime: Runtime) ->
     raise PgolfError(f"--evaluator {name!r}: choose {' or '.join(EVALUATORS)}")
 
 
-def plain(model: GPT, config: Config, runtime: Runtime) -> Evaluator:
-    """The baseline of test-time training: sliding windows with the contexts of the method."""
+def plain(name: str, model: GPT, config: Config, runtime: Runtime) -> Evaluator:
+    """The baseline of an evaluator that adapts: sliding windows with the same contexts and without the tilt."""
     method = methods.of(config.ttt)
-    evaluate = config.evaluate
-    if not method.takes_context:
+    evaluate = replace(config.evaluate, tilt_boost=0.0)
+    if name == TTT and not method.takes_context:
         evaluate = replace(evaluate, context="windowed")
-    if method.per_document:
+    if name == TTT and method.per_document:
         evaluate = replace(evaluate, reset_at_documents=True)
     return evaluator(SLIDING, model, replace(config, evaluate=evaluate), runtime)
 
@@ -66,13 +68,12 @@ def claims(name: str, config: Config) -> Claims:
     """The claims that an evaluator's settings imply."""
     resets = config.evaluate.reset_at_documents
     periods = (config.evaluate.stride, config.evaluate.seq_len)
-    mixture = config.evaluate.mixture  # its statistics go on from document to document
+    counts = config.evaluate.mixture or config.evaluate.tilt_boost > 0  # they go on from document to document
     if name == SLIDING:
-        documents = ISOLATES_CONTEXT if resets else ISOLATES_NOTHING
-        return Claims(documents=documents, periods=periods, adapts=mixture)
+        return Claims(documents=ISOLATES_CONTEXT if resets else ISOLATES_NOTHING, periods=periods, adapts=counts)
     method = methods.of(config.ttt)
     isolated = ISOLATES_CONTEXT if resets or method.per_document else ISOLATES_NOTHING
-    documents = ISOLATES_ALL if method.forgets and not mixture else isolated
+    documents = ISOLATES_ALL if method.forgets and not counts else isolated
     chunks = [pair[1] for pair in config.ttt.lora_chunks]
     return Claims(documents=documents, periods=(*periods, config.ttt.chunk_tokens, *chunks), adapts=True)
 
@@ -108,7 +109,7 @@ def black_box(
         vocab_size=model.config.vocab_size,
         bos_id=model.config.bos_id,
         claims=claims(name, config),
-        plain=plain(model, config, runtime) if name == TTT else None,
+        plain=plain(name, model, config, runtime) if name == TTT or config.evaluate.tilt_boost else None,
         floor=FLOOR_FP32 if runtime.device.type == "cpu" else FLOOR_BF16,
         classes=classes(tokenizer, model.config.vocab_size),
         make=lambda: evaluator(name, model, config, runtime),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pgolf.audit.finding import FAILED, NOT_RUN, PASSED, SHOWN, Finding
+from pgolf.config.evaluate import EvaluateConfig
 
 CAP_SECONDS = 600.0  # the challenge's limit, for training and for evaluation
 
@@ -134,9 +135,12 @@ def reported_score(
     return Finding("reported score", rule, PASSED, f"{text}, the first {len(base):,} as audited", numbers)
 
 
-def disputes(evaluator: str, adapts: bool, mixture: bool, crosses: bool, stream_order: bool) -> list[dict[str, str]]:
+def disputes(
+    evaluator: str, adapts: bool, settings: EvaluateConfig, crosses: bool, stream_order: bool
+) -> list[dict[str, str]]:
     """Questions on which the field's judges disagree, with this evaluation's answers; reported, never decided."""
-    track = "B (adaptive: learns from scored tokens)" if adapts or mixture else "A (a fixed predictor)"
+    counts = settings.mixture or settings.tilt_boost > 0
+    track = "B (adaptive: learns from scored tokens)" if adapts or counts else "A (a fixed predictor)"
     rows = [
         {"question": "track of the score", "here": f"{track}; compare it with scores of the same track"},
         {
@@ -151,7 +155,10 @@ def disputes(evaluator: str, adapts: bool, mixture: bool, crosses: bool, stream_
         },
         {"question": "unit and margin of a claim", "here": "pgolf compare prints every reading"},
     ]
-    if mixture:
+    if settings.tilt_boost:
+        here = "an n-gram tilt from exact counts of scored tokens, normalized over the vocabulary (as #1514, #2135)"
+        rows.append({"question": "statistics built at evaluation", "here": here})
+    if settings.mixture:
         here = "a full distribution from exact counts of scored tokens; some judges allow it, some do not"
         rows.append({"question": "statistics built at evaluation", "here": here})
     if evaluator == "ttt":

@@ -22,7 +22,14 @@ class EvaluateConfig:
     reset_at_documents: bool = False
     """Contexts begin at the document's BOS instead of crossing into the document before (the challenge crosses)."""
     prove_tokens: int = field(default=0, metadata=NO_EFFECT)
-    """Tokens of val whose sliding score `pgolf run` proves at its end (`pgolf prove`); 0: none."""
+    """Tokens of val whose sliding score `pgolf run` proves at its end (`pgolf prove`); 0, or with the tilt: none."""
+    tilt_boost: float = 0.0
+    """Nats added to the logit of the token that the scored text's own n-grams hint at, before the distribution is
+    normalized again (#1514; #2135: 2.625); 0: off."""
+    tilt_order: int = 16
+    """Tokens of the n-grams, the hinted one included (#2135)."""
+    tilt_threshold: float = 0.8
+    """Least share of the context's earlier places that the hinted token must have followed (#2135)."""
     mixture: bool = False
     """Also score a mixture with causal statistics of the scored tokens; reported separately from `bits_per_byte`."""
 
@@ -37,6 +44,11 @@ class EvaluateConfig:
             raise PgolfError(
                 f"evaluate.stride = {self.stride} is more than evaluate.seq_len = {self.seq_len}: some tokens would "
                 "never be scored"
+            )
+        if self.tilt_boost < 0 or self.tilt_order < 1 or not 0 < self.tilt_threshold <= 1:
+            raise PgolfError(
+                f"evaluate.tilt_boost = {self.tilt_boost:g}, tilt_order = {self.tilt_order} and tilt_threshold = "
+                f"{self.tilt_threshold:g} must be at least 0, at least 1, and in (0, 1]"
             )
         if self.batch_windows < 1:
             raise PgolfError(f"evaluate.batch_windows is {self.batch_windows}; it must be at least 1")

@@ -48,6 +48,8 @@ class TttConfig:
     """Adapters are multiplied by alpha / rank."""
     lora_lr: float = 6e-3
     """Learning rate of the adapters (adam, betas 0 and 0.99, as in record 2026-04-27)."""
+    lora_decay: float = 0.0
+    """Weight decay of the adapters, times the rate a step (adamw; #2135: 2)."""
     lora_without: tuple[str, ...] = ()
     """Maps that get no adapters, such as `attn.c_q` and `attn.c_v` (PR #1953)."""
     lora_chunks: tuple[tuple[int, ...], ...] = ()
@@ -80,7 +82,7 @@ class TttConfig:
         for name in ("chunk_tokens", "lora_rank", "lora_documents", "phases"):
             if getattr(self, name) < 1:
                 raise PgolfError(f"ttt.{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("seconds", "epochs", "lr", "lora_lr", "in_place_lr"):
+        for name in ("seconds", "epochs", "lr", "lora_lr", "lora_decay", "in_place_lr"):
             if getattr(self, name) < 0:
                 raise PgolfError(f"ttt.{name} is {getattr(self, name)}; it must be at least 0")
         for name, most in (("output_lr", 4), ("output_stream_lr", 3)):

@@ -56,13 +56,15 @@ def source(name: str | Path) -> Source:
     """
     if "://" in str(name):
         return _url_source(str(name))
+    if name == "":  # Path("") is the working folder
+        raise PgolfError("the name of a document file is empty; give a file, a folder or a URL")
     path = Path(name)
     if path.is_file():
         _format_of(str(path))
         hashed = manifests.hash_file(path)
         return Source(str(path), "file", (str(path),), hashed.sha256, hashed.bytes)
     if not path.is_dir():
-        raise PgolfError(f"{path} does not exist")
+        raise PgolfError(f"{path} {'is neither a file nor a folder' if path.exists() else 'does not exist'}")
     names, skipped = _inside(path)
     if not names:
         raise PgolfError(f"{path} holds no documents: no {', '.join(FORMATS)} file, plain or {', '.join(COMPRESSIONS)}")

@@ -118,6 +118,10 @@ class Documents:
     """(D,) float64: negative log-likelihood of each document's scored tokens."""
     bytes: np.ndarray
     """(D,) int64: bytes they decode to."""
+    tokenizer: str = ""
+    """Hash of the tokenizer, where known."""
+    tokens: str = ""
+    """Hash of the token stream, where known."""
 
     @property
     def bits_per_byte(self) -> float:
@@ -135,6 +139,18 @@ def by_document(nll: np.ndarray, token_bytes: np.ndarray, tokens: np.ndarray, bo
         nats=np.bincount(owner, weights=nll, minlength=count),
         bytes=np.bincount(owner, weights=token_bytes, minlength=count).astype(np.int64),
     )
+
+
+def same_text(one: Documents, other: Documents) -> bool:
+    """True unless two evaluations scored different documents, or the same ones in another order.
+
+    Under one tokenizer the tokens decide. Tables of two tokenizers may count a lossy character differently, so there
+    the documents' lengths may differ by a hundredth of the text in all.
+    """
+    if one.tokenizer and one.tokenizer == other.tokenizer:
+        return one.tokens == other.tokens
+    alike = len(one.bytes) == len(other.bytes)
+    return alike and int(np.abs(one.bytes - other.bytes).sum()) <= 0.01 * int(one.bytes.sum())
 
 
 @dataclass(frozen=True)

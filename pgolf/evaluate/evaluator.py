@@ -4,14 +4,17 @@ An evaluator turns a token stream into one score per target and the order in whi
 also gives the whole distribution it held at some positions, so that an audit can check that it sums to one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 OnProgress = Callable[[int, float], None]
 """Called with the targets scored so far by this process, and their mean nats."""
+Positions = Sequence[int] | Mapping[int, Any]
+"""Targets whose distributions are wanted, each in 1..N-1; a mapping also says which part of each (an index of it)."""
+WHOLE = slice(None)
 
 
 @dataclass(frozen=True, eq=False)

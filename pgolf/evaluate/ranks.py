@@ -1,6 +1,5 @@
 """Gather the results of an evaluation's processes, each of which scores a share of the text."""
 
-from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -37,16 +36,3 @@ def largest(value: float, runtime: Runtime) -> float:
     tensor = torch.tensor(value, dtype=torch.float64, device=runtime.device)
     dist.all_reduce(tensor, dist.ReduceOp.MAX)
     return float(tensor)
-
-
-def merged(
-    found: Mapping[int, np.ndarray], positions: Sequence[int], vocab_size: int, runtime: Runtime
-) -> dict[int, np.ndarray]:
-    """Distributions (vocab_size,) by position, of which each process holds some."""
-    if runtime.world_size == 1:
-        return dict(found)
-    table = np.zeros((len(positions), vocab_size))
-    for row, position in enumerate(positions):
-        if position in found:
-            table[row] = found[position]
-    return dict(zip(positions, total(table, runtime), strict=True))

@@ -10,11 +10,11 @@ Windows are cut into the same batches whatever the number of ranks, so two ranks
 zeros.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,9 +23,11 @@ from torch import Tensor
 from pgolf.config.evaluate import EvaluateConfig
 from pgolf.errors import PgolfError
 from pgolf.evaluate import banded, ranks, windows
-from pgolf.evaluate.evaluator import OnProgress, Trace
+from pgolf.evaluate.distributions import chosen, parts
+from pgolf.evaluate.evaluator import OnProgress, Positions, Trace
 from pgolf.evaluate.windows import Window
 from pgolf.model.gpt import GPT
+from pgolf.model.paths import scoring_graph, without_graph
 from pgolf.runtime import Runtime
 
 Result = TypeVar("Result")
@@ -40,16 +42,22 @@ class SlidingEvaluator:
     runtime: Runtime
     on_progress: OnProgress | None = None
 
-    def score(self, tokens: np.ndarray, positions: Sequence[int] = ()) -> Trace:
+    def planned(self, tokens: np.ndarray) -> np.ndarray:
+        """The step of each target, (N-1,): one step for all."""
+        return np.zeros(len(tokens) - 1, dtype=np.int64)
+
+    def score(self, tokens: np.ndarray, positions: Positions = ()) -> Trace:
         """See `Evaluator.score`. Raises PgolfError for a stream with nothing to predict."""
         check_stream(tokens, positions)
         settings, runtime = self.settings, self.runtime
         count = len(tokens) - 1
         nll, times = np.zeros(count), np.zeros(count, dtype=np.int64)
-        wanted, found = set(positions), dict[int, np.ndarray]()
+        wanted = parts(positions) if positions else {}
+        found: dict[int, np.ndarray] = {}
         batches = batched(*plan_windows(self.model, tokens, settings))[runtime.world_rank :: runtime.world_size]
         done, total = 0, 0.0
         with scoring(self.model, settings):
+            scoring_graph(self.model, runtime, (settings.batch_windows, settings.seq_len, settings.stride))
             scored = side_by_side(
                 lambda batch: score_windows(self.model, tokens, batch, wanted, runtime.device), batches, runtime
             )
@@ -62,7 +70,7 @@ class SlidingEvaluator:
                 if self.on_progress is not None:
                     self.on_progress(done, total / done)
         nll, times = ranks.total(nll, runtime), ranks.total(times, runtime)
-        found = ranks.merged(found, positions, self.model.config.vocab_size, runtime)
+        found = dict(ranks.joined([*found.items()], runtime))
         windows.check_coverage(times)
         return Trace(nll=nll, order=np.zeros(count, dtype=np.int64), log_probs=found)
 
@@ -76,6 +84,7 @@ def scoring(model: GPT, settings: EvaluateConfig) -> Iterator[None]:
         yield
     finally:
         model.set_window(0)
+        without_graph(model)
 
 
 def side_by_side(
@@ -112,17 +121,21 @@ def targets_of(batch: Sequence[Window]) -> np.ndarray:
     return np.concatenate([np.arange(window.stop - window.scored, window.stop) for window in batch])
 
 
-def rows_of(tokens: np.ndarray, batch: Sequence[Window], device: torch.device) -> tuple[Tensor, Tensor, int]:
-    """The windows as rows of one batch.
+def rows_of(
+    tokens: np.ndarray, batch: Sequence[Window], device: torch.device, shape: tuple[int, ...] | None = None
+) -> tuple[Tensor, Tensor, int]:
+    """The windows as rows of one batch; shape: (rows, tokens, scored positions) to fill up to where that fits.
 
     Returns the tokens (B, T), an index (n,) of the scored positions into the flattened last `last` positions of each
     row, and `last`: nothing further from a row's end is scored.
     """
-    length = max(window.length for window in batch)
-    inputs = np.zeros((len(batch), length), dtype=np.int64)  # padding comes after all scored positions
+    count, length = len(batch), max(window.length for window in batch)
+    first = min(window.length - window.scored for window in batch)
+    if shape is not None and first + shape[2] == shape[1]:
+        count, length = shape[:2]
+    inputs = np.zeros((count, length), dtype=np.int64)  # padding comes after all scored positions
     for row, window in enumerate(batch):
         inputs[row, : window.length] = tokens[window.start : window.stop]
-    first = min(window.length - window.scored for window in batch)
     last = length - first
     picked = [np.arange(w.length - w.scored, w.length) - first + row * last for row, w in enumerate(batch)]
     return torch.from_numpy(inputs).to(device), torch.from_numpy(np.concatenate(picked)).to(device), last
@@ -130,7 +143,7 @@ def rows_of(tokens: np.ndarray, batch: Sequence[Window], device: torch.device) -
 
 def scored_hidden(model: GPT, tokens: np.ndarray, batch: Sequence[Window], device: torch.device) -> Tensor:
     """Hidden states (n, dim) that predict the targets of `targets_of(batch)`, from one forward."""
-    inputs, picked, last = rows_of(tokens, batch, device)
+    inputs, picked, last = rows_of(tokens, batch, device, model.scored_shape)
     return model.hidden(inputs, last).flatten(0, 1)[picked]
 
 
@@ -141,7 +154,7 @@ def expected_tokens(tokens: np.ndarray, targets: np.ndarray, device: torch.devic
 
 @torch.no_grad()
 def score_windows(
-    model: GPT, tokens: np.ndarray, batch: Sequence[Window], wanted: set[int], device: torch.device
+    model: GPT, tokens: np.ndarray, batch: Sequence[Window], wanted: Mapping[int, Any], device: torch.device
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
     """Nats of the targets of `targets_of(batch)` in one forward, and whole distributions at the requested positions."""
     hidden, targets = scored_hidden(model, tokens, batch, device), targets_of(batch)
@@ -149,22 +162,19 @@ def score_windows(
 
 
 def score_hidden(
-    model: GPT, hidden: Tensor, expected: Tensor, positions: np.ndarray, wanted: set[int]
+    model: GPT, hidden: Tensor, expected: Tensor, positions: np.ndarray, wanted: Mapping[int, Any]
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """Nats of the expected tokens, and whole distributions at the requested positions.
+    """Nats of the expected tokens, and distributions at the requested positions.
 
     hidden: (n, dim); expected: (n,) int64 ids; positions: (n,) their positions in the stream.
-    Returns (n,) float64 and, by position, (vocab_size,) float64 log-probabilities.
+    Returns (n,) float64 and, by position, (vocab_size,) float64 log-probabilities or the wanted part of them.
     """
     losses = model.hidden_losses(hidden, expected)
-    found = {}
-    for row in [i for i, position in enumerate(positions.tolist()) if position in wanted] if wanted else []:
-        logits = model.logits(hidden[row : row + 1]).double()
-        found[int(positions[row])] = torch.log_softmax(logits, dim=-1)[0].cpu().numpy()
+    found = chosen(lambda rows: model.logits(hidden[rows]), positions, wanted) if wanted else {}
     return losses.double().cpu().numpy(), found
 
 
-def check_stream(tokens: np.ndarray, positions: Sequence[int]) -> None:
+def check_stream(tokens: np.ndarray, positions: Positions) -> None:
     """Raise PgolfError when a stream has no target, or a requested position is not a target."""
     if len(tokens) < 2:
         raise PgolfError(f"a stream of {len(tokens)} tokens has nothing to predict; at least 2 are needed")

@@ -1,13 +1,11 @@
 """Writing down scores as they are fixed, each once."""
 
-from collections.abc import Sequence
-
 import numpy as np
-import torch
 from torch import Tensor
 
 from pgolf.evaluate import ranks, windows
-from pgolf.evaluate.evaluator import OnProgress, Trace
+from pgolf.evaluate.distributions import chosen, parts
+from pgolf.evaluate.evaluator import OnProgress, Positions, Trace
 from pgolf.runtime import Runtime
 
 
@@ -17,13 +15,12 @@ class Recorder:
     def __init__(
         self,
         count: int,
-        positions: Sequence[int],
+        positions: Positions,
         on_progress: OnProgress | None,
     ) -> None:
         """count: targets of the stream."""
-        self._positions = positions
         self.nll, self.order = np.zeros(count), np.zeros(count, dtype=np.int64)
-        self.wanted = set(positions)
+        self.wanted = parts(positions) if positions else {}
         self.log_probs: dict[int, np.ndarray] = {}
         self.updates: list[tuple[int, int, int, int, bool]] = []
         self._times = np.zeros(count, dtype=np.int64)
@@ -46,18 +43,14 @@ class Recorder:
 
     def keep(self, targets: np.ndarray, logits: Tensor) -> None:
         """Keep the distributions at the requested positions; logits (n, vocab_size) of the targets."""
-        if not self.wanted:
-            return
-        for row, target in enumerate(targets.tolist()):
-            if target + 1 in self.wanted:
-                vector = torch.log_softmax(logits[row].detach().double(), dim=-1)
-                self.log_probs[target + 1] = vector.cpu().numpy()
+        if self.wanted:
+            self.log_probs |= chosen(lambda rows: logits[rows], targets + 1, self.wanted)
 
-    def gather_ranks(self, runtime: Runtime, vocab_size: int) -> None:
+    def gather_ranks(self, runtime: Runtime) -> None:
         """Add the scores of the other processes."""
         self.nll, self.order, self._times = (ranks.total(v, runtime) for v in (self.nll, self.order, self._times))
         self.updates = ranks.joined(self.updates, runtime)
-        self.log_probs = ranks.merged(self.log_probs, self._positions, vocab_size, runtime)
+        self.log_probs = dict(ranks.joined([*self.log_probs.items()], runtime))
 
     def trace(self, **facts: object) -> Trace:
         """Raises CheckFailed unless every target was scored exactly once."""

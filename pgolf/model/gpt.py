@@ -75,6 +75,7 @@ class GPT(nn.Module):
         # What `fast_paths` changes: kernels in C, compiled blocks.
         self.native = False
         self.compiled: Parts | None = None
+        self.scored_shape: tuple[int, ...] | None = None  # see `paths.scoring_graph`
         self.arithmetic: Arithmetic = PLAIN
         self.looped = True
         self.window = 0
@@ -161,7 +162,7 @@ class GPT(nn.Module):
         if cache is not None:
             tokens = tokens[:, -cache.begin(total, self.local_reach()) :]
         last = 0 if last == tokens.shape[1] else last
-        parts = self._parts()
+        parts = self._parts((*tokens.shape, last))
         copied = None
         if self.copy_heads is not None:
             copied = candidates(every, self.config, self.window)[:, -tokens.shape[1] :]
@@ -175,9 +176,11 @@ class GPT(nn.Module):
             return x
         return x + self.copy_heads(x, copied[:, -last:], self._head())
 
-    def _parts(self) -> Parts:
-        """The compiled parts in training, where there are any, else the plain ones."""
-        if self.compiled is not None and self.training and torch.is_grad_enabled():
+    def _parts(self, shape: tuple[int, ...]) -> Parts:
+        """The compiled parts in training and for the one shape of an evaluation, where there are any; else the plain
+        ones."""
+        learns = self.training and torch.is_grad_enabled()
+        if self.compiled is not None and (learns or shape == self.scored_shape):
             return self.compiled
         return Parts(self.embedded, cast(list[Callable[..., Tensor]], self.blocks), advance, self.closed)
 

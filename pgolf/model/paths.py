@@ -70,18 +70,31 @@ def use_graph(model: GPT, runtime: Runtime) -> None:
 
     Nothing compiles before the first step. On a CPU the three others would cost seconds each and gain nothing.
     """
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
-    blocks = [torch.compile(block, dynamic=False) for block in model.blocks]
-    model.compiled = Parts(model.embedded, blocks, torch.compile(advance, dynamic=False), model.closed)
+    model.compiled = _compiled(model, runtime.device.type == "cuda")
     if runtime.device.type == "cuda":
-        embedded, closed = (torch.compile(part, dynamic=False) for part in (model.embedded, model.closed))
-        model.compiled = model.compiled._replace(embedded=embedded, closed=closed)
         model.arithmetic = PLAIN._replace(softmax=torch.compile(plain_softmax, dynamic=False))
 
 
+def scoring_graph(model: GPT, runtime: Runtime, shape: tuple[int, ...]) -> None:
+    """Send a GPU's evaluation batches of exactly this shape (rows, tokens, scored positions at their ends) through
+    torch.compile; all others stay plain, so that none compiles anything. `without_graph` undoes it."""
+    if runtime.compile and runtime.device.type == "cuda":
+        model.compiled, model.scored_shape = _compiled(model, True), shape
+
+
+def _compiled(model: GPT, ends: bool) -> Parts:
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+    blocks = [torch.compile(block, dynamic=False) for block in model.blocks]
+    made = Parts(model.embedded, blocks, torch.compile(advance, dynamic=False), model.closed)
+    if not ends:
+        return made
+    embedded, closed = (torch.compile(part, dynamic=False) for part in (model.embedded, model.closed))
+    return made._replace(embedded=embedded, closed=closed)
+
+
 def without_graph(model: GPT) -> None:
-    """Undo `use_graph`."""
-    model.compiled = None
+    """Undo `use_graph` and `scoring_graph`."""
+    model.compiled = model.scored_shape = None
     if model.arithmetic.softmax not in (plain_softmax, loss.softmax):
         model.arithmetic = PLAIN
 

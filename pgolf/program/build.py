@@ -33,6 +33,8 @@ _OPTIONAL: Mapping[str, Callable[[Config], bool]] = {
     "pgolf.quant.progressive_rounding": lambda config: config.quantize.distill_steps > 0,
     "pgolf.quant.gptq": lambda config: config.quantize.method not in ("trellis", "waterfill"),
     "pgolf.codec.baseline": lambda config: config.package.coder != "range",
+    "pgolf.evaluate.distributions": lambda config: config.evaluate.tilt_boost > 0,
+    "pgolf.evaluate.tilt": lambda config: config.evaluate.tilt_boost > 0,
     "pgolf.evaluate.banded": lambda config: config.evaluate.context == "banded",
     "pgolf.evaluate.ttt.rows": lambda config: (
         config.evaluate.reset_at_documents or config.ttt.chunk_tokens > config.evaluate.stride

@@ -13,6 +13,7 @@ import torch
 from pgolf.codec import container
 from pgolf.config import EvaluateConfig, ModelConfig, TttConfig
 from pgolf.errors import PgolfError
+from pgolf.evaluate import tilt
 from pgolf.evaluate.bpb import Score
 from pgolf.evaluate.evaluator import OnProgress
 from pgolf.evaluate.sliding import SlidingEvaluator
@@ -100,4 +101,5 @@ def score(
         if ttt is None
         else TttEvaluator(model, evaluate, replace(ttt, seconds=0.0), runtime, on_progress)
     )
-    return Score.from_nll(evaluator.score(text.tokens).nll, text.token_bytes[1:])
+    trace = (tilt.over(evaluator, evaluate) if evaluate.tilt_boost else evaluator).score(text.tokens)
+    return Score.from_nll(trace.nll, text.token_bytes[1:])

@@ -26,7 +26,7 @@ from pgolf.generate import Sampling, generate
 from pgolf.model.gpt import GPT
 from pgolf.runtime import Runtime, choose
 from pgolf.saved import models, tokens
-from pgolf.store import kinds, runs, stage_directory
+from pgolf.store import kinds, lineage, runs, stage_directory
 from pgolf.store.records import ScoreMetrics
 from pgolf.store.stage_directory import Stage
 from pgolf.tokens.tokenizer import Tokenizer
@@ -109,8 +109,12 @@ class Run:
 
     @property
     def scores(self) -> dict[str, float]:
-        """Bits per byte of every stage that holds a score."""
-        scored = (item for item in self.stages.items() if item[1].manifest.stage in kinds.SCORED)
+        """Bits per byte of every stage that holds a score, but for scores of a model that was replaced since."""
+        scored = (
+            (label, stage)
+            for label, stage in self.stages.items()
+            if stage.manifest.stage in kinds.SCORED and not lineage.outdated(stage)
+        )
         return {label: float(stage.manifest.metrics_as(ScoreMetrics)["bits_per_byte"]) for label, stage in scored}
 
     def load(self, label: str | None = None, device: str = "auto", threads: int = 0) -> Model:

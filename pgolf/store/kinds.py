@@ -86,7 +86,7 @@ KINDS = {
             ("quantize", "ema-finalize", "train"),
             ("package",),
             "score",
-            (SCORES,),
+            (SCORES, ORDER),
             records.ScoreMetrics,
             records.ScoreDetails,
         ),

@@ -44,6 +44,16 @@ def input_hashes(stage: Stage) -> set[str]:
     return found
 
 
+def outdated(stage: Stage) -> bool:
+    """True if a stage of the same run that this one was made from, near or far, has been replaced since."""
+    for role, entry in stage.manifest.inputs.items():
+        if entry.kind == "stage" and stage_directory.locate(stage.path, entry).parent == stage.path.parent:
+            state = _state(stage, entry)
+            if state == "changed" or (state == "ok" and outdated(stage.parent(role))):
+                return True
+    return False
+
+
 def changed_outputs(stage: Stage) -> list[str]:
     """Faults of a stage's payload: one line per file that is missing or was changed."""
     found = []

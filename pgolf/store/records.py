@@ -136,6 +136,7 @@ class ScoreDetails(TypedDict, total=False):
     steps: int
     out_of_time: bool
     estimate_seconds: dict[str, float]
+    tilt: dict[str, Any]
     ttt: dict[str, Any]
     tuned_on: str
     trials: list[dict[str, Any]]

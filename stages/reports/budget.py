@@ -84,7 +84,8 @@ def of_stage(context: StageContext, stage: Stage) -> Budget:
     details: Mapping[str, Any] = stage.manifest.details
     if kind == "package":
         files = details["ledger"]["files"]
-        other = {file["file"]: file["bytes"] for file in files if file["counted"] and file["file"] != models.PACKED}
+        counted = [file["file"] for file in files if file["counted"] and file["file"] != models.PACKED]
+        other = {name: stage.file(name).stat().st_size for name in counted}
         found = ledger.ledger(stage.file(models.PACKED).read_bytes())
         try:
             details = stage.parent("model").manifest.details

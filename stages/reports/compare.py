@@ -1,6 +1,7 @@
 """Compare two sides of evaluations: several seeds each, or one pair document by document. Writes nothing."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -122,12 +123,18 @@ def compare(reporter: Reporter, reference: Sequence[Stage], candidate: Sequence[
     samples = _sample(reference), _sample(candidate)
     found = statistics.readings(*samples)
     paired = None
-    if len(reference) == len(candidate) == 1:
-        margin = samples[1].margin_bits_per_byte(statistics.MARGIN_NATS)
-        if all((stage.path / evaluation.SCORES_FILE).exists() for stage in stages):
-            paired = statistics.bootstrap(documents_of(reference[0]), documents_of(candidate[0]), margin)
-        else:
-            reporter.message("note: no scores per document are here (a lineage file has none): only means are compared")
+    if all((stage.path / evaluation.SCORES_FILE).exists() for stage in stages):
+        scored = [documents_of(stage) for stage in stages]
+        for stage, documents in zip(stages, scored, strict=True):
+            if not statistics.same_text(scored[0], documents):
+                raise PgolfError(
+                    f"{stages[0].path} and {stage.path} did not score the same documents in the same order"
+                )
+        if len(reference) == len(candidate) == 1:
+            margin = samples[1].margin_bits_per_byte(statistics.MARGIN_NATS)
+            paired = statistics.bootstrap(scored[0], scored[1], margin)
+    else:
+        reporter.message("note: no scores per document are here (a lineage file has none): only means are compared")
     verdict = statistics.verdict(*samples, found, paired)
     result = Comparison(list(reference), list(candidate), samples, found, paired, verdict)
     _show(reporter, result)
@@ -174,10 +181,12 @@ def documents_of(stage: Stage) -> Documents:
     else:
         stream = token_stages.open_split(tokenized, "val")
         tokens = np.asarray(stream[0 : len(stream)])
-    bos = token_stages.tokenizer_of(tokenized).bos_id
+    tokenizer = token_stages.tokenizer_of(tokenized)
     if len(tokens) != len(payload["nll"]) + 1:
         raise PgolfError(f"{stage.path} scored {len(payload['nll'])} targets of a text of {len(tokens)} tokens")
-    return statistics.by_document(payload["nll"].astype(np.float64), payload["token_bytes"], tokens, bos)
+    found = statistics.by_document(payload["nll"].astype(np.float64), payload["token_bytes"], tokens, tokenizer.bos_id)
+    hashes = [hashlib.sha256(part).hexdigest() for part in (tokenizer.proto, tokens.astype("<u2").tobytes())]
+    return dataclasses.replace(found, tokenizer=hashes[0], tokens=hashes[1])
 
 
 def _show(reporter: Reporter, result: Comparison) -> None:

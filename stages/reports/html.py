@@ -101,10 +101,11 @@ def _facts(stages: Sequence[Stage], audits: Sequence[tuple[str, dict[str, Any]]]
     items: _Rows = []
     for kind, name in (("eval-ttt", "with test-time training"), ("eval-sliding", "sliding window")):
         if (stage := _main(stages, kind)) is not None:
-            items.append((f"bits per byte, {name}", f"{stage.manifest.metrics['bits_per_byte']:.4f}"))
+            items.append((f"bits per byte, {name}{_replaced(stage)}", f"{stage.manifest.metrics['bits_per_byte']:.4f}"))
     if (packed := _main(stages, "package")) is not None:
         ledger = packed.manifest.details["ledger"]
-        items.append((f"counted bytes, limit {ledger['cap_bytes']:,}", f"{ledger['counted_bytes']:,}"))
+        limit = f"limit {ledger['cap_bytes']:,}{_replaced(packed)}"
+        items.append((f"counted bytes, {limit}", f"{ledger['counted_bytes']:,}"))
     elif (quantized := _main(stages, "quantize")) is not None and "model_bytes" in quantized.manifest.metrics:
         items.append(("bytes of the model", f"{quantized.manifest.metrics['model_bytes']:,}"))
     if (trained := _main(stages, "train")) is not None:
@@ -115,6 +116,11 @@ def _facts(stages: Sequence[Stage], audits: Sequence[tuple[str, dict[str, Any]]]
         failed = sum(report["metrics"]["checks_failed"] for _, report in audits)
         items.append(("audit", "failed" if failed else "passed"))
     return items
+
+
+def _replaced(stage: Stage) -> str:
+    """Said of a figure whose model is no longer the run's."""
+    return " (of a model replaced since)" if lineage.outdated(stage) else ""
 
 
 def _scores(stages: Sequence[Stage]) -> dict[str, Any]:
@@ -140,7 +146,7 @@ def _score(stage: Stage) -> tuple[str, ...]:
     metrics, text = stage.manifest.metrics, stage.manifest.details.get("text", "val")
     return (
         stage.label,
-        stage.manifest.inputs["model"].name or "model",
+        (stage.manifest.inputs["model"].name or "model") + (" (replaced since)" if lineage.outdated(stage) else ""),
         f"{text}, {metrics['bytes_scored']:,} bytes",
         _number(stage, "bits_per_byte"),
         _number(stage, "nats_per_token"),

@@ -1,12 +1,13 @@
 """Every run and variant of an artifacts folder in one table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from pgolf.errors import PgolfError, did_you_mean
-from pgolf.store import runs
+from pgolf.store import lineage, runs
 from pgolf.store.records import PackageDetails, PackageMetrics, QuantizeMetrics, ScoreMetrics, TrainMetrics
 from pgolf.store.stage_directory import Stage
 
@@ -58,11 +59,11 @@ def _of_run(run: str, stages: Sequence[Stage]) -> list[Row]:
 
 
 def _row(name: str, own: dict[str, Stage], plain: dict[str, Stage]) -> Row:
-    trained = own.get("train") or plain.get("train")
-    quantized = own.get("quantize")
-    if quantized is None and not {"train", "ema-finalize"} & set(own):
-        scored = [stage.manifest.inputs["model"].stage for kind, stage in own.items() if kind.startswith("eval")]
-        quantized = plain.get("quantize") if "quantize" in scored else None
+    date = max(stage.manifest.started for stage in own.values())[:16].replace("T", " ")
+    preset = next(filter(None, (_preset(stage) for stage in (*own.values(), *plain.values()))), None)
+    # A score of the model before would stand beside the size of the new one.
+    own = {kind: stage for kind, stage in own.items() if kind == "train" or not lineage.outdated(stage)}
+    trained, quantized = _lineage(own, "train"), _lineage(own, "quantize")
     packaged = own.get("package")
     counted = packaged.manifest.metrics_as(PackageMetrics).get("total_bytes") if packaged else None
     if packaged and "ledger" in packaged.manifest.details:
@@ -71,14 +72,22 @@ def _row(name: str, own: dict[str, Stage], plain: dict[str, Stage]) -> Row:
         counted = quantized.manifest.metrics_as(QuantizeMetrics).get("model_bytes")
     return Row(
         run=name,
-        date=max(stage.manifest.started for stage in own.values())[:16].replace("T", " "),
-        preset=next(filter(None, (_preset(stage) for stage in (*own.values(), *plain.values()))), None),
+        date=date,
+        preset=preset,
         tokens=trained.manifest.metrics_as(TrainMetrics).get("tokens") if trained else None,
         bytes=counted,
         bits_per_byte=_score(own.get("eval-sliding")),
         ttt_bits_per_byte=_score(own.get("eval-ttt")),
         quantizer=quantized.manifest.config["quantize"]["method"] if quantized else None,
     )
+
+
+def _lineage(own: Mapping[str, Stage], kind: str) -> Stage | None:
+    """The variant's own stage of a kind, else the one that its stages were made from, of whatever variant that is."""
+    for stage in (own[kind],) if kind in own else own.values():
+        with suppress(PgolfError):
+            return stage.ancestor(kind)
+    return None
 
 
 def _score(stage: Stage | None) -> float | None:

@@ -6,6 +6,7 @@ as in every record; the package of the run has them.
 """
 
 import json
+import re
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
@@ -119,7 +120,8 @@ def submission(
         raise PgolfError(f"--track {track!r}: choose {' or '.join(TRACKS)}")
     _same_but_seed(seeds)
     date = max(seed.package.manifest.started for seed in seeds)[:10]
-    title = "".join(part.capitalize() for part in author.name.split()) or "Run"
+    words = re.findall(r"\w+", author.name)  # a name with "/" or ".." must not lead out of the folder
+    title = "".join(word[0].upper() + word[1:] for word in words) or "Run"
     folder = out / f"{date}_{title}"
     if folder.exists():
         raise PgolfError(f"{folder} exists; choose another --out or --name")

@@ -5,7 +5,9 @@ figure comes out of the manifests of the evaluation stages.
 """
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import numpy as np
 
 import pgolf
 from pgolf import config as configs
-from pgolf.config import Config
+from pgolf.config import Config, EvaluateConfig
+from pgolf.errors import PgolfError
 from pgolf.saved import tokens as token_stages
 from pgolf.store import kinds, runs
 from pgolf.store.records import QuantizeDetails, ScoreDetails
@@ -90,6 +93,28 @@ def identity(ids: np.ndarray, token_bytes: np.ndarray) -> dict[str, Any]:
         "tokens_sha256": hashlib.sha256(np.asarray(ids, dtype="<u2").tobytes()).hexdigest(),
         "bytes_sha256": hashlib.sha256(np.asarray(token_bytes, dtype="<i8").tobytes()).hexdigest(),
     }
+
+
+def same_scoring(one: EvaluateConfig, other: EvaluateConfig) -> bool:
+    """True if two settings give the same claimed figures; batches, proofs and the mixture are reported apart."""
+    first, second = (replace(item, batch_windows=1, prove_tokens=0, mixture=False) for item in (one, other))
+    return first == second
+
+
+def refuse_mixed(scores: Mapping[str, Stage]) -> None:
+    """Raise PgolfError for scores under different settings of `evaluate`: a package's script has one of each."""
+    made = [
+        (stage, configs.recorded({"evaluate": stage.manifest.config["evaluate"] | _resolved(stage)}).evaluate)
+        for stage in scores.values()
+    ]
+    for (one, first), (other, second) in itertools.combinations(made, 2):
+        if not same_scoring(first, second):
+            different = [key for key, value in asdict(first).items() if value != asdict(second)[key]]
+            shown = ", ".join(f"{key} {getattr(first, key)} and {getattr(second, key)}" for key in different)
+            raise PgolfError(
+                f"{one.label} and {other.label} were made with different settings (evaluate: {shown}), and a package "
+                "has one: rerun one of them with the other's, or name the one that only compares with --name"
+            )
 
 
 def recorded_config(model: Stage, scores: Mapping[str, Stage], config: Config) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Shared by the two evaluation stages: the text to score, its bytes, and writing of the scores."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -133,6 +134,16 @@ def write_scores(
         save_file(payload, build.writer.path(SCORES_FILE))
 
 
+def tilt_row(scored: Stage) -> list[tuple[str, str]]:
+    """The score without the n-gram tilt."""
+    found, metrics = scored.manifest.details_as(ScoreDetails).get("tilt"), scored.manifest.metrics_as(ScoreMetrics)
+    if found is None:
+        return []
+    gain = found["nats_gained"] / math.log(2) / metrics["bytes_scored"]
+    text = f"{metrics['bits_per_byte'] + gain:.4f} ({gain:+.4f} gained; {found['hinted']:,} tokens hinted"
+    return [("without the n-gram tilt", f"{text}, {found['right'] / max(found['hinted'], 1):.0%} of them right)")]
+
+
 def mixture_row(metrics: ScoreMetrics) -> list[tuple[str, str]]:
     if "mixture_bits_per_byte" not in metrics:
         return []
@@ -154,6 +165,7 @@ def report(reporter: Reporter, scored: Stage) -> None:
     metrics, details = scored.manifest.metrics_as(ScoreMetrics), scored.manifest.details_as(ScoreDetails)
     rows = [
         ("bits per byte", f"{metrics['bits_per_byte']:.4f}"),
+        *tilt_row(scored),
         *mixture_row(metrics),
         ("nats per token", f"{metrics['nats_per_token']:.4f}"),
         ("tokens scored", f"{metrics['tokens_scored']:,}"),

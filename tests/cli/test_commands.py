@@ -81,3 +81,25 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(made, texts, tmp_path, full_
     assert result.exit_code == 2, result.output or repr(result.exception)
     assert "File too large" in result.stderr
     assert not list((tmp_path / "artifacts").glob("default/[!.]*"))
+
+
+def test_a_model_of_short_contexts_compresses(copy, texts, tmp_path):
+    where = ["--artifacts", copy, "--run", "tiny"]
+    packed, back = tmp_path / "val.pgt", tmp_path / "back"
+    result = pgolf("compress", texts[1], "--output", packed, "--json", *where)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["bytes"] == packed.stat().st_size
+    link = tmp_path / "link"
+    link.symlink_to("nowhere")
+    assert pgolf("decompress", packed, "--output", link, *where).exit_code == 2
+    assert pgolf("decompress", packed, "--output", back, *where).exit_code == 0
+    assert back.read_bytes() == texts[1].read_bytes()
+    assert link.is_symlink()
+
+
+def test_the_page_of_a_lineage_file_is_named_in_json(made, tmp_path):
+    file = tmp_path / "tiny.lineage.json"
+    assert pgolf("share", "tiny", "--out", file, "--artifacts", made).exit_code == 0
+    result = pgolf("report", file, "--json")
+    assert json.loads(result.stdout) == {"path": str(tmp_path / "tiny.lineage.html")}
+    assert "quantize" in (tmp_path / "tiny.lineage.html").read_text()

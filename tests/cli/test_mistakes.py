@@ -38,7 +38,15 @@ MISTAKES = (
     ("sample --count 0", ["0 continuations", "at least 1"]),
     ("compare tiny tiny", ["holds no eval-ttt", "evaluate it first"]),
     ("verify RUN/tiny/quantize", ["RUN/tiny/quantize", "not a package"]),
+    ("verify RUN/tiny --tolerance -1", ["--tolerance is -1", "at least 0"]),
+    ("verify RUN/tiny --cap -1", ["--cap", "'-1' is not a number of bytes"]),
+    ("budget --png HERE/t.jsonl", ["t.jsonl", "ends in .png"]),
+    ("budget --png HERE/t.png", ["t.png exists", "--force"]),
     ("budget --from HERE/t.jsonl", ["t.jsonl", "not a model.pgz"]),
+    ("eval-sliding --documents=", ["the name of a document file is empty"]),
+    ("eval-sliding --documents /dev/null", ["/dev/null is neither a file nor a folder"]),
+    ("submission tiny --name a --author b --github-id c --out=", ["--out", "the name is empty"]),
+    ("compress HERE/t.jsonl --output HERE/t.jsonl --force", ["t.jsonl is the input itself"]),
     ("train --nproc 0", ["--nproc", "at least 1"]),
 )
 _RUNLESS = {"trian", "config", "help", "runs", "share", "submission", "compare", "verify", "report"}
@@ -48,6 +56,7 @@ _RUNLESS = {"trian", "config", "help", "runs", "share", "submission", "compare",
 def test_every_mistake_has_an_answer_of_one_line(made, tmp_path, monkeypatch, typed, says):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t.jsonl").write_text('{"text": "hello"}\n')
+    (tmp_path / "t.png").write_text("somebody's")
     words = [word.replace("RUN", str(made)).replace("HERE", str(tmp_path)) for word in typed.split()]
     if words[0] not in ("trian", "help", "verify", "config"):
         words += ["--artifacts", str(made)]

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pgolf.config.evaluate import EvaluateConfig
+from pgolf.evaluate.distributions import parts
 from pgolf.evaluate.evaluator import Trace
+from pgolf.evaluate.tilt import TiltEvaluator, hints_of
 
 VOCAB = 24
 BOS = 1
@@ -370,3 +373,43 @@ class SumsAboveOne(Fixed):
     def score(self, tokens, positions=()):
         rows = prior()[tokens[:-1]] + 0.01
         return trace(tokens, rows, np.zeros(len(tokens) - 1, np.int64), positions)
+
+
+TILT = EvaluateConfig(tilt_boost=2.0, tilt_order=2, tilt_threshold=0.3)
+
+
+class FixedInOrder(Fixed):
+    """Legal: as the tilt takes an evaluator."""
+
+    def planned(self, tokens):
+        return np.zeros(len(tokens) - 1, np.int64)
+
+    def score(self, tokens, positions=()):
+        found = super().score(tokens, positions)
+        return Trace(found.nll, found.order, {p: found.log_probs[p][part] for p, part in parts(positions).items()})
+
+
+def tilted():
+    """Legal: the n-gram tilt of the library."""
+    return TiltEvaluator(FixedInOrder(), TILT)
+
+
+@dataclass
+class IllegalTilt(Fixed):
+    """The n-gram tilt, broken in one of three ways that the field has seen."""
+
+    how: str
+
+    def score(self, tokens, positions=()):
+        count = len(tokens) - 1
+        rows, hints = prior()[tokens[:-1]].copy(), hints_of(tokens, np.arange(count), TILT)
+        if self.how == "counts of the whole text":
+            twice = np.concatenate((tokens, tokens))
+            hints = hints_of(twice, np.arange(len(twice) - 1), TILT)[-count:]
+        elif self.how == "only before tokens of a class":
+            hints[tokens[1:] % 3 != 0] = -1
+        at = np.flatnonzero(hints >= 0)
+        rows[at, hints[at]] += TILT.tilt_boost
+        if self.how != "not normalized":
+            rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
+        return trace(tokens, rows, np.arange(count), positions)

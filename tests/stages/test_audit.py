@@ -166,6 +166,22 @@ def test_the_mixture_passes_as_what_learns_and_is_named_in_the_disputes(run, mon
     assert report["metrics"]["bits_per_byte"] != pytest.approx(scored["bits_per_byte"], abs=1e-4)
 
 
+@pytest.mark.parametrize("evaluator", ["sliding", "ttt"])
+def test_the_tilt_passes_in_and_out_of_stream_order(run, monkeypatch, evaluator):
+    watch_off(monkeypatch)
+    context, trained = run
+    tilt = ("evaluate.tilt_boost=2.6", "evaluate.tilt_order=2", "evaluate.tilt_threshold=0.4", "ttt.method=lora")
+    context = context.replace(config=configs.load(None, None, tilt, base=context.config), name=f"tilt-{evaluator}")
+    scored = (eval_sliding if evaluator == "sliding" else eval_ttt)(context, trained)
+    assert scored.manifest.details["tilt"]["hinted"] > 10
+    report = report_of(audit(context, trained, AuditOptions(evaluator=evaluator, tokens=300, probes=10)))
+    outcomes = {row["check"]: row["outcome"] for row in report["findings"]}
+    for check in ("causality", "own target", "normalization", "first block", "single pass"):
+        assert outcomes[check] == "passed", check
+    assert "failed" not in outcomes.values()
+    assert any("#1514" in row["here"] for row in report["disputes"])
+
+
 class Peek:
     def __init__(self, inner):
         self.inner = inner

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from pgolf import config as configs
 from pgolf.codec import container
+from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
 from pgolf.progress import Silent
 from pgolf.quantized import storage
@@ -92,9 +93,14 @@ def test_a_package_counts_the_files_that_count(context: StageContext, quantized:
     rows = [("model.pgz", len(data), True), ("train_gpt.py", 700, True), ("tokenizer.model", 5000, False)]
     with context.build("package", inputs={"model": quantized}, sections=("package",)) as build:
         build.writer.path("model.pgz").write_bytes(data)
+        build.writer.path("train_gpt.py").write_bytes(b"#" * 700)
         build.details["ledger"] = {"files": [{"file": f, "bytes": b, "counted": c} for f, b, c in rows]}
     found = budget.of_stage(context, build.stage)
     assert found.total_bytes == len(data) + 700
+    (build.stage.path / "train_gpt.py").write_bytes(b"#" * 900)
+    with pytest.raises(PgolfError, match=r"train_gpt\.py"):
+        budget.of_stage(context, build.stage)
+    (build.stage.path / "train_gpt.py").write_bytes(b"#" * 700)
     assert len(found.tensors) == len(list(storage.load(quantized.file("quantized.safetensors")).matrices))
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,11 @@ from safetensors.torch import save_file
 
 from pgolf import config as configs
 from pgolf.errors import PgolfError
+from pgolf.evaluate import scoring_order
 from pgolf.model.gpt import GPT
 from pgolf.progress import Silent
 from pgolf.runtime import Runtime
-from pgolf.store.stage_directory import Stage
+from pgolf.store.stage_directory import Stage, open_stage
 from stages.context import StageContext
 from stages.eval_sliding import eval_sliding
 from stages.eval_ttt import eval_ttt
@@ -124,6 +127,42 @@ def test_two_ranks_make_one_stage_with_the_score_of_one(context: StageContext, t
     np.testing.assert_allclose(scores[1], scores[0], atol=1e-6)
 
 
+def test_two_processes_score_what_one_does(context: StageContext, trained: Stage) -> None:
+    """`pgolf eval --ttt --nproc 2`: torchrun with gloo."""
+    settings = ("ttt.method=phased", "ttt.phases=2", "ttt.lora_rank=2", "ttt.lora_documents=2", "ttt.seconds=100")
+    settings += ("evaluate.tilt_boost=2.5", "evaluate.tilt_order=3")
+    command = [
+        sys.executable,
+        "-m",
+        "cli",
+        "eval",
+        "--ttt",
+        "--nproc",
+        "2",
+        "--from",
+        str(trained.path),
+        "--name",
+        "two",
+    ]
+    command += ["--artifacts", str(context.run.parent), "--run", context.run.name, "--device", "cpu", "--threads", "1"]
+    command += ["--json", *(word for setting in settings for word in ("--set", setting))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "s for scoring alone" in done.stderr
+    assert json.loads(done.stdout)["stage"] == "eval-ttt"
+    alone = named(context, "one", *settings)
+    for made in (eval_sliding(alone, trained), eval_ttt(alone, trained)):
+        together = open_stage(context.run / f"{made.manifest.stage}@two")
+        assert together.manifest.environment["world_size"] == 2
+        assert together.manifest.details["tilt"]["hinted"] == made.manifest.details["tilt"]["hinted"] > 0
+        scores = [load_file(stage.file("scores.safetensors"))["nll"] for stage in (made, together)]
+        np.testing.assert_allclose(scores[1], scores[0], atol=1e-6)
+        assert scoring_order.faults(together.file("order.csv"), len(scores[0])) == []
+        assert together.manifest.metrics["bits_per_byte"] == pytest.approx(
+            made.manifest.metrics["bits_per_byte"], abs=1e-6
+        )
+
+
 def test_other_documents_are_scored_with_the_runs_tokenizer(context: StageContext, trained: Stage) -> None:
     other = documents(context.run.parent / "other.jsonl", 2, 3)
     stage = eval_sliding(named(context, "other"), trained, Documents.of([other]))
@@ -150,6 +189,19 @@ def test_documents_are_whatever_tokenize_takes_and_compare_reads_them_in_the_sam
     (folder / "00.jsonl").write_text('{"body": "changed"}\n')
     with pytest.raises(PgolfError, match=r"texts has changed since .* was made from it"):
         compare.documents_of(stage)
+
+
+def test_compare_refuses_other_documents_of_the_same_length(context: StageContext, trained: Stage) -> None:
+    folder, made = context.run.parent, {}
+    for name, texts in {"ab": ["abc ", "hello "], "ba": ["hello ", "abc "], "other": ["abd ", "hello "]}.items():
+        file = folder / f"{name}.jsonl"
+        file.write_text("".join(json.dumps({"text": text * 20}) + "\n" for text in texts))
+        made[name] = eval_sliding(named(context, name), trained, Documents.of([file]))
+    again = eval_sliding(named(context, "again", "evaluate.stride=3"), trained, Documents.of([folder / "ab.jsonl"]))
+    assert compare.compare(Silent(), [made["ab"]], [again]).paired.documents == 2
+    for other in (made["ba"], made["other"]):
+        with pytest.raises(PgolfError, match="did not score the same documents in the same order"):
+            compare.compare(Silent(), [made["ab"]], [other])
 
 
 def test_ttt_improves_the_score_and_the_mixture_is_reported_separately(context: StageContext, trained: Stage) -> None:

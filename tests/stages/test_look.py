@@ -10,9 +10,14 @@ from typed import pgolf
 from typer.testing import CliRunner
 
 from cli.main import app
+from pgolf import open_run
 from pgolf.config import catalog
 from pgolf.errors import PgolfError
+from pgolf.store import runs, stage_directory
+from stages.eval_sliding import eval_sliding
+from stages.quantize import quantize
 from stages.reports import runs_table
+from stages.reports.html import render
 
 
 @pytest.fixture
@@ -44,6 +49,32 @@ def test_every_run_and_variant_is_a_row(artifacts, chain):
         runs_table.rows(artifacts, "byts")
     with pytest.raises(PgolfError, match="holds no run"):
         runs_table.rows(artifacts / "one" / "train")
+
+
+def test_a_score_of_a_model_that_was_replaced_is_not_shown_as_the_runs(artifacts, chain, context):
+    run, model = artifacts / "two", chain.quantized
+    made = context(run, quantize={"method": "rtn"})
+    quantize(made, stage_directory.open_stage(run / "ema-finalize"))
+    rows = {row.run: row for row in runs_table.rows(artifacts)}
+    two = rows["two"]
+    assert (two.quantizer, two.bits_per_byte, two.ttt_bits_per_byte) == ("rtn", None, None)
+    assert two.bytes == stage_directory.open_stage(run / "quantize").manifest.metrics.get("model_bytes")
+    assert rows["two@float"].bits_per_byte == rows["one@float"].bits_per_byte
+    assert set(open_run(run).scores) == {"eval-sliding@float"}
+    assert model.manifest.config["quantize"]["method"] == "trellis"
+    page = render("two", runs.stages_of(run))
+    assert page.count("of a model replaced since") == 3  # two scores and the package
+    assert "replaced since" not in render("one", runs.stages_of(artifacts / "one"))
+
+
+def test_a_variant_of_a_variant_is_described_by_its_own_lineage(artifacts, chain, context):
+    run = artifacts / "one"
+    rtn = context(run, quantize={"method": "rtn"}).replace(name="rtn")
+    made = quantize(rtn, stage_directory.open_stage(run / "ema-finalize"))
+    eval_sliding(context(run).replace(name="of-rtn"), made)
+    rows = {row.run: row for row in runs_table.rows(artifacts)}
+    assert (rows["one"].quantizer, rows["one@of-rtn"].quantizer) == ("trellis", "rtn")
+    assert rows["one@of-rtn"].tokens == chain.trained.manifest.metrics["tokens"]
 
 
 def pgolf_look(*words):

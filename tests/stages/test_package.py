@@ -211,6 +211,18 @@ def test_killed_package_leaves_nothing_half_written(chain, tmp_path, monkeypatch
     assert not (tmp_path / "run").exists()
 
 
+def test_scores_under_two_settings_are_not_packaged_and_the_mixture_is_no_setting(chain, tmp_path, context):
+    run_copy = Path(shutil.copytree(chain.packaged.path.parent, tmp_path / "run"))
+    model = stage_directory.open_stage(run_copy / "quantize")
+    eval_sliding(context(run_copy, evaluate={"stride": 7}), model)
+    with pytest.raises(PgolfError, match=r"eval-ttt and eval-sliding .*stride 16 and 7"):
+        package(context(run_copy), model)
+    assert stage_directory.open_stage(run_copy / "package").manifest_sha256 == chain.packaged.manifest_sha256
+    eval_sliding(context(run_copy, evaluate={"stride": 16, "mixture": True, "batch_windows": 3}), model)
+    true, why = verdict(package(context(run_copy), model).path, chain)
+    assert true, why
+
+
 def test_a_claimed_audit_is_repeated(chain, tmp_path, context):
     run = Path(shutil.copytree(chain.tokens.path.parent, tmp_path / "run"))
     here = context(run)

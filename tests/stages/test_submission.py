@@ -30,6 +30,15 @@ def another(seed: submission.Seed) -> submission.Seed:
     )
 
 
+@pytest.mark.parametrize(("name", "wanted"), [("../../my GPT/run", "MyGPTRun"), ("  ", "Run"), ("..", "Run")])
+def test_the_folder_stays_below_out_whatever_the_name(seed, tmp_path, name, wanted):
+    author = dataclasses.replace(AUTHOR, name=name)
+    folder = submission.submission(tmp_path / "records", [seed], author, "non_record_16mb")
+    assert folder.resolve().parent == tmp_path / "records"
+    assert folder.name[11:] == wanted
+    assert json.loads((folder / "submission.json").read_text())["name"] == name
+
+
 def test_figures_come_from_the_manifests(chain, seed, tmp_path):
     folder = submission.submission(tmp_path, [seed, another(seed)], AUTHOR, "non_record_16mb")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_TinyRun", folder.name)

@@ -9,6 +9,7 @@ measured at 64 targets in 256).
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,7 +38,7 @@ def run(task: Task) -> Trace:
     for index, chunk in enumerate(chunks):
         if not clock.may_learn(left):
             rest = [window for later in chunks[index:] for window in later]
-            time_cap.score_alone(task, rest, max(index, int(targets_of(rest[:1])[0])))
+            time_cap.score_alone(task, rest, np.full(last, max(index, int(targets_of(rest[:1])[0]))))
             break
         left -= _length(chunk)
         learns = bool(ttt.epochs and ttt.lr) and chunk[-1].stop < last
@@ -113,7 +114,8 @@ def _score(task: Task, batch: Sequence[Window], output: FastOutput | None, step:
     nll, slopes, found = output.score(task.tokens[targets], task.tokens[targets + 1], values, held)
     recorder.add(targets, nll, targets)
     recorder.learned(targets[0], targets[0], targets[-1], len(targets), each=True)
-    recorder.log_probs |= {int(targets[row]) + 1: vector for row, vector in found.items()}
+    places = targets + 1
+    recorder.log_probs |= {int(places[row]): vector[recorder.wanted[places[row]]] for row, vector in found.items()}
     # The gradient is that of the mixed output: the model need not learn what the fast weights have learned.
     return (logits * torch.from_numpy(slopes).to(logits.device)).sum() / len(targets)
 

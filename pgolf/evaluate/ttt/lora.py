@@ -57,14 +57,14 @@ def run(task: Task, phases: int = 1) -> Trace:
     plan = _plan(task, phases)
     mine = [_share(task, groups, size)[rank] for _, groups in plan]
     left = sum(_alone(task, group) for groups in mine for group in groups)
-    rest = _steps(plan)  # of documents scored without adapters: nothing depends on them
+    steps = planned(task, phases)
     for phase, ((end, _), groups) in enumerate(zip(plan, mine, strict=True)):
         for group in groups:
             left -= _alone(task, group)
             if clock.may_learn(left + _alone(task, group)):
                 _adapt(task, group, left)
             else:
-                time_cap.score_alone(task, list(_windows(task, group.documents)), rest)
+                time_cap.score_alone(task, list(_windows(task, group.documents)), steps)
         if learner is not None and phase + 1 < phases and end and not clock.probing:
             before = learner.steps
             _learn_globally(task, learner, end, (phase + 1) / phases, left)
@@ -73,10 +73,10 @@ def run(task: Task, phases: int = 1) -> Trace:
     if clock.probing:
         raise time_cap.Enough  # before anything that all processes do together
     stopped = not task.runtime.agree(not clock.stopped)
-    task.recorder.gather_ranks(task.runtime, task.model.config.vocab_size)
+    task.recorder.gather_ranks(task.runtime)
     return task.recorder.trace(
         documents=len(windows.segments(task.tokens, task.bos_id)),
-        steps=rest,
+        steps=_steps(plan),
         global_steps=0 if learner is None else learner.steps,
         out_of_time=stopped,
     )
@@ -94,10 +94,21 @@ def passes(task: Task, phases: int = 1) -> Passes:
     return Passes(alone, learning + LEARNING * task.ttt.epochs * seen / size)
 
 
-LORA = Method(run, passes, rates=("lora_lr",), per_document=True, forgets=True, shared=True)
+def planned(task: Task, phases: int = 1) -> np.ndarray:
+    """The step of each target: the same with and without the time to learn, and on every number of processes."""
+    steps = np.empty(len(task.tokens) - 1, dtype=np.int64)
+    for _, groups in _plan(task, phases):
+        for group in groups:
+            for first, end in group.documents:
+                steps[first:end] = group.step + np.arange(end - first) // group.chunk
+    return steps
+
+
+LORA = Method(run, passes, rates=("lora_lr",), per_document=True, forgets=True, shared=True, steps=planned)
 PHASED = Method(
     lambda task: run(task, task.ttt.phases),
     lambda task: passes(task, task.ttt.phases),
+    steps=lambda task: planned(task, task.ttt.phases),
     rates=("lora_lr", "lr"),
     per_document=True,
     shared=True,
@@ -224,7 +235,7 @@ def _adapt(task: Task, group: Group, left: float) -> None:
     ttt, model, seq_len, chunk = task.ttt, task.model, task.settings.seq_len, group.chunk
     model.requires_grad_(False)
     adapters = Adapters(model, len(group.documents), ttt, task.device)
-    optimizer = torch.optim.Adam(adapters.parameters, lr=ttt.lora_lr, betas=(0.0, BETA2), eps=EPSILON, foreach=True)
+    optimizer = torch.optim.AdamW(adapters.parameters, ttt.lora_lr, (0.0, BETA2), EPSILON, ttt.lora_decay, foreach=True)
     longest = _longest(group)
     own = _adapting(task, group) / LEARNING
     with adapters.active():
@@ -273,25 +284,32 @@ def _windows(task: Task, documents: Sequence[Document]) -> Iterator[Window]:
 
 def _learn_globally(task: Task, learner: Learner, end: int, done: float, left: float) -> None:
     """The model's own weights learn from all documents up to `end`, in rows of the context's length; every process
-    takes its share of each step's rows."""
+    takes its share of each step's rows.
+
+    Gradients are taken row by row and summed in float64, so that any number of processes takes the same steps: in
+    float32 the order of the sum moves the last bits, and Adam's first steps are the signs of gradients.
+    """
     length, size = task.settings.seq_len, task.settings.batch_windows
     rank, processes = task.runtime.world_rank, task.runtime.world_size
     scored = task.tokens[: end + 1].astype(np.int64)
     rows = [scored[at : at + length + 1] for at in range(0, len(scored) - length, length)] or [scored]
     for parameter in learner.parameters:
         parameter.requires_grad_(True)
+    sums = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in learner.parameters]
     for _ in range(task.ttt.epochs):
         for at in range(0, len(rows), size):
             if not task.runtime.agree(task.clock.may_learn(left)):
                 return
             batch = rows[at : at + size]
-            loss = torch.zeros((), requires_grad=True, device=task.device)
-            if own := batch[rank::processes]:
-                ids = torch.from_numpy(np.stack(own)).to(task.device)
-                loss = task.model.token_losses(ids[:, :-1], ids[:, 1:]).mean() * (len(own) / len(batch))
-            learner.backward(loss)
-            if processes > 1:
-                for parameter in learner.parameters:
-                    parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                    dist.all_reduce(parameter.grad)
+            torch._foreach_zero_(sums)
+            for row in batch[rank::processes]:
+                ids = torch.from_numpy(row[None]).to(task.device)
+                learner.backward(task.model.token_losses(ids[:, :-1], ids[:, 1:]).mean())
+                for total, parameter in zip(sums, learner.parameters, strict=True):
+                    if parameter.grad is not None:
+                        total += parameter.grad
+            for total, parameter in zip(sums, learner.parameters, strict=True):
+                if processes > 1:
+                    dist.all_reduce(total)
+                parameter.grad = (total / len(batch)).float()
             learner.follow(done)

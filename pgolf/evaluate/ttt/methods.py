@@ -5,7 +5,7 @@
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from pgolf.config.evaluate import EvaluateConfig
 from pgolf.config.ttt import TttConfig
 from pgolf.errors import PgolfError
-from pgolf.evaluate.evaluator import OnProgress, Trace
+from pgolf.evaluate.evaluator import OnProgress, Positions, Trace
 from pgolf.evaluate.sliding import check_stream
 from pgolf.evaluate.trace_recorder import Recorder
 from pgolf.evaluate.ttt import dynamic_evaluation, in_place, lora, time_cap
@@ -54,7 +54,14 @@ class TttEvaluator:
     on_estimate: Callable[[time_cap.Estimate], None] | None = None
     """Called before the evaluation starts, with the estimate of its duration."""
 
-    def score(self, tokens: np.ndarray, positions: Sequence[int] = ()) -> Trace:
+    def planned(self, tokens: np.ndarray) -> np.ndarray:
+        """The step of each target in the order of scoring, (N-1,); all zero in stream order."""
+        steps = METHODS[self.ttt.method].steps
+        if steps is None:
+            return np.zeros(len(tokens) - 1, dtype=np.int64)
+        return steps(self._task(tokens, Recorder(len(tokens) - 1, (), None), Clock()))
+
+    def score(self, tokens: np.ndarray, positions: Positions = ()) -> Trace:
         """See `Evaluator.score`; `Trace.facts` has the number of steps.
 
         Raises PgolfError, before it starts, when `ttt.seconds` is too little even for scoring without learning, or

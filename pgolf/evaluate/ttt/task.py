@@ -44,6 +44,8 @@ class Method:
     """Claim: nothing learned in a document lasts beyond it."""
     shared: bool = False
     """True if several processes can share the documents."""
+    steps: Callable[["Task"], np.ndarray] | None = None
+    """The step at which each target will be scored, (N-1,); None: in stream order."""
     takes_context: bool = False
     """True if the method uses `evaluate.context`."""
 

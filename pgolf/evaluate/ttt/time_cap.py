@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from pgolf.errors import PgolfError
 from pgolf.evaluate import ranks
 from pgolf.evaluate.sliding import score_windows, side_by_side, targets_of
@@ -112,12 +114,13 @@ def clock(method: Method, begin: Callable[[Clock], Task], on_estimate: Callable[
     return Capped(cap, paces[0], begun)
 
 
-def score_alone(task: Task, plan: Sequence[Window], step: int) -> None:
-    """Score windows as sliding evaluation does, with the weights as they are; step: the evaluation step of all."""
+def score_alone(task: Task, plan: Sequence[Window], steps: np.ndarray) -> None:
+    """Score windows as sliding evaluation does, with the weights as they are; steps: (N-1,) the step of each target."""
     size, recorder = task.settings.batch_windows, task.recorder
     batches = [list(plan[at : at + size]) for at in range(0, len(plan), size)]
     score = functools.partial(score_windows, task.model, task.tokens, wanted=recorder.wanted, device=task.device)
     for batch, (nll, log_probs) in zip(batches, side_by_side(score, batches, task.runtime), strict=True):
-        recorder.add(targets_of(batch), nll, step)
+        targets = targets_of(batch)
+        recorder.add(targets, nll, steps[targets])
         recorder.log_probs |= log_probs
         task.clock.took(sum(window.length for window in batch))

@@ -27,6 +27,7 @@ LEGAL = {
     "per document": (toys.PerDocument(), {"adapts": True, "documents": "all"}),
     "masked smear": (toys.Smear(masked=True), {"documents": "context"}),
     "smear with crossing contexts": (toys.Smear(masked=False), {}),
+    "n-gram tilt": (toys.tilted(), {"adapts": True, "plain": toys.Fixed()}),
     "scores only": (toys.ScoresOnly(toys.Adaptive()), {"adapts": True}),
 }
 

@@ -1,5 +1,6 @@
 """Two gloo ranks score what one process does."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from pgolf.config.evaluate import EvaluateConfig
 from pgolf.config.model import ModelConfig
 from pgolf.config.ttt import TttConfig
 from pgolf.errors import PgolfError
+from pgolf.evaluate import tilt
 from pgolf.evaluate.evaluator import Evaluator
 from pgolf.evaluate.sliding import SlidingEvaluator
 from pgolf.evaluate.ttt.methods import TttEvaluator
@@ -23,12 +25,13 @@ LORA = {"method": "lora", "lora_rank": 2, "lora_lr": 0.02, "lora_documents": 3}
 TTT = {
     "sliding": None,
     "lora": TttConfig(**LORA),
-    # As preset record does it: sgd. Adam's first steps are the signs of gradients, whatever rounding made of them.
-    "phased": TttConfig(**LORA | {"method": "phased", "lora_lr": 1e-3, "phases": 3, "lr": 5e-3, "optimizer": "sgd"}),  # type: ignore[arg-type]
+    "phased": TttConfig(**LORA | {"method": "phased", "phases": 3, "lr": 5e-3, "optimizer": "sgd"}),  # type: ignore[arg-type]
+    "phased by adam": TttConfig(**LORA | {"method": "phased", "phases": 3, "lr": 3e-2, "epochs": 2}),  # type: ignore[arg-type]
 }
+TILTED = replace(SETTINGS, tilt_boost=2.0, tilt_order=2, tilt_threshold=0.5)
 
 
-def evaluator(name: str, rank: int, world_size: int) -> Evaluator:
+def evaluator(name: str, rank: int, world_size: int, settings: EvaluateConfig = SETTINGS) -> Evaluator:
     torch.manual_seed(0)
     model = GPT(ModelConfig(vocab_size=64, dim=16, num_layers=1, num_heads=2, num_kv_heads=1))
     with torch.no_grad():
@@ -37,8 +40,8 @@ def evaluator(name: str, rank: int, world_size: int) -> Evaluator:
     runtime = Runtime(torch.device("cpu"), torch.float32, rank, world_size, threads=1, compile=False)
     ttt = TTT[name]
     if ttt is None:
-        return SlidingEvaluator(model, SETTINGS, runtime)
-    return TttEvaluator(model, SETTINGS, ttt, runtime, on_estimate=lambda estimate: None)
+        return tilt.over(SlidingEvaluator(model, settings, runtime), settings)
+    return tilt.over(TttEvaluator(model, settings, ttt, runtime, on_estimate=lambda estimate: None), settings)
 
 
 def stream() -> np.ndarray:
@@ -48,8 +51,11 @@ def stream() -> np.ndarray:
 
 
 def found(name: str, rank: int, world_size: int) -> np.ndarray:
-    trace = evaluator(name, rank, world_size).score(stream(), [5, 299])
-    return np.concatenate([trace.nll, trace.log_probs[5], trace.log_probs[299], trace.order])
+    traces = [evaluator(name, rank, world_size, settings).score(stream(), [5, 299]) for settings in (SETTINGS, TILTED)]
+    assert traces[1].facts["tilt"]["hinted"] > 5  # type: ignore[index]
+    return np.concatenate(
+        [part for trace in traces for part in (trace.nll, trace.log_probs[5], trace.log_probs[299], trace.order)]
+    )
 
 
 def rank_main(rank: int, folder: str) -> None:

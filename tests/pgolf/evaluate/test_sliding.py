@@ -1,15 +1,20 @@
 """Sliding windows against the plain evaluator: one window after another, all logits, nothing shared."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
+from pgolf import config as configs
 from pgolf.config.evaluate import EvaluateConfig
 from pgolf.config.model import ModelConfig
 from pgolf.errors import CheckFailed, PgolfError
-from pgolf.evaluate import windows
+from pgolf.evaluate import sliding, windows
 from pgolf.evaluate.bpb import Score
 from pgolf.evaluate.sliding import SlidingEvaluator
+from pgolf.model import paths
 from pgolf.model.gpt import GPT
 from pgolf.runtime import Runtime
 
@@ -142,3 +147,33 @@ def test_a_band_as_long_as_the_text_is_full_attention(model: GPT) -> None:
     full = EvaluateConfig(seq_len=64, stride=64, reset_at_documents=True)
     banded = SlidingEvaluator(model, settings, RUNTIME).score(tokens).nll
     np.testing.assert_allclose(banded, SlidingEvaluator(model, full, RUNTIME).score(tokens).nll, atol=1e-5)
+
+
+def test_a_gpu_compiles_one_shape_and_nothing_more_at_the_last_partial_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs counted with a backend that compiles nothing, on the CPU as if it were a GPU."""
+    torch._dynamo.reset()
+    counter, compile_plainly = CompileCounter(), torch.compile
+    monkeypatch.setattr(
+        paths.torch, "compile", lambda function, dynamic=None: compile_plainly(function, backend=counter)
+    )
+    as_gpu = replace(RUNTIME, device=torch.device("cuda"), compile=True)
+    torch.manual_seed(0)
+    small = ["model.num_layers=6", "model.parallel_from=4", "model.loop_first=2", "model.loop_last=3"]
+    small += ["model.vocab_size=64", "model.dim=32", "model.num_heads=2", "model.num_kv_heads=1", "model.rope_dims=8"]
+    model = GPT(configs.load("record", None, small).model).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    settings = EvaluateConfig(seq_len=32, stride=8, batch_windows=4)
+    tokens = (
+        np.random.default_rng(0).integers(2, 64, 32 + 10 * 8 + 4).astype(np.uint16)
+    )  # 2.5 batches, the last 3 tokens
+    plain = SlidingEvaluator(model, settings, RUNTIME).score(tokens).nll
+    monkeypatch.setattr(sliding, "scoring_graph", lambda model, _, shape: paths.scoring_graph(model, as_gpu, shape))
+    graphs = []
+    on_progress = lambda done, nats: graphs.append(counter.frame_count)  # noqa: E731
+    compiled = SlidingEvaluator(model, settings, RUNTIME, on_progress).score(tokens).nll
+    np.testing.assert_allclose(compiled, plain, atol=1e-5)
+    # Embedding, end, blocks without and with a skip, lanes, and lanes of which the last positions alone are computed.
+    assert graphs == [6] * 4  # three batches, and the first window, which scores all its targets
+    assert model.compiled is None
