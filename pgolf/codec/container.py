@@ -76,9 +76,7 @@ def encode(model: QuantizedModel, coder: str = "range") -> bytes:
     sections += [write_numbers(np.array([len(text), kind, len(stored)])), stored]
     if coder == "range":
         for coded in _code(model, directory, vectors, by_plane=False):
-            streams = coded.streams
-            lengths = [len(streams.magnitudes), len(streams.signs), len(streams.escapes)]
-            sections += [write_numbers(np.array(lengths)), streams.magnitudes, streams.signs, streams.escapes]
+            sections += [write_numbers(np.array([*map(len, coded.streams)])), *coded.streams]
     else:
         packed = compressors.compress(baseline.pack(model, directory), coder)
         sections += [write_numbers(np.array([len(packed)])), packed]
@@ -107,8 +105,8 @@ def decode(data: bytes) -> QuantizedModel:
     model = QuantizedModel(matrices=matrices, controls=controls, header=directory.header)
     if _content_digest(model, parts.text) != parts.content_digest:
         raise PgolfError(
-            "the container does not decode to the model that was packed (a digest of its integers differs): its "
-            "symbols are damaged, or this machine's coder is another version"
+            "the container does not decode to the model that was packed: its symbols are damaged, or this machine's "
+            "coder is another version"
         )
     return model
 
@@ -133,7 +131,7 @@ def take_apart(data: bytes) -> Parts:
     directory = directories.read(text)
     directories.check_size(directory, len(body))
     if _version(directory) != data[3]:
-        raise PgolfError("the container's version is not that of its matrices: it is damaged")
+        raise PgolfError("the container's directory is inconsistent; package the model again")
     nothing = Streams(b"", b"", b"")
     scales = plain = centered = nothing
     packed = b""
@@ -235,21 +233,14 @@ def _choose_centered(model: QuantizedModel) -> set[str]:
         tried = tensor
         if tensor.symbols.size > _CENTER_TRIAL:
             rows = _CENTER_TRIAL // tensor.shape[1]
-            tried = QuantizedTensor(
-                tensor.role,
-                tensor.symbols[:rows],
-                tensor.row_scale[:rows],
-                tensor.col_scale,
-                tensor.resolution,
-                tensor.trellis,
-                tensor.segment,
-            )
+            tried = dataclasses.replace(tensor, symbols=tensor.symbols[:rows], row_scale=tensor.row_scale[:rows])
         alphabet = side_information.alphabet_for([tried.symbols])
         sizes = []
         for centered in (False, True):
             plane = side_information.plane_of(tried, centered)
-            streams = coders.encode([plane], [tried.symbols], alphabet, _MEMORIES[0], centered).streams
-            sizes.append(len(streams.magnitudes) + len(streams.signs) + len(streams.escapes))
+            sizes.append(
+                sum(map(len, coders.encode([plane], [tried.symbols], alphabet, _MEMORIES[0], centered).streams))
+            )
         if sizes[1] < sizes[0]:
             chosen.add(name)
     return chosen

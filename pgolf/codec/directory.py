@@ -143,13 +143,12 @@ def check_size(directory: Directory, available: int) -> None:
                 break
         small += count
     sides = sum(entry.rows + entry.columns for entry in directory.matrices)
-    if directory.weights > 256 * available + (1 << 16) or sides > min(4 * available + (1 << 16), 1 << 22):
+    weights = directory.weights
+    if max(weights, small) > 256 * available + (1 << 16) or sides > min(4 * available + (1 << 16), 1 << 22):
         raise PgolfError(
-            f"a container of {available:,} bytes cannot hold the {directory.weights:,} weights it declares: at most "
-            "256 a byte; it is damaged"
+            f"a container of {available:,} bytes cannot hold the {weights:,} weights and {small:,} bytes of control "
+            "tensors that it declares: it is damaged"
         )
-    if small > 256 * available + (1 << 16):
-        raise PgolfError(f"a container of {available:,} bytes cannot hold control tensors of {small:,}: it is damaged")
 
 
 def _fold(values: list[Any]) -> Any:

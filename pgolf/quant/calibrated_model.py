@@ -40,7 +40,6 @@ class CalibratedModel:
     threads: int
     reporter: Reporter
     bits: Mapping[str, float]  # by role, the method's default where `quantize.bits` names none
-    sigmas: Mapping[str, float]  # the same for `quantize.clip_sigmas`
     calibration_tokens: int
     calibration: Mapping[str, Calibration]  # by matrix; empty without tokens
 

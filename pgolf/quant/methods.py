@@ -4,7 +4,7 @@ A new method is a module with a function from a `CalibratedModel` to a `Rounded`
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pgolf.config.quantize import QuantizeConfig
 from pgolf.errors import PgolfError
@@ -18,8 +18,6 @@ class Method:
     bits: Mapping[str, float]
     """Default of `quantize.bits` by role, "" for every role that is not named: width of the integers, or coded bits per
     weight of a method that chooses its steps."""
-    sigmas: Mapping[str, float] = field(default_factory=lambda: {"": 0.0})
-    """Default of `quantize.clip_sigmas` by role."""
     needs_hessians: bool = False
     chooses_steps: bool = False
     """True if the method can meet a byte target and distill between rounding steps."""
@@ -27,17 +25,14 @@ class Method:
     def role_bits(self, settings: QuantizeConfig, role: str) -> float:
         return settings.bits.get(role, self.bits.get(role, self.bits[""]))
 
-    def role_sigmas(self, settings: QuantizeConfig, role: str) -> float:
-        return settings.clip_sigmas or self.sigmas.get(role, self.sigmas[""])
-
 
 _WIDTHS = {"embed": 8.0, "": 6.0}  # the records'
 _CODED = {"embed": 4.5, "": 3.5}  # near the coded size of the records' integers
 
 METHODS = {
     "rtn": Method(single_matrix.rtn, _WIDTHS),
-    "sdclip": Method(single_matrix.sdclip, _WIDTHS, {"": 2.5}),  # the seed's clip
-    "gptq": Method(single_matrix.gptq, _WIDTHS, {"embed": 20.0, "": 12.85}, needs_hessians=True),  # record 2026-04-05's
+    "sdclip": Method(single_matrix.sdclip, _WIDTHS),
+    "gptq": Method(single_matrix.gptq, _WIDTHS, needs_hessians=True),
     "waterfill": Method(step_search.waterfill, _CODED, needs_hessians=True, chooses_steps=True),
     "trellis": Method(step_search.trellis, _CODED, needs_hessians=True, chooses_steps=True),
 }

@@ -32,7 +32,7 @@ class Matrix:
     weight: Floats  # (rows, columns)
     role: str
     bits: float
-    sigmas: float
+    sigmas: float  # `quantize.clip_sigmas`; 0: the method's own
     damping: float
     calibration: Calibration | None  # None without tokens; there for every method that needs Hessians
 
@@ -41,11 +41,13 @@ def each_matrix(function: Callable[[Matrix], QuantizedTensor]) -> Quantizer:
     """The method that rounds every matrix by itself, with steps that the settings fix."""
 
     def quantize(source: CalibratedModel, target_bytes: int) -> Rounded:
-        damping, matrices = source.config.quantize.damping, {}
+        settings, matrices = source.config.quantize, {}
         with source.reporter.progress("quantize", total=len(source.roles)) as bar:
             for name, role in source.roles.items():
                 weight, found = source.weights[name].double().numpy(), source.calibration.get(name)
-                matrices[name] = function(Matrix(weight, role, source.bits[role], source.sigmas[role], damping, found))
+                matrices[name] = function(
+                    Matrix(weight, role, source.bits[role], settings.clip_sigmas, settings.damping, found)
+                )
                 bar.update(len(matrices))
         return Rounded(matrices, source.controls)
 
@@ -59,11 +61,12 @@ def rtn(matrix: Matrix) -> QuantizedTensor:
 
 @each_matrix
 def sdclip(matrix: Matrix) -> QuantizedTensor:
-    return nearest.quantize(matrix.weight, matrix.role, int(matrix.bits), matrix.sigmas)
+    return nearest.quantize(matrix.weight, matrix.role, int(matrix.bits), matrix.sigmas or 2.5)  # the seed's clip
 
 
 @each_matrix
 def gptq(matrix: Matrix) -> QuantizedTensor:
     assert matrix.calibration is not None, "gptq needs Hessians"
     curvature = matrix.calibration.curvature
-    return feedback.quantize(matrix.weight, curvature, matrix.role, int(matrix.bits), matrix.sigmas, matrix.damping)
+    sigmas = matrix.sigmas or (20.0 if matrix.role == "embed" else 12.85)  # record 2026-04-05's
+    return feedback.quantize(matrix.weight, curvature, matrix.role, int(matrix.bits), sigmas, matrix.damping)

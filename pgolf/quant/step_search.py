@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from pgolf.codec import container
-from pgolf.quant import allocate, round_controls
+from pgolf.quant import allocate
 from pgolf.quant.allocate import Matrices, Plan, Rounds, Share
 from pgolf.quant.calibrated_model import CalibratedModel, Rounded
+from pgolf.quant.controls import choose_steps, split
+from pgolf.quant.divergence import Divergence
 from pgolf.quant.progressive_rounding import Gradual
 from pgolf.quant.waterfill import Rounding
 from pgolf.quantized.tensors import QuantizedModel
+
+CONTROL_TOKENS = 2048  # of each measurement of a control tensor; four times as many move a step by a few percent
 
 
 def waterfill(source: CalibratedModel, target_bytes: int) -> Rounded:
@@ -35,7 +39,10 @@ def search(source: CalibratedModel, target_bytes: int, states: int) -> Rounded:
     shares, log2_c = _by_target(source, plan, target_bytes) if target_bytes else ([], _by_role(source, plan))
     matrices = plan.round(log2_c)
     plan.refit(matrices)
-    steps = round_controls.choose_steps(source, matrices) if settings.round_controls else {}
+    steps: Mapping[str, float] = {}
+    if settings.round_controls:
+        distance = Divergence(source.model, source.batches(CONTROL_TOKENS, choosing=True))
+        steps = choose_steps(distance, source.weights, matrices)
     controls: Mapping[str, Tensor] = source.controls
     if target_bytes:
         matrices, plan.last_log2_c = _land(source, plan, controls, steps, target_bytes, log2_c)
@@ -43,7 +50,7 @@ def search(source: CalibratedModel, target_bytes: int, states: int) -> Rounded:
         matrices = plan.round(log2_c)
     if settings.distill_steps:
         matrices, controls = distill(source, plan, steps, target_bytes)
-    coded, left = round_controls.split(controls, steps)
+    coded, left = split(controls, steps)
     return Rounded(matrices | coded, left, shares)
 
 
@@ -79,7 +86,7 @@ def _land(
     target_bytes: int,
     octaves: float,
 ) -> tuple[Matrices, float]:
-    coded, left = round_controls.split(controls, steps)
+    coded, left = split(controls, steps)
 
     def size(matrices: Matrices) -> int:
         model = QuantizedModel(matrices | coded, left, source.header)

@@ -148,6 +148,7 @@ class QuantizedModel:
         both = set(self.matrices) & set(self.controls)
         if both:
             raise PgolfError(f"tensor {min(both)} is stored twice")
-        weights = {name: dequantize(tensor) for name, tensor in self.matrices.items()}
-        weights |= {name: weights[name][0] for name, tensor in self.matrices.items() if tensor.role == VECTOR}
+        weights = {
+            name: dequantize(tensor)[0 if tensor.role == VECTOR else ...] for name, tensor in self.matrices.items()
+        }
         return weights | {name: tensor.to(torch.float32) for name, tensor in self.controls.items()}

@@ -8,7 +8,7 @@ from pgolf import config as configs
 from pgolf.codec import container
 from pgolf.model.gpt import GPT
 from pgolf.progress import Silent
-from pgolf.quant import pipeline, round_controls
+from pgolf.quant import controls, pipeline
 from pgolf.quant.calibrated_model import CalibratedModel
 from pgolf.quant.divergence import Divergence
 from pgolf.quantized.tensors import dequantize
@@ -38,11 +38,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> CalibratedModel:
 def test_a_rounded_value_costs_as_much_divergence_as_a_weight(source: CalibratedModel) -> None:
     matrices = dict(pipeline.finish(source, 0).model.matrices)
     matrices = {name: tensor for name, tensor in matrices.items() if name in source.roles}
-    steps = round_controls.choose_steps(source, matrices)
-    assert set(steps) == {name for name, tensor in source.controls.items() if tensor.numel() >= round_controls.LEAST}
-    coded, left = round_controls.split(source.controls, steps)
+    distance = Divergence(source.model, source.batches(2048, choosing=True))
+    steps = controls.choose_steps(distance, source.weights, matrices)
+    assert set(steps) == {name for name, tensor in source.controls.items() if tensor.numel() >= controls.LEAST}
+    coded, left = controls.split(source.controls, steps)
     assert set(coded) | set(left) == set(source.controls)
-    distance = Divergence(source.model, source.batches(round_controls.TOKENS, choosing=True))
     weights = sum(tensor.symbols.size for tensor in matrices.values())
     each = distance.of({name: dequantize(tensor) for name, tensor in matrices.items()}) / weights
     for name, tensor in coded.items():
