@@ -16,20 +16,25 @@ mkdir -p "$folder"
 python=$root/.venv/bin/python
 [ -x "$python" ] || python=python3
 pgolf() { "$python" -c 'import sys; sys.path.insert(0, sys.argv.pop(1)); from cli.main import main; sys.exit(main())' \
-    "$root" "$@" --artifacts "$folder/artifacts"; }
+    "$root" "$@"; }
 
 if [ $try = yes ]; then
-    gpus=1 seconds=${FIRST_HOUR_SECONDS:-15}
-    common=(--preset demo --device cpu --set evaluate.stride=128 --set evaluate.prove_tokens=0)
-    common+=(--set model.loop_first=1 --set model.loop_last=2 --set model.loop_passes=2 --set model.loop_from=0.35)
-    sizes=(--set quantize.target_bytes=200000)
+    gpus=2 seconds=${FIRST_HOUR_SECONDS:-10}
+    common=(--preset record --device cpu --threads 1)
+    for setting in tokenizer.vocab_size=512 tokenizer.val_fraction=0.01 model.vocab_size=512 model.dim=32 \
+        model.num_layers=6 model.num_heads=2 \
+        model.num_kv_heads=1 model.parallel_from=4 model.loop_first=1 model.loop_last=2 model.rope_dims=8 \
+        train.batch_tokens=1024 train.seq_len=128 train.micro_tokens=0 train.reserve_seconds=4 train.compile=false \
+        train.holdout_tokens=4096 optim.momentum_warmup=20 quantize.target_bytes=60000 package.count_code=false \
+        quantize.calibration_tokens=4096 quantize.sensitivity_tokens=1024 evaluate.seq_len=128 ttt.lora_rank=4 \
+        ttt.lora_documents=8; do common+=(--set $setting); done
 else
     gpus=$(nvidia-smi -L | wc -l)
     [ "$gpus" -gt 0 ] || { echo "nvidia-smi finds no GPU; --try runs the same on a CPU" >&2; exit 2; }
     seconds=120
-    common=(--preset record --device cuda)
-    sizes=(--set "train.batch_tokens=$((98304 * gpus))" --set train.checkpoint_seconds=40)
+    common=(--preset record --device cuda --set "train.batch_tokens=$((98304 * gpus))" --set train.checkpoint_seconds=40)
 fi
+common+=(--artifacts "$folder/artifacts")
 share=(); [ "$gpus" -gt 1 ] && share=(--nproc "$gpus")
 
 : > "$folder/times"
@@ -42,13 +47,13 @@ timed() { # NAME COMMAND...: run it, log it, note its seconds and exit code
     echo "$name $begun $(date +%s.%N) $code" >> "$folder/times"
 }
 timed tokenize tokenize "${common[@]}"
-timed train train "${common[@]}" "${sizes[@]}" --seconds "$seconds" ${share[@]+"${share[@]}"}
-timed ema-finalize ema-finalize "${common[@]}" "${sizes[@]}"
-timed quantize quantize "${common[@]}" "${sizes[@]}"
-timed eval-sliding eval-sliding "${common[@]}" "${sizes[@]}" ${share[@]+"${share[@]}"}
-timed eval-ttt eval-ttt "${common[@]}" "${sizes[@]}" ${share[@]+"${share[@]}"}
-timed package package "${common[@]}" "${sizes[@]}"
-timed audit audit "${common[@]}" "${sizes[@]}" --seconds 30
+timed train train "${common[@]}" --seconds "$seconds" ${share[@]+"${share[@]}"}
+timed ema-finalize ema-finalize "${common[@]}"
+timed quantize quantize "${common[@]}"
+timed eval-sliding eval-sliding "${common[@]}" ${share[@]+"${share[@]}"}
+timed eval-ttt eval-ttt "${common[@]}" ${share[@]+"${share[@]}"}
+timed package package "${common[@]}"
+timed audit audit "${common[@]}" --seconds 30
 timed verify verify "$folder/artifacts/default/package" --val "$folder/artifacts/default/tokenize"
 
 "$python" - "$folder" "$gpus" "$seconds" <<'TABLE' | tee "$folder/table.md"

@@ -20,7 +20,6 @@ def add_to(app: typer.Typer) -> None:
         import dataclasses
 
         from cli.screen import say_json
-        from pgolf.errors import PgolfError
         from pgolf.store import lineage_file, runs
         from stages.reports.html import html_report, render
 
@@ -28,10 +27,7 @@ def add_to(app: typer.Typer) -> None:
             page = Path(run_name).with_suffix(".html")
             with lineage_file.opened(Path(run_name)) as folder:
                 text = render(folder.name, runs.stages_of(folder))
-            try:
-                page.open("x", encoding="utf-8").write(text)
-            except FileExistsError as error:
-                raise PgolfError(f"{page} exists; move it away first") from error
+            lineage_file.write_new(page, text, "move it away first")
             common.screen.result(str(page))
             if common.json:
                 say_json({"path": str(page)})

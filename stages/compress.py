@@ -27,8 +27,8 @@ class Done:
 
 def compress(context: StageContext, source: Stage, file: Path, output: Path | None) -> Done:
     """Write `file` compressed, as `<file>.pgt` unless `output` names another place."""
-    target = _free(output or file.with_name(file.name + text_file.SUFFIX), file, context.force)
     text = _read(file)
+    target = _free(output or file.with_name(file.name + text_file.SUFFIX), file, context.force)
     model, tokenizer = _model_and_tokenizer(context, source)
     seq_len = training_length(source)
     settings = CompressSettings(seq_len=seq_len, stride=min(CompressSettings.stride, seq_len))

@@ -58,7 +58,8 @@ def _choose(context: StageContext, build: StageBuild, trained: Stage) -> None:
         with torch.random.fork_rng(devices=[]):
             model = GPT(config.model)
         model.compute_dtype = runtime.dtype
-        paths_by_rule(model.to(runtime.device), runtime, Shape(8, details["seq_len"], False, runtime.threads))
+        shape = Shape(8, details["seq_len"], False, runtime.threads)
+        paths_by_rule(model.to(runtime.device), runtime, shape, scoring=True)
         shares = config.average.interpolate
         choice = select(model, holdout, details["seq_len"], runtime, last, averages, shares, context.reporter)
         losses, best, weights = choice.losses, choice.name, choice.weights

@@ -24,7 +24,7 @@ def eval_sliding(context: StageContext, source: Stage, documents: Documents = VA
     with context.build("eval-sliding", inputs, SECTIONS, documents.options) as build:
         if build.existing is None:
             settings = evaluate_settings(context.config.evaluate, source)
-            text = evaluation.load_text(source, documents)
+            text = evaluation.load_text(source, documents, settings)
             model = evaluation.model_of(source, context.runtime, settings)
             clock = time.monotonic()
             with evaluation.progress(context, "eval-sliding", len(text.tokens) - 1) as on_progress:

@@ -33,7 +33,7 @@ def eval_ttt(context: StageContext, source: Stage, documents: Documents = VAL, t
     with context.build("eval-ttt", inputs, SECTIONS, {"tune": tuned, **documents.options}) as build:
         if build.existing is None:
             settings = evaluate_settings(context.config.evaluate, source)
-            text = evaluation.load_text(source, documents)
+            text = evaluation.load_text(source, documents, settings)
             model = evaluation.model_of(source, context.runtime, settings, learns=True)
             ttt = context.config.ttt
             trials: list[dict[str, Any]] = []

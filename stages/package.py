@@ -20,7 +20,7 @@ from pgolf.program.ledger import MODEL, README, SCRIPT, TOKENIZER, File, Ledger
 from pgolf.progress import Reporter
 from pgolf.saved.models import evaluate_settings, load_quantized
 from pgolf.store import kinds
-from pgolf.store.records import PackageDetails, PackageMetrics
+from pgolf.store.records import PackageDetails, PackageMetrics, ScoreDetails
 from pgolf.store.stage_directory import Stage
 from stages.context import StageContext
 from stages.reports import package_text
@@ -44,6 +44,12 @@ def package(context: StageContext, source: Stage) -> Stage:
     inputs = {"model": source, **scores, **{f"audit:{name}": stage for name, stage in audits.items()}}
     with context.build("package", inputs=inputs, sections=("package",)) as build:
         if build.existing is None:
+            for name, stage in scores.items():
+                if stage.manifest.details_as(ScoreDetails).get("out_of_time"):
+                    context.reporter.message(
+                        f"{name} ended its learning by the clock, and the script has none: it gives another score, "
+                        "which verify cannot check; score again with more --seconds or --nproc"
+                    )
             tokenizer = source.ancestor("tokenize").file(TOKENIZER).read_bytes()
             with context.reporter.progress("code weights"):
                 model = container.encode(load_quantized(source), coder=settings.coder)

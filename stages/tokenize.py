@@ -325,7 +325,7 @@ def _report_tokenizer(context: StageContext, build: StageBuild, used: Tokenizer)
         )
     if build.details["train_documents_in_val"]:
         context.reporter.message(
-            f"warning: {build.details['train_documents_in_val']:,} different documents are in both train and val; "
+            f"warning: documents in both train and val: {build.details['train_documents_in_val']:,}; "
             "a score on them means little"
         )
     invalid = sum(build.details[split]["invalid_documents"] for split in ("train", "val"))

@@ -23,6 +23,7 @@ from typing import Any
 import pgolf
 from pgolf import config as configs
 from pgolf import data, sandbox
+from pgolf.audit import record
 from pgolf.audit.text import LOSSY_SHARE
 from pgolf.errors import PgolfError
 from pgolf.program.ledger import MODEL, README, SCRIPT, TOKENIZER
@@ -37,7 +38,7 @@ from stages.context import git_commit
 from stages.views import claims
 from stages.views.token_files import VAL
 
-PASS, FAIL, CANNOT, NOT_ASKED = "pass", "fail", "cannot check", "not asked"
+PASS, FAIL, CANNOT, NOT_ASKED, SHOWN = "pass", "fail", "cannot check", "not asked", "shown"
 REQUIREMENTS = kinds.REQUIREMENTS
 CAP_BYTES = 16_000_000
 """The challenge's limit for code and model together."""
@@ -65,7 +66,7 @@ class Check:
 
     what: str
     answer: str
-    """`pass`, `fail`, `cannot check` or `not asked`."""
+    """`pass`, `fail`, `cannot check`, or what decides nothing: `not asked`, `shown`."""
     detail: str
 
     @property
@@ -104,6 +105,10 @@ class _Untrue(Exception):
 
 class _Unknown(Exception):
     """A check could not be made; the message names the missing input."""
+
+
+class _Shown(Exception):
+    """Facts that the verifier must judge."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,8 @@ def verify(folder: Path, options: Options, reporter: Reporter) -> list[Check]:
                     answer, detail = (PASS, found) if found else (NOT_ASKED, "--audit audits the scores")
                 except _Unknown as error:
                     answer, detail = CANNOT, str(error)
+                except _Shown as error:
+                    answer, detail = SHOWN, str(error)
                 except (_Untrue, PgolfError) as error:
                     answer, detail = FAIL, str(error)
                 except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
@@ -193,6 +200,7 @@ class _Package:
             ("code", self.code),
             ("bytes", self.bytes),
             ("scores", self.scores),
+            ("time", self.time),
             ("audit", self.audits),
         ]
         return [*steps, ("script", self.script)] if self.options.run_code else steps
@@ -317,6 +325,26 @@ class _Package:
     def scores(self) -> str:
         answer, outcome = self._scored_text()
         return "computed by this pgolf from the weights: " + self._compare(answer["scores"], outcome)
+
+    def time(self) -> str:
+        """The seconds of each evaluation, claimed and here, against the challenge's limit.
+
+        A score is computed here without a clock, whatever the cap was that it was made under, so that it is the same on
+        every machine. Whether it can be made in time is another question, and no other machine answers it.
+        """
+        answer, shown = self._scored_text()[0], []
+        for name, score in self.claimed["scores"].items():
+            took = score.get("seconds")
+            machine = f"{int(score.get('world_size', 1))} x {score.get('device_name', score.get('device', 'unknown'))}"
+            theirs = "no time is claimed" if took is None else f"claimed {float(took):,.0f} s on {machine}"
+            if took is not None and float(took) > record.CAP_SECONDS:
+                theirs += f", over the challenge's {record.CAP_SECONDS:.0f} s"
+            if score.get("out_of_time"):
+                theirs += ", where the clock ended its learning"
+            shown.append(f"{name}: {theirs}, {float(answer['scores'][name]['seconds']):,.0f} s here without a clock")
+        raise _Shown(
+            "; ".join(shown) + f". The challenge's limit, {record.CAP_SECONDS:.0f} s on 8 H100, needs a run there"
+        )
 
     def audits(self) -> str:
         """The audits' findings; empty when there is none."""

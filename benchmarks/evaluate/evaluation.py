@@ -4,13 +4,14 @@
     python benchmarks/evaluate/evaluation.py in-place     # in-place TTT, seed's sizes, against a forward per 64 tokens
     python benchmarks/evaluate/evaluation.py contexts --from artifacts/mini/quantize --tokens 60000
 
-Both sides of a comparison run in one process, in turn, on the same threads; the best of the repeats is taken. The
-weights of the first two are random: speed does not depend on them.
+Both sides of a comparison run in one process, in turn, on the same threads; medians of seven rounds. The weights of the
+first two are random: speed does not depend on them.
 """
 
 import argparse
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,31 +31,31 @@ from pgolf.saved.models import evaluate_settings
 from pgolf.store import stage_directory
 from stages.views import evaluation
 
-REPEATS = 3
+ROUNDS = 7
 Clock = Callable[[], float]
 
 
-def best(work: Callable[[], object], clock: Clock) -> float:
-    """Seconds of the fastest of a few runs."""
-    found = []
-    for _ in range(REPEATS):
-        begun = clock()
-        work()
-        found.append(clock() - begun)
-    return min(found)
+def medians(works: Sequence[Callable[[], object]], clock: Clock) -> list[float]:
+    """Median seconds of each over rounds in which each runs once, in turn."""
+    found: list[list[float]] = [[] for _ in works]
+    for _ in range(ROUNDS):
+        for work, times in zip(works, found, strict=True):
+            begun = clock()
+            work()
+            times.append(clock() - begun)
+    return [statistics.median(times) for times in found]
 
 
 @torch.no_grad()
-def one_at_a_time(model: GPT, tokens: np.ndarray, seq_len: int, stride: int) -> int:
-    """The plain evaluator: each window alone, all of its logits. Returns the number of windows."""
+def one_at_a_time(model: GPT, tokens: np.ndarray, seq_len: int, stride: int) -> list[np.ndarray]:
+    """The plain evaluator: each window alone, all of its logits. Returns the nats of each window's targets."""
     ids = torch.from_numpy(tokens.astype(np.int64))
-    count = 0
+    found = []
     for start in range(0, len(tokens) - 1 - seq_len + stride, stride):
         stop = min(start + seq_len, len(tokens) - 1)
         logits = model.logits(model.hidden(ids[None, start:stop]))[0]
-        F.cross_entropy(logits, ids[start + 1 : stop + 1], reduction="none")
-        count += 1
-    return count
+        found.append(F.cross_entropy(logits, ids[start + 1 : stop + 1], reduction="none").numpy())
+    return found
 
 
 def bench_windows(threads: int, clock: Clock) -> None:
@@ -65,17 +66,30 @@ def bench_windows(threads: int, clock: Clock) -> None:
 def _windows(seq_len: int, threads: int, clock: Clock) -> None:
     config = configs.load("mini")
     runtime = runtimes.choose("cpu", threads)
-    model = GPT(config.model).eval()
-    tokens = np.random.default_rng(0).integers(2, config.model.vocab_size, 64 * 128 + seq_len).astype(np.uint16)
+    plain, batched, fast = (GPT(config.model).eval() for _ in range(3))
+    for model in batched, fast:
+        model.load_state_dict(plain.state_dict())
+    tokens = np.random.default_rng(0).integers(2, config.model.vocab_size, 64 * 127 + seq_len + 1).astype(np.uint16)
     settings = EvaluateConfig(seq_len=seq_len, stride=64)
-    windows = one_at_a_time(model, tokens, seq_len, 64)
-    plain = best(lambda: one_at_a_time(model, tokens, seq_len, 64), clock)
-    batched = best(lambda: SlidingEvaluator(model, settings, runtime).score(tokens), clock)
-    paths_by_rule(model, runtime, Shape(settings.batch_windows, seq_len, False, 1))
-    fast = best(lambda: SlidingEvaluator(model, settings, runtime).score(tokens), clock)
+    paths_by_rule(fast, runtime, Shape(settings.batch_windows, seq_len, False, 1), scoring=True)
+    expected = one_at_a_time(plain, tokens, seq_len, 64)
+    found = SlidingEvaluator(fast, settings, runtime).score(tokens).nll
+    difference = np.abs(found - np.concatenate([expected[0], *(nll[-64:] for nll in expected[1:])])).max()
+    times = medians(
+        [
+            lambda: one_at_a_time(plain, tokens, seq_len, 64),
+            lambda: SlidingEvaluator(batched, settings, runtime).score(tokens),
+            lambda: SlidingEvaluator(fast, settings, runtime).score(tokens),
+        ],
+        clock,
+    )
+    speeds = [len(expected) / seconds for seconds in times]
+    level = torch.backends.cpu.get_cpu_capability()
     print(
-        f"mini, context {seq_len}, {runtime.threads} threads: plain {windows / plain:.1f} windows/s, batched "
-        f"{windows / batched:.1f}, with kernels {windows / fast:.1f}: {plain / fast:.2f} times the plain one"
+        f"mini, context {seq_len}, {level}, {runtime.threads} threads: plain {speeds[0]:.1f} windows/s, batched "
+        f"{speeds[1]:.1f}, in C {speeds[2]:.1f}: {times[0] / times[2]:.2f} times the plain one; largest difference "
+        f"of a token {difference:.1e} nats",
+        flush=True,
     )
 
 
@@ -89,7 +103,7 @@ def bench_in_place(threads: int, clock: Clock) -> None:
     part = tokens[: length + steps * chunk + 1]
     one_at_a_time(model, part[: length + 1], length, chunk)  # one-time work of a first call
     begun = clock()
-    windows = one_at_a_time(model, part, length, chunk)
+    windows = len(one_at_a_time(model, part, length, chunk))
     slow = chunk * windows / (clock() - begun)
     print(f"seed, {runtime.threads} threads, a full forward for each {chunk}: {slow:.1f} tokens/s", flush=True)
     paths_by_rule(model, runtime, Shape(2, length, False, runtime.threads))

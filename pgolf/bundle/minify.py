@@ -1,9 +1,8 @@
 """Minify modules with python-minifier: no comments and docstrings, short names for local variables and private globals.
 
 Every other name is kept, parameters too: shortening those makes a packed program larger by 0.2%, and tracebacks hard
-to read. C sources in strings lose their indentation and
-comments. Annotations of class attributes are kept, because dataclasses read them; tree shaking removes those of
-functions.
+to read. C sources in strings lose their indentation and comments. Annotations of class attributes are kept, because
+dataclasses read them; tree shaking removes those of functions.
 """
 
 import ast
@@ -20,13 +19,15 @@ _ANNOTATIONS = RemoveAnnotationsOptions(
     remove_class_attribute_annotations=False,
 )
 
+_C_SOURCE = re.compile(r"^ *#(include|pragma) ", re.M)
+
 
 @functools.cache  # a byte target and the package that is then made minify the same modules
 def minify(source: str) -> str:
     """The module in fewer characters; it behaves the same."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and "#include" in node.value:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and _C_SOURCE.search(node.value):
             node.value = re.sub(r"\n\s*", "\n", re.sub(r"/\*.*?\*/", "", node.value, flags=re.S))  # C source
     source = ast.unparse(tree)
     parameters = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}

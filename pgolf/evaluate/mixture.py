@@ -24,8 +24,23 @@ DISCOUNT = 0.5  # with the rate chosen on held-out train text; the usual 0.75 is
 RATE = 0.005  # of the mixture's weights
 START = (0.96, 0.02, 0.02)  # weights before anything was seen: model, stream, document
 
+SECONDS_A_TOKEN, BYTES_A_TOKEN = 15e-6, 750
+"""Cost on one core, measured on 150,000 tokens of 8,192 pieces (benchmarks/results/gpu.md)."""
+LIMIT_SECONDS = 600.0
+"""The challenge's limit for an evaluation."""
+
 FLOOR = 1e-4
 """Smallest weight before an update, so that an expert can come back."""
+
+
+def check(tokens: int) -> None:
+    """Raises PgolfError, before anything is scored, for a text whose mixture alone passes the limit."""
+    seconds, gigabytes = tokens * SECONDS_A_TOKEN, tokens * BYTES_A_TOKEN / 1e9
+    if seconds > LIMIT_SECONDS:
+        raise PgolfError(
+            f"the mixture of {tokens:,} tokens takes about {seconds:,.0f} s and {gigabytes:,.0f} GB on one core, after "
+            f"the scoring and beyond the challenge's {LIMIT_SECONDS:.0f} s; score without evaluate.mixture"
+        )
 
 
 class Backoff:
@@ -85,7 +100,7 @@ class MixtureEvaluator:
     bos_id: int
 
     def score(self, tokens: np.ndarray, positions: Sequence[int] = ()) -> Trace:
-        """See `Evaluator.score`. Costs some 20 microseconds a token beyond the base evaluator."""
+        """See `Evaluator.score`."""
         assert self.base is not None, "there is nothing to score with"
         return self.mix(tokens, self.base.score(tokens, positions))
 

@@ -99,8 +99,8 @@ def _in_sequence(sequence: np.ndarray, trace: Trace) -> tuple[np.ndarray, list[t
 def hints_of(tokens: np.ndarray, sequence: np.ndarray, settings: EvaluateConfig) -> np.ndarray:
     """(N-1,) int32 hint of each target, -1 for none; sequence: (N-1,) the targets in the order of scoring.
 
-    A context counts if all of its tokens are scored before the target. Takes about 16 bytes times four a token, and
-    half a microsecond.
+    A context counts if all of its tokens are scored before the target. Takes 50 to 100 bytes and about 0.7 microseconds
+    a token on one core.
     """
     count = len(sequence)
     slots = 1 << max(10, math.ceil(math.log2(3.2 * count)))  # two entries a token at most, so under two thirds in use

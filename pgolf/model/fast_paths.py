@@ -23,8 +23,9 @@ from torch import Tensor
 from pgolf.model import attention_mask
 from pgolf.model.attention import attend
 from pgolf.model.attention_mask import View
-from pgolf.model.gpt import GPT
+from pgolf.model.gpt import GPT, Parts
 from pgolf.model.kernels import attention, cache, linear, loss, native, shapes  # noqa: F401 - shapes registers
+from pgolf.model.kernels import scoring as scoring_kernel
 from pgolf.model.layers import Linear, bfloat16_linear
 from pgolf.model.loss import CHUNK_TOKENS, plain_outer, plain_product, plain_softmax
 from pgolf.model.paths import IN_C, LOADERS, TOLERANCE, plain_model, use_paths
@@ -34,6 +35,7 @@ BFLOAT16_TOLERANCE = 0.05  # 8 bits of mantissa
 RACE_SECONDS = 0.35  # for each of at most five races, so that all of them take less than 2 s
 RACE_ROUNDS = 9
 RACE_TOKENS = 4096  # at most in a race: beyond, the ratio of two times no longer changes
+RACE_OPERATIONS = 3e9  # at most in one run of a race: 0.15 s at 20 GFLOP/s, so that wide models keep to RACE_SECONDS
 BY_RULE = ("attention in C", "softmax in C")
 """The kernels that won by 1.3 to 10 times at every instruction set measured; products in C won at some only
 (benchmarks/results/training_speed.md)."""
@@ -111,11 +113,12 @@ def choose_paths(model: GPT, runtime: Runtime, shape: Shape, matmul: str = "floa
     return choice
 
 
-def paths_by_rule(model: GPT, runtime: Runtime, shape: Shape) -> None:
+def paths_by_rule(model: GPT, runtime: Runtime, shape: Shape, scoring: bool = False) -> None:
     """Use the kernels of `BY_RULE` that this machine can build and that agree with plain torch.
 
-    Nothing is timed: on one machine, the same model always takes the same paths. Nothing is used on a GPU or with
-    `runtime.compile` false.
+    scoring: with them, the whole forward pass without gradients in C (`kernels.scoring`), in which no hook on a module
+    is called. Nothing is timed: on one machine, the same model always takes the same paths. Nothing is used on a GPU or
+    with `runtime.compile` false.
     """
     plain_model(model)
     if not runtime.compile or runtime.device.type == "cuda":
@@ -127,6 +130,9 @@ def paths_by_rule(model: GPT, runtime: Runtime, shape: Shape) -> None:
             _check(*PAIRS[name](model, shape), TOLERANCE, shape.training)
             used.append(name)
     use_paths(model, used)
+    if scoring and model.native:
+        with contextlib.suppress(native.Unavailable):
+            model.scoring = _scoring_parts(model, runtime, shape)
 
 
 @dataclass(frozen=True)
@@ -199,10 +205,15 @@ def _races(model: GPT, shape: Shape, matmul: str, runtime: Runtime) -> dict[str,
 def _check(plain: Callable[[], Tensors], fast: Callable[[], Tensors], tolerance: float, learns: bool) -> None:
     """Raises native.Unavailable where the two differ."""
     with torch.set_grad_enabled(learns):
-        for mine, theirs in zip(fast(), plain(), strict=True):
-            error = float((mine - theirs).detach().abs().max() / theirs.detach().abs().max().clamp(min=1.0))
-            if not error < tolerance:
-                raise native.Unavailable(f"its results are off by {error:.1e} here")
+        _compare(plain(), fast(), tolerance)
+
+
+def _compare(plain: Tensors, fast: Tensors, tolerance: float) -> None:
+    """Raises native.Unavailable where the two differ."""
+    for mine, theirs in zip(fast, plain, strict=True):
+        error = float((mine - theirs).detach().abs().max() / theirs.detach().abs().max().clamp(min=1.0))
+        if not error < tolerance:
+            raise native.Unavailable(f"its results are off by {error:.1e} here")
 
 
 def _race(plain: Callable[[], Tensors], fast: Callable[[], Tensors], tolerance: float, shape: Shape) -> Timing:
@@ -210,17 +221,23 @@ def _race(plain: Callable[[], Tensors], fast: Callable[[], Tensors], tolerance: 
 
     Raises native.Unavailable where they differ.
     """
-    _check(plain, fast, tolerance, shape.training)
     # On one thread other processes cannot disturb processor time; several threads do not add up to a time.
     clock = time.process_time if shape.threads == 1 else time.perf_counter
+    times: tuple[list[float], list[float]] = [], []
+    begun = time.perf_counter()
+    stop = begun + RACE_SECONDS
     with torch.set_grad_enabled(shape.training):
-        times: tuple[list[float], list[float]] = [], []
-        stop = time.perf_counter() + RACE_SECONDS
-        while len(times[0]) < 3 or (len(times[0]) < RACE_ROUNDS and time.perf_counter() < stop):
+        while len(times[0]) < RACE_ROUNDS:
+            results = []
             for work, kept in zip((plain, fast), times, strict=True):
-                begun = clock()
-                work()
-                kept.append(clock() - begun)
+                start = clock()
+                results.append(work())
+                kept.append(clock() - start)
+            if len(times[0]) == 1:
+                _compare(results[0], results[1], tolerance)
+            now = time.perf_counter()
+            if now + (now - begun) / len(times[0]) > stop:  # another round would end too late
+                break
     return Timing(*map(min, times))  # other load on the machine only adds time
 
 
@@ -230,10 +247,12 @@ Pair = tuple[Callable[[], Tensors], Callable[[], Tensors]]
 def _attention(model: GPT, shape: Shape) -> Pair:
     """Attention as torch does it and in C: every kind of layer's mask once, and the last few queries alone."""
     config, numbers = model.config, torch.Generator().manual_seed(0)
-    rows, head_dim = _rows(shape), config.dim // config.num_heads
+    length = min(shape.length, int((RACE_OPERATIONS / (14 * config.dim)) ** 0.5))  # 7 products of half of the pairs
+    rows = int(RACE_OPERATIONS / (7 * config.dim * length**2))
+    rows, head_dim = max(1, min(rows, shape.rows, RACE_TOKENS // length)), config.dim // config.num_heads
     heads = config.num_heads, config.num_kv_heads, config.num_kv_heads, config.num_heads
-    q, k, v, grad = (torch.randn(rows, shape.length, count, head_dim, generator=numbers) for count in heads)
-    tokens = torch.randint(config.vocab_size, (rows, shape.length), generator=numbers)
+    q, k, v, grad = (torch.randn(rows, length, count, head_dim, generator=numbers) for count in heads)
+    tokens = torch.randint(config.vocab_size, (rows, length), generator=numbers)
     starts = attention_mask.document_starts(tokens, config.bos_id) if config.document_attention else None
     parts = [part.requires_grad_(shape.training) for part in (q, k, v)]
 
@@ -242,14 +261,30 @@ def _attention(model: GPT, shape: Shape) -> Pair:
         results = [attend(parts[0], parts[1], parts[2], view, native=in_c) for view in views]
         if shape.training:
             results += [part for y in results for part in torch.autograd.grad(y, parts, grad)]
-        few = [part[:1, -min(40, shape.length) :] for part in parts]
+        few = [part[:1, -min(40, length) :] for part in parts]
         return [*results, attend(few[0][:, -7:], few[1], few[2], View(), native=in_c)]
 
     return lambda: work(False), lambda: work(True)
 
 
+def _scoring_parts(model: GPT, runtime: Runtime, shape: Shape) -> Parts | None:
+    """The forward pass in C. Raises native.Unavailable where it cannot be built or its results are off."""
+    parts = scoring_kernel.parts(model, runtime.cache)
+    tokens = torch.randint(model.config.vocab_size, (2, shape.length), generator=torch.Generator().manual_seed(0))
+
+    def work(parts: Parts | None) -> Tensors:
+        model.scoring = parts
+        try:
+            return [model.hidden(tokens, 1 + shape.length // 4)]
+        finally:
+            model.scoring = None
+
+    _check(lambda: work(None), lambda: work(parts), TOLERANCE, learns=False)
+    return parts
+
+
 def _softmax(model: GPT, shape: Shape) -> Pair:
-    numbers, rows = torch.Generator().manual_seed(0), min(CHUNK_TOKENS, shape.rows * shape.length)
+    numbers, rows = torch.Generator().manual_seed(0), _tokens(shape, CHUNK_TOKENS, 40 * model.config.vocab_size)
     z = torch.randn(rows, model.config.vocab_size, generator=numbers)
     targets = torch.randint(model.config.vocab_size, (rows, 1), generator=numbers)
     weights = torch.rand(rows, 1, generator=numbers) if shape.training else None
@@ -267,9 +302,10 @@ def _layer_products(model: GPT, shape: Shape, fast: Callable[..., Tensor] = line
     """One block's matrices, forward and in training backward."""
     numbers = torch.Generator().manual_seed(0)
     sizes = [module.weight.shape for module in model.blocks[0].modules() if isinstance(module, Linear)]
+    count = _tokens(shape, RACE_TOKENS, 6 * sum(size.numel() for size in sizes))
     cases = []
     for outputs, inputs in sizes:
-        x = torch.randn(_rows(shape) * shape.length, inputs, generator=numbers).requires_grad_(shape.training)
+        x = torch.randn(count, inputs, generator=numbers).requires_grad_(shape.training)
         w = (torch.randn(outputs, inputs, generator=numbers) / inputs**0.5).requires_grad_(shape.training)
         cases.append((x, w, torch.randn(len(x), outputs, generator=numbers)))
 
@@ -285,8 +321,8 @@ def _layer_products(model: GPT, shape: Shape, fast: Callable[..., Tensor] = line
 
 def _head_products(model: GPT, shape: Shape) -> Pair:
     """A chunk of logits, and in training both its gradients."""
-    numbers, rows = torch.Generator().manual_seed(0), min(CHUNK_TOKENS, shape.rows * shape.length)
     width, pieces = model.config.embed_dim or model.config.dim, model.config.vocab_size
+    numbers, rows = torch.Generator().manual_seed(0), _tokens(shape, CHUNK_TOKENS, 6 * width * pieces)
     x, head = torch.randn(rows, width, generator=numbers), torch.randn(pieces, width, generator=numbers)
     columns, z = head.T.contiguous(), torch.randn(rows, pieces, generator=numbers)
     logits, dx, dw = torch.empty(rows, pieces), torch.empty(rows, width), torch.empty(pieces, width)
@@ -306,8 +342,9 @@ PAIRS: dict[str, Callable[[GPT, Shape], Pair]] = dict(
 """By kernel, plain torch and the kernel computing the same at a model's shapes."""
 
 
-def _rows(shape: Shape) -> int:
-    return max(1, min(shape.rows, RACE_TOKENS // shape.length))
+def _tokens(shape: Shape, most: int, operations: int) -> int:
+    """Tokens of one run of a race at so many operations a token."""
+    return max(1, min(most, shape.rows * shape.length, int(RACE_OPERATIONS / operations)))
 
 
 def _key(kind: str, model: GPT, runtime: Runtime, shape: Shape, matmul: str = "") -> str:

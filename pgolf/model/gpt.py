@@ -75,6 +75,7 @@ class GPT(nn.Module):
         # What `fast_paths` changes: kernels in C, compiled blocks.
         self.native = False
         self.compiled: Parts | None = None
+        self.scoring: Parts | None = None
         self.scored_shape: tuple[int, ...] | None = None  # see `paths.scoring_graph`
         self.arithmetic: Arithmetic = PLAIN
         self.looped = True
@@ -177,11 +178,13 @@ class GPT(nn.Module):
         return x + self.copy_heads(x, copied[:, -last:], self._head())
 
     def _parts(self, shape: tuple[int, ...]) -> Parts:
-        """The compiled parts in training and for the one shape of an evaluation, where there are any; else the plain
-        ones."""
-        learns = self.training and torch.is_grad_enabled()
-        if self.compiled is not None and (learns or shape == self.scored_shape):
+        """The compiled parts in training and for the one shape of an evaluation, the kernels without gradients, where
+        there are any; else the plain ones."""
+        learns = torch.is_grad_enabled()
+        if self.compiled is not None and ((learns and self.training) or shape == self.scored_shape):
             return self.compiled
+        if self.scoring is not None and not learns:
+            return self.scoring
         return Parts(self.embedded, cast(list[Callable[..., Tensor]], self.blocks), advance, self.closed)
 
     def embedded(self, tokens: Tensor, inside: Tensor | None, copied: Tensor | None) -> Tensor:

@@ -57,7 +57,7 @@ def use_paths(model: GPT, names: Iterable[str]) -> None:
 
 def plain_model(model: GPT) -> None:
     """Every part in plain torch."""
-    model.native, model.compiled, model.arithmetic = False, None, PLAIN
+    model.native, model.compiled, model.scoring, model.arithmetic = False, None, None, PLAIN
     for module in model.modules():
         if isinstance(module, Attention):
             module.native = False

@@ -36,11 +36,22 @@ def write(run: Path, target: Path) -> None:
         texts = {name: stage.file(name).read_text("utf-8") for name in names}
         manifest = (stage.path / manifests.FILE_NAME).read_text("utf-8")
         found[stage.label] = {"manifest": manifest, "files": texts}
+    text = json.dumps({"pgolf_lineage": _SCHEMA, "run": run.resolve().name, "stages": found})
+    write_new(target, text, "choose another --out")
+
+
+def write_new(target: Path, text: str, remedy: str) -> None:
+    """Write a file of a name that nothing has, whole or not at all. Raises PgolfError; `remedy` is for a taken name."""
     try:
         with target.open("x", encoding="utf-8", newline="\n") as file:
-            json.dump({"pgolf_lineage": _SCHEMA, "run": run.resolve().name, "stages": found}, file)
+            try:
+                file.write(text)
+                file.flush()
+            except BaseException:
+                target.unlink()
+                raise
     except FileExistsError as error:
-        raise PgolfError(f"{target} exists; choose another --out") from error
+        raise PgolfError(f"{target} exists; {remedy}") from error
     except OSError as error:
         raise PgolfError(f"cannot write {explain(error, target)}") from error
 

@@ -171,6 +171,10 @@ def _score(stage: Stage) -> dict[str, Any]:
         "lossless": manifest.details_as(ScoreDetails)["lossless"],
         "device": manifest.environment["device"],
         "dtype": manifest.environment["dtype"],
+        "seconds": manifest.metrics["seconds"],
+        "world_size": manifest.environment["world_size"],
+        "device_name": manifest.environment["device_name"],
+        "out_of_time": manifest.details_as(ScoreDetails).get("out_of_time", False),
         "settings": settings,
     }
 

@@ -14,6 +14,7 @@ from pgolf import data
 from pgolf.config import EvaluateConfig
 from pgolf.data import Source
 from pgolf.errors import PgolfError
+from pgolf.evaluate import mixture
 from pgolf.evaluate.bpb import Score
 from pgolf.evaluate.evaluator import OnProgress, Trace
 from pgolf.evaluate.mixture import MixtureEvaluator
@@ -68,10 +69,10 @@ class Documents:
 VAL = Documents()
 
 
-def load_text(source: Stage, documents: Documents) -> Text:
+def load_text(source: Stage, documents: Documents, settings: EvaluateConfig | None = None) -> Text:
     """The run's val split, or other documents through the run's own tokenizer.
 
-    Raises PgolfError when there is nothing in it to score.
+    Raises PgolfError when there is nothing in it to score, or too much for what the settings ask.
     """
     if documents.sources:
         names = ", ".join(PurePath(item.name).name for item in documents.sources)
@@ -88,6 +89,8 @@ def load_text(source: Stage, documents: Documents) -> Text:
         text = Text(np.asarray(stream[0 : len(stream)]), counts, lossless, "val")
     if len(text.tokens) < 2:
         raise PgolfError(f"{text.source} holds {len(text.tokens)} tokens; a score needs at least 2")
+    if settings is not None and settings.mixture:
+        mixture.check(len(text.tokens))
     return text
 
 
@@ -110,7 +113,7 @@ def model_of(source: Stage, runtime: Runtime, settings: EvaluateConfig, learns: 
     time forward and backward."""
     model = load_model(source, runtime)
     rows, threads = (1, runtime.threads) if learns else (settings.batch_windows, 1)
-    paths_by_rule(model, runtime, Shape(rows, settings.seq_len, learns, threads))
+    paths_by_rule(model, runtime, Shape(rows, settings.seq_len, learns, threads), scoring=not learns)
     return model
 
 

@@ -6,6 +6,7 @@ the package, or `unknown` with an input that the verifier lacks.
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,9 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
     for name, settings in job["scores"].items():
         config = configs.from_dict(settings)
         ttt = config.ttt if name == "ttt" else None
+        started = time.monotonic()
         measured = scoring.score(model, text, config.evaluate, ttt, runtime).metrics()
+        measured["seconds"] = round(time.monotonic() - started, 1)
         scores[name] = measured | {"device": runtime.device.type, "dtype": str(runtime.dtype).removeprefix("torch.")}
     audits = {name: _audit(name, job["scores"][name], model, tokenizer, text, runtime) for name in job["audits"]}
     return {

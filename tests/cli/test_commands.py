@@ -72,6 +72,13 @@ def full_disk():
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def test_a_full_disk_leaves_no_half_of_a_file_to_send(made, tmp_path, full_disk):
+    result = pgolf("share", "tiny", "--out", tmp_path / "sent.json", "--artifacts", made)
+    assert result.exit_code == 2, result.output
+    assert "File too large" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("command", ["tokenize", "train", "ema-finalize", "quantize", "package"])
 def test_a_full_disk_is_one_line_and_leaves_nothing(made, texts, tmp_path, full_disk, command):
     source = {"train": "tokenize", "ema-finalize": "train", "quantize": "ema-finalize", "package": "quantize"}

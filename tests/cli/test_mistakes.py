@@ -40,6 +40,7 @@ MISTAKES = (
     ("verify RUN/tiny/quantize", ["RUN/tiny/quantize", "not a package"]),
     ("verify RUN/tiny --tolerance -1", ["--tolerance is -1", "at least 0"]),
     ("verify RUN/tiny --cap -1", ["--cap", "'-1' is not a number of bytes"]),
+    ("compress /", ["cannot read /", "name a file"]),
     ("budget --png HERE/t.jsonl", ["t.jsonl", "ends in .png"]),
     ("budget --png HERE/t.png", ["t.png exists", "--force"]),
     ("budget --from HERE/t.jsonl", ["t.jsonl", "not a model.pgz"]),

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from pgolf import config as configs
 from pgolf.errors import PgolfError
-from pgolf.evaluate import scoring_order
+from pgolf.evaluate import mixture, scoring_order
 from pgolf.model.gpt import GPT
 from pgolf.progress import Silent
 from pgolf.runtime import Runtime
@@ -161,6 +161,16 @@ def test_two_processes_score_what_one_does(context: StageContext, trained: Stage
         assert together.manifest.metrics["bits_per_byte"] == pytest.approx(
             made.manifest.metrics["bits_per_byte"], abs=1e-6
         )
+
+
+def test_a_mixture_beyond_the_limit_is_refused_with_its_estimate(
+    context: StageContext, trained: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mixture, "SECONDS_A_TOKEN", 2.0)
+    asked = named(context, "long", "evaluate.mixture=true")
+    with pytest.raises(PgolfError, match=r"the mixture of [\d,]+ tokens takes about [\d,]+ s and 0 GB on one core"):
+        eval_sliding(asked, trained)
+    assert not (context.run / "eval-sliding@long").exists()
 
 
 def test_other_documents_are_scored_with_the_runs_tokenizer(context: StageContext, trained: Stage) -> None:

@@ -21,7 +21,7 @@ from stages.package import package, requirements
 from stages.quantize import quantize
 from stages.reports import summary
 from stages.run import run
-from stages.verify import CANNOT, PASS, Options, answer_of, verify
+from stages.verify import CANNOT, PASS, SHOWN, Options, answer_of, verify
 
 
 @pytest.fixture
@@ -127,9 +127,13 @@ def test_script_holds_what_it_needs_and_no_screen(chain):
 
 
 def test_verify_passes_with_run_code(chain, copy):
-    true, reason = verdict(copy, chain, run_code=True)
-    assert true, reason
-    assert "script prints the claimed numbers" in reason
+    options = Options(val=chain.tokens.path, device="cpu", threads=1, run_code=True)
+    checks = verify(copy, options, Silent())
+    assert answer_of(checks) == PASS, checks
+    found = {check.what: check for check in checks}
+    assert "script prints the claimed numbers" in found["script"].detail
+    assert found["time"].answer == SHOWN
+    assert re.search(r"sliding: claimed \d+ s on 1 x .*, \d+ s here without a clock; ", found["time"].detail)
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,15 @@ SOURCE = (
 #define D HEAD_DIM
 #define DLANES (D % LANES ? LANES / 2 : LANES)
 typedef float dvec __attribute__((vector_size(DLANES * 4)));
+typedef float unaligned __attribute__((vector_size(DLANES * 4), aligned(4)));
 #define DV (D / DLANES)
-/* Q queries in VECS vectors meet ROWS keys: VECS * ROWS sums, VECS factors and one splat fit in the registers. */
-#define ROWS (BYTES == 64 ? 8 : 4)
-#define VECS (REGISTERS == 32 && BYTES == 16 ? 4 : 2)
+/* Q queries lie in VECS vectors; K keys are a block. */
+#define VECS (REGISTERS == 32 && BYTES == 64 ? 2 : 4)
 #define Q (VECS * LANES)
 #define K 32
+/* Rows of sums of so many vectors that compilers keep in the registers. */
+#define TALL(width) ((REGISTERS == 32 ? 2 : 1) * ((width) > 3 ? 2 : 4))
+#define ROWS TALL(VECS)
 
 typedef struct { vec at[VECS]; } group;
 
@@ -64,29 +67,39 @@ static inline void gather(group *restrict sums, const group *restrict weights, c
   }
 }
 
-/* sums[j][v] += sum_i weights[j][i] * rows[i][v], i < Q, for ROWS keys and WIDTH vectors of the head */
-#define SCATTER(WIDTH) \
+/* sums[j][v] += sum_i weights[j][i] * rows[i][v], i < Q, for TALL(WIDTH) keys and WIDTH vectors of the head. With five
+   vectors and 16 registers compilers keep the sums there only where the loop is not unrolled. */
+#define SCATTER(WIDTH, TIMES) \
   static inline void scatter_##WIDTH(float *restrict sums, const float *restrict w, const float *restrict rows) { \
-    dvec a[ROWS][WIDTH]; \
-    UNROLL for (int r = 0; r < ROWS; r++) \
+    dvec a[TALL(WIDTH)][WIDTH]; \
+    UNROLL for (int r = 0; r < TALL(WIDTH); r++) \
       UNROLL for (int n = 0; n < WIDTH; n++) a[r][n] = *(dvec *)(sums + r * D + n * DLANES); \
-    for (int i = 0; i < Q; i++) { \
+    _Pragma(TIMES) for (int i = 0; i < Q; i++) { \
       dvec x[WIDTH]; \
       UNROLL for (int n = 0; n < WIDTH; n++) x[n] = *(const dvec *)(rows + i * D + n * DLANES); \
-      UNROLL for (int r = 0; r < ROWS; r++) \
+      UNROLL for (int r = 0; r < TALL(WIDTH); r++) \
         UNROLL for (int n = 0; n < WIDTH; n++) a[r][n] += w[r * Q + i] * x[n]; \
     } \
-    UNROLL for (int r = 0; r < ROWS; r++) \
+    UNROLL for (int r = 0; r < TALL(WIDTH); r++) \
       UNROLL for (int n = 0; n < WIDTH; n++) *(dvec *)(sums + r * D + n * DLANES) = a[r][n]; \
   }
-SCATTER(1) SCATTER(2)
+SCATTER(1, "GCC unroll 2") SCATTER(2, "GCC unroll 2") SCATTER(3, "GCC unroll 2") SCATTER(4, "GCC unroll 2")
+#if REGISTERS == 32
+SCATTER(5, "GCC unroll 2")
+#else
+SCATTER(5, "GCC unroll 1")
+#endif
 
 static inline void scatter(float *restrict sums, const group *restrict weights, const float *restrict rows) {
-  for (int j = 0; j < K; j += ROWS) {
-    const float *w = (const float *)(weights + j);
-    for (int v = 0; v + 1 < DV; v += 2) scatter_2(sums + j * D + v * DLANES, w, rows + v * DLANES);
-    if (DV % 2) scatter_1(sums + j * D + (DV - 1) * DLANES, w, rows + (DV - 1) * DLANES);
-  }
+#define PASS(WIDTH, from) \
+  for (int j = 0; j < K; j += TALL(WIDTH)) \
+    scatter_##WIDTH(sums + j * D + (from) * DLANES, (const float *)(weights + j), rows + (from) * DLANES);
+  const int fives = DV % 4 == 1 && DV > 4;
+  for (int v = 0; v + 4 <= DV - fives * 5; v += 4) PASS(4, v)
+  if (fives) PASS(5, DV - 5)
+  if (DV % 4 == 1 && !fives) PASS(1, DV - 1)
+  if (DV % 4 == 2) PASS(2, DV - 2)
+  if (DV % 4 == 3) PASS(3, DV - 3)
 }
 
 static void pack(float *to, const float *from, int rows, int padded, int64_t stride) {
@@ -198,9 +211,10 @@ void attention_backward(const float *grad, const float *q, const float *k, const
         memset(sums, 0, sizeof sums);
         edges(query, low, low_of, place, length);
         for (int i = 0; i < count; i++) {
-          float dot = 0.f;
-          for (int d = 0; d < D; d++) dot += drows[i * D + d] * out[(at + (int64_t)i * heads) * D + d];
-          ((float *)delta)[i] = dot;
+          dvec dots = {};
+          for (int d = 0; d < D; d += DLANES)
+            dots += *(dvec *)(drows + i * D + d) * *(const unaligned *)(out + (at + (int64_t)i * heads) * D + d);
+          for (int d = 0; d < DLANES; d++) ((float *)delta)[i] += dots[d];
           ((float *)norm)[i] = lse[((int64_t)b * heads + h) * queries + start + i];
         }
         const int begin = low_of ? low_of[place] / K * K : 0;
@@ -236,10 +250,15 @@ void attention_backward(const float *grad, const float *q, const float *k, const
 )
 
 
-def load(head_dim: int, folder: Path | None = None) -> ctypes.CDLL:
-    """The compiled kernel for heads of this width. Raises native.Unavailable."""
+def check(head_dim: int) -> None:
+    """Raises native.Unavailable for heads of a width that the kernel does not take."""
     if head_dim % 8:
         raise native.Unavailable(f"head width {head_dim} is not a multiple of 8")
+
+
+def load(head_dim: int, folder: Path | None = None) -> ctypes.CDLL:
+    """The compiled kernel for heads of this width. Raises native.Unavailable."""
+    check(head_dim)
     return native.library(SOURCE, (f"HEAD_DIM={head_dim}",), folder)
 
 

@@ -22,19 +22,23 @@ SOURCE = (
     native.VECTORS
     + r"""
 typedef float uvec __attribute__((vector_size(BYTES), aligned(4)));
-#define BLOCK 256
-/* Registers hold the sums of HEIGHT rows of WIDTH vectors, WIDTH factors and one splat. */
-#define WIDTH (REGISTERS == 16 && BYTES == 16 ? 2 : 3)
-#define HEIGHT (REGISTERS == 32 ? 8 : 4)
-#define COLUMNS (WIDTH * LANES)
+#define BLOCK 64 /* rows of x that stay in the first cache */
+#define LINE 16 /* columns of g copied at a time: a cache line */
+#define STEP 48 /* rows that meet one panel before the next */
+/* The sums of HEIGHT rows of 4 or 5 vectors fill the registers as far as compilers keep them there. */
+#define HEIGHT (REGISTERS == 32 ? 4 : 2)
+#define WIDTH 5
 #define PAD(n) (((n) + LANES - 1) / LANES * LANES)
 
-/* sums[r][column] += sum over p < k of x[r * rx + p * px] * w[p * ldw + column], for R rows of C vectors */
-static inline __attribute__((always_inline)) void sum_tile(const int R, const int C, vec (*sums)[WIDTH],
+/* out[r][column] (+)= sum over p < k of x[r * rx + p * px] * w[p * ldw + column], for R rows of C vectors */
+static inline __attribute__((always_inline)) void sum_tile(const int R, const int C, float *restrict out,
                                                            const float *restrict x, const float *restrict w, int k,
-                                                           int64_t rx, int64_t px, int64_t ldw) {
-  vec a[HEIGHT][WIDTH];
-  UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) a[r][c] = sums[r][c];
+                                                           int64_t rx, int64_t px, int64_t ldw, int64_t ldo, int add) {
+  vec a[HEIGHT][WIDTH] = {};
+  if (add)
+    UNROLL for (int r = 0; r < R; r++)
+      UNROLL for (int c = 0; c < C; c++) a[r][c] = *(uvec *)(out + r * ldo + c * LANES);
+#pragma GCC unroll 2
   for (int p = 0; p < k; p++) {
     vec b[WIDTH];
     UNROLL for (int c = 0; c < C; c++) b[c] = *(const uvec *)(w + p * ldw + c * LANES);
@@ -43,49 +47,63 @@ static inline __attribute__((always_inline)) void sum_tile(const int R, const in
       UNROLL for (int c = 0; c < C; c++) a[r][c] += s * b[c];
     }
   }
-  UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) sums[r][c] = a[r][c];
+  UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) *(uvec *)(out + r * ldo + c * LANES) = a[r][c];
 }
 
 /* out (rows, columns) (+)= the product of those rows and columns; w is readable up to a whole vector of columns */
 static void tile(float *out, const float *x, const float *w, int rows, int columns, int k, int64_t rx, int64_t px,
                  int64_t ldw, int64_t ldo, int add) {
-  const int parts = (columns + LANES - 1) / LANES;
+  const int parts = (columns + LANES - 1) / LANES, whole = columns % LANES == 0;
+  float edge[HEIGHT * WIDTH * LANES];
   for (int r = 0; r < rows;) {
     const int height = rows - r >= HEIGHT ? HEIGHT : 1;
-    vec sums[HEIGHT][WIDTH] = {};
-    if (add)
-      for (int i = 0; i < height; i++) memcpy(sums[i], out + (r + i) * ldo, (size_t)columns * 4);
-#define CASE(R, C) if (height == R && parts == C) sum_tile(R, C, sums, x + r * rx, w, k, rx, px, ldw);
-    CASE(HEIGHT, WIDTH) else CASE(HEIGHT, 2) else CASE(HEIGHT, 1)
-    else CASE(1, WIDTH) else CASE(1, 2) else CASE(1, 1)
-    for (int i = 0; i < height; i++) memcpy(out + (r + i) * ldo, sums[i], (size_t)columns * 4);
+    float *sums = whole ? out + r * ldo : edge;
+    const int64_t lds = whole ? ldo : WIDTH * LANES;
+    if (add && !whole)
+      for (int i = 0; i < height; i++) memcpy(edge + i * lds, out + (r + i) * ldo, (size_t)columns * 4);
+#define CASE(R, C) if (height == R && parts == C) sum_tile(R, C, sums, x + r * rx, w, k, rx, px, ldw, lds, add);
+#define CASES(R) CASE(R, 5) else CASE(R, 4) else CASE(R, 3) else CASE(R, 2) else CASE(R, 1)
+    CASES(HEIGHT) else CASES(1)
+    if (!whole)
+      for (int i = 0; i < height; i++) memcpy(out + (r + i) * ldo, edge + i * lds, (size_t)columns * 4);
     r += height;
   }
 }
 
-/* out (n, m) = x (n, k) w, w (k, m) or with turned (m, k) */
-void product(const float *x, const float *w, float *out, int n, int k, int m, int turned, int threads) {
-  const int padded = PAD(m), step = 4 * HEIGHT;
-  float *packed = 0;
-  if (turned || padded != m) {
-    packed = aligned_alloc(BYTES, (size_t)k * padded * 4);
-    memset(packed, 0, (size_t)k * padded * 4);
+/* columns of a panel of w: a panel's k rows lie one behind the other, so that they do not share a set of the cache */
+static int panel(int m) { return LANES * (PAD(m) / LANES % 5 ? 4 : 5); }
+
+/* to (k PAD(m)): the panels of w (k, m), or with turned (m, k), the last one filled up with zeros */
+static void pack_panels(const float *w, float *to, int k, int m, int turned) {
+  for (int j = 0; j < m; j += panel(m)) {
+    const int width = PAD(m) - j < panel(m) ? PAD(m) - j : panel(m);
     for (int p = 0; p < k; p++)
-      for (int j = 0; j < m; j++)
-        packed[(int64_t)p * padded + j] = turned ? w[(int64_t)j * k + p] : w[(int64_t)p * m + j];
+      for (int c = j; c < j + width; c++) *to++ = c >= m ? 0.f : turned ? w[(int64_t)c * k + p] : w[(int64_t)p * m + c];
   }
-  const float *columns = packed ? packed : w;
+}
+
+/* out (n, m) = x (n, k) times the panels of w, on this thread; ldx, ldo: from row to row */
+static void times_panels(const float *x, const float *panels, float *out, int n, int k, int m, int64_t ldx,
+                         int64_t ldo) {
+  for (int j = 0; j < m; j += panel(m)) {
+    const int width = PAD(m) - j < panel(m) ? PAD(m) - j : panel(m);
+    tile(out + j, x, panels + (int64_t)j * k, n, m - j < width ? m - j : width, k, ldx, 1, width, ldo, 0);
+  }
+}
+
+/* out (n, m) = x (n, k) w; w is (k, m), or with turned (m, k) */
+void product(const float *x, const float *w, float *out, int n, int k, int m, int turned, int threads) {
+  float *panels = aligned_alloc(64, ((size_t)k * PAD(m) * 4 + 63) / 64 * 64);
+  pack_panels(w, panels, k, m, turned);
 #pragma omp parallel for num_threads(threads) schedule(static)
-  for (int i = 0; i < n; i += step)
-    for (int j = 0; j < m; j += COLUMNS)
-      tile(out + (int64_t)i * m + j, x + (int64_t)i * k, columns + j, n - i < step ? n - i : step,
-           m - j < COLUMNS ? m - j : COLUMNS, k, k, 1, padded, m, 0);
-  free(packed);
+  for (int i = 0; i < n; i += STEP)
+    times_panels(x + (int64_t)i * k, panels, out + (int64_t)i * m, n - i < STEP ? n - i : STEP, k, m, k, m);
+  free(panels);
 }
 
 /* out (m, k) (+)= g^T x, g (n, m), x (n, k) */
 void outer(const float *g, const float *x, float *out, int n, int m, int k, int add, int threads) {
-  const int padded = PAD(k);
+  const int padded = PAD(k); /* of x: copied where its rows do not end with a vector */
   if (!add) memset(out, 0, (size_t)m * k * 4);
 #pragma omp parallel num_threads(threads)
   {
@@ -98,10 +116,14 @@ void outer(const float *g, const float *x, float *out, int n, int m, int k, int 
         rows = copy;
       }
 #pragma omp for schedule(static) nowait
-      for (int i = 0; i < m; i += HEIGHT)
-        for (int j = 0; j < k; j += COLUMNS)
-          tile(out + (int64_t)i * k + j, g + (int64_t)start * m + i, rows + j, m - i < HEIGHT ? m - i : HEIGHT,
-               k - j < COLUMNS ? k - j : COLUMNS, count, 1, m, padded, k, 1);
+      for (int i = 0; i < m; i += LINE) {
+        const int wide = m - i < LINE ? m - i : LINE;
+        float line[BLOCK * LINE] __attribute__((aligned(64)));
+        for (int r = 0; r < count; r++) memcpy(line + r * LINE, g + (int64_t)(start + r) * m + i, (size_t)wide * 4);
+        for (int j = 0; j < k; j += panel(k))
+          tile(out + (int64_t)i * k + j, line, rows + j, wide, k - j < panel(k) ? k - j : panel(k), count, 1, LINE,
+               padded, k, 1);
+      }
     }
     free(copy);
   }

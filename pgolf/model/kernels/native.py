@@ -24,6 +24,9 @@ VECTORS = r"""
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
 #if defined(__AVX512F__)
 #define BYTES 64 /* of a vector register */
 #define REGISTERS 32
@@ -45,11 +48,17 @@ typedef int32_t ivec __attribute__((vector_size(BYTES)));
 
 static inline vec splat(float x) { return (vec){} + x; }
 static inline vec choose(ivec m, vec a, vec b) { return (vec)((m & (ivec)a) | (~m & (ivec)b)); }
+#if BYTES == 64
+static inline vec vmax(vec a, vec b) { return (vec)_mm512_max_ps((__m512)a, (__m512)b); }
+#elif defined(__AVX2__)
+static inline vec vmax(vec a, vec b) { return (vec)_mm256_max_ps((__m256)a, (__m256)b); }
+#else
 static inline vec vmax(vec a, vec b) { return choose(a > b, a, b); }
+#endif
 
 /* 2^x for x <= 0; NaN stays NaN, below -126 it is 2^-126 */
 static inline vec exp2v(vec x) {
-  x = choose(x < splat(-126.f), splat(-126.f), x);
+  x = vmax(splat(-126.f), x);
   ivec n = __builtin_convertvector(x - splat(.5f), ivec);
   vec f = x - __builtin_convertvector(n, vec);
   vec p = splat(1.5403530e-4f);

@@ -147,6 +147,13 @@ def test_anything_but_a_bundle_is_refused(toy):
             unpack(data)
 
 
+def test_minify_shortens_c_in_strings_and_no_other_text():
+    found = {}
+    exec(minify('C = """#pragma omp\n  f(); /* a call */\n"""\nTEXT = """# pragma\n  f(); /* a call */\n"""'), found)
+    assert found["C"] == "#pragma omp\nf(); \n"
+    assert found["TEXT"] == "# pragma\n  f(); /* a call */\n"
+
+
 def test_minify_keeps_parameters_and_public_names():
     source = (
         'def _g():\n    return 1\ndef f(value):\n    """Doc."""\n    other = value + _g()\n    return other * other\n'

@@ -6,11 +6,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from pgolf import config as configs
+from pgolf.config.evaluate import EvaluateConfig
 from pgolf.config.model import ModelConfig
+from pgolf.evaluate.sliding import SlidingEvaluator
 from pgolf.model import fast_paths, paths
 from pgolf.model.fast_paths import Compilation, Shape, choose_paths, plain_model
 from pgolf.model.gpt import GPT
@@ -75,6 +79,43 @@ def test_a_second_start_compiles_and_measures_nothing(
         assert f"{name} {'on' if timing.used else 'off'}" in first.line()
 
 
+@pytest.mark.parametrize("seconds", [0.0001, 0.02, 0.09, 0.15])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_choice_takes_two_seconds_at_most(seconds: float, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that only moves with the work: `seconds` are those of one run of a path."""
+    clock, runs = [0.0], [0]
+
+    def work() -> list[Tensor]:
+        clock[0] += seconds
+        runs[0] += 1
+        return [torch.ones(1)]
+
+    for name in ("perf_counter", "process_time"):
+        monkeypatch.setattr(fast_paths.time, name, lambda: clock[0])
+    monkeypatch.setattr(fast_paths, "LOADERS", dict.fromkeys(fast_paths.LOADERS, lambda model, folder: None))
+    monkeypatch.setattr(fast_paths, "PAIRS", dict.fromkeys(paths.IN_C, lambda model, shape: (work, work)))
+    monkeypatch.setattr(fast_paths, "_layer_products", lambda *given: (work, work))
+    monkeypatch.setattr(fast_paths, "use_paths", lambda *given: None)
+    runtime = Runtime(torch.device("cpu"), torch.float32, 0, 1, threads, compile=True)
+    choice = choose_paths(GPT(CONFIG), runtime, dataclasses.replace(SHAPE, threads=threads), "auto")
+    assert len(choice.timings) == 5
+    assert all(timing.fast == pytest.approx(seconds) for timing in choice.timings.values())
+    assert runs[0] >= 10
+    assert clock[0] <= 2.0
+
+
+def test_a_run_of_a_race_is_bounded_on_a_wide_model() -> None:
+    """The largest preset's operations at 20 GFLOP/s, a slow core, stay within what the clock test above assumes."""
+    config = dataclasses.replace(CONFIG, vocab_size=50_304, dim=768, num_heads=12, num_kv_heads=12)
+    shape = Shape(rows=64, length=2048, training=True, threads=1)
+    with torch.device("meta"):
+        model = GPT(config)
+    block = sum(weight.numel() for name, weight in model.blocks[0].named_parameters() if name.endswith(".weight"))
+    tokens = fast_paths._tokens(shape, fast_paths.RACE_TOKENS, 6 * block)
+    assert 16 <= tokens < 4096
+    assert 6 * block * tokens <= 0.15 * 20e9
+
+
 @pytest.mark.parametrize("fault", ["slow", "wrong"])
 def test_a_slow_or_wrong_kernel_is_not_used(
     fault: str, kernels: Runtime, quick: None, monkeypatch: pytest.MonkeyPatch
@@ -109,6 +150,29 @@ def test_the_rule_times_nothing_and_leaves_out_a_wrong_kernel(
     fast_paths.paths_by_rule(model, kernels, SHAPE)
     assert model.native
     assert model.arithmetic == PLAIN
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_sliding_windows_in_c_score_what_the_plain_evaluator_does(threads: int, kernels: Runtime) -> None:
+    torch.manual_seed(0)
+    model, context = GPT(configs.load("mini").model).eval(), 128
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    # Few of the pieces, so that documents and copies occur; seven whole windows.
+    tokens = np.random.default_rng(0).integers(0, 40, context + 6 * 64 + 1)
+    ids, expected = torch.from_numpy(tokens), []
+    for start in range(0, len(tokens) - context, 64):
+        window = ids[start : start + context + 1]
+        with torch.no_grad():
+            logits = model.logits(model.hidden(window[None, :-1]))[0]
+        losses = torch.nn.functional.cross_entropy(logits, window[1:], reduction="none")
+        expected.append(losses[-64:] if start else losses)
+    fast_paths.paths_by_rule(model, kernels, Shape(2, context, training=False, threads=1), scoring=True)
+    assert model.scoring is not None
+    settings = EvaluateConfig(seq_len=context, stride=64, batch_windows=2)
+    trace = SlidingEvaluator(model, settings, dataclasses.replace(kernels, threads=threads)).score(tokens)
+    np.testing.assert_allclose(trace.nll, torch.cat(expected).numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("training", [True, False])

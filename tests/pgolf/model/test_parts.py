@@ -14,7 +14,7 @@ from pgolf.model import attention_mask, flops, multi_token_prediction
 from pgolf.model.attention import attend, offset_keys
 from pgolf.model.attention_mask import View
 from pgolf.model.depth_recurrence import layer_order
-from pgolf.model.fast_paths import Shape, choose_paths, use_paths
+from pgolf.model.fast_paths import Shape, choose_paths, paths_by_rule, use_paths
 from pgolf.model.gpt import GPT
 from pgolf.model.key_value_cache import KeyValueCache
 from pgolf.model.xsa import exclude_self
@@ -126,6 +126,24 @@ def test_the_last_positions_alone_are_the_same(part: str, native: bool, request:
         whole = model.hidden(tokens)
         for last in (1, 7, 40, 41):
             torch.testing.assert_close(model.hidden(tokens, last), whole[:, -last:], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_forward_pass_in_c_is_the_plain_one(part: str, kernels: Runtime) -> None:
+    model, tokens = build(**PARTS[part][0]).eval(), batch(length=70)
+    paths_by_rule(model, kernels, Shape(3, 70, training=False, threads=1), scoring=True)
+    assert (model.scoring is None) == (part in ("value x0", "key offset", "all"))  # the kernel leaves them to torch
+    scoring = model.scoring
+    for window, last in ((0, 0), (0, 1), (0, 50), (6, 0), (6, 7)):
+        model.set_window(window)
+        with torch.no_grad():
+            model.scoring = scoring
+            fast = model.hidden(tokens, last)
+            model.scoring = None
+            torch.testing.assert_close(fast, model.hidden(tokens, last), atol=3e-5, rtol=0)
+    model.scoring = scoring
+    model.hidden(tokens).sum().backward()  # with gradients it is torch that computes
+    assert all(block.attn.c_q.weight.grad is not None for block in model.blocks)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("window", [0, 6])
