@@ -169,8 +169,8 @@ def land(
     if search.good is None:
         least = min(found for _, found in search.seen)
         raise PgolfError(
-            f"--target-bytes {target:,} cannot be reached: all tensors that are not quantized, and the coarsest steps, "
-            f"already take {least:,} bytes; ask for more or train a smaller model"
+            f"--target-bytes {target:,} cannot be reached: the coarsest steps take {least:,} bytes; ask for more or "
+            "train a smaller model"
         )
     return search.best, search.good[0]
 

@@ -14,6 +14,8 @@ from pgolf.quant.progressive_rounding import Gradual
 from pgolf.quant.waterfill import Rounding
 from pgolf.quantized.tensors import QuantizedModel
 
+_MOST_BITS = 16  # coded bits per weight, as in `quantize.bits`; finer steps would only fill the target with noise
+
 
 def waterfill(source: CalibratedModel, target_bytes: int) -> Rounded:
     """Steps per column and row by waterfilling; the scalar rounder."""
@@ -34,6 +36,9 @@ def search(source: CalibratedModel, target_bytes: int, states: int) -> Rounded:
     rounding = Rounding(states=states, rate_weight=settings.rate_weight, resolution=settings.resolution)
     plan = Plan(source.problems, rounding, source.threads)
     shares: list[Share] = []
+    if (most := _MOST_BITS * plan.weights // 8) < target_bytes:
+        source.reporter.message(f"{_MOST_BITS} bits per weight are the most: {most:,} of {target_bytes:,} bytes")
+        target_bytes = most
     if target_bytes:
         matrices, shares = _by_target(source, plan, target_bytes)
     else:
