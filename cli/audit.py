@@ -14,27 +14,22 @@ def add_to(app: typer.Typer) -> None:
     def audit(
         common: Common,
         evaluator: Annotated[str, typer.Option(help="sliding or ttt.")] = "sliding",
-        tokens: Annotated[int, typer.Option(help="Length of val to audit on; 0: several windows or chunks.")] = 0,
-        probes: Annotated[int, typer.Option(help="Changes of the text, one evaluation each.")] = 128,
+        tokens: Annotated[int, typer.Option(help="Length of val to audit on; 0: several windows.")] = 0,
+        probes: Annotated[int, typer.Option(help="Changes of the text, an evaluation each.")] = 128,
         seconds: Annotated[
             float,
-            typer.Option(
-                parser=numbers.seconds, metavar="TIME", help="Stop probing after so long (8 at least); 0: never."
-            ),
+            typer.Option(parser=numbers.seconds, metavar="TIME", help="Stop probing after so long; 0: never."),
         ] = 300.0,
         limit_seconds: Annotated[
             float,
-            typer.Option(parser=numbers.seconds, metavar="TIME", help="Limit of training and of evaluation, each."),
+            typer.Option(parser=numbers.seconds, metavar="TIME", help="Of training and of evaluation."),
         ] = 600.0,
-        probe_seed: Annotated[
-            int | None, typer.Option(help="Repeat the draws of an earlier audit. Default: new ones.")
-        ] = None,
+        probe_seed: Annotated[int | None, typer.Option(help="Repeat the draws of an earlier audit.")] = None,
         mixture: Mixture = False,
     ) -> None:
-        """Test whether a score counts: causal, normalized, scored before learned from, in one pass, exact bytes.
+        """Test whether a score counts: causal, normalized, one pass, scored before learned.
 
-        Changes the text and watches which scores move; no code is trusted. Exit code 1 and the first counterexample
-        when a check fails; the report is written either way.
+        Changes the text and watches which scores move. Exit code 1 when a check fails.
         """
         from stages.audit import AuditOptions
         from stages.audit import audit as run

@@ -124,8 +124,12 @@ class Common:
 
     def _ask(self, question: str) -> bool:
         """A yes or no of the person at the terminal; no where there is none."""
-        here = sys.stdin.isatty() and sys.stderr.isatty() and not self.json
-        return here and typer.confirm(question, err=True)
+        from cli.screen import activity
+
+        if self.json or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return False
+        with activity.hidden():
+            return typer.confirm(question, err=True)
 
     def finish(self, stage: "Stage") -> None:
         """With `--json`, the finished stage's path and manifest on stdout."""
@@ -172,7 +176,8 @@ def command(
 
             def work() -> None:
                 _refuse_not_finite(arguments)
-                function(common, **arguments)
+                with common.screen.progress("working"):
+                    function(common, **arguments)
 
             guarded(work, debug=common.debug, as_json=common.json)
 

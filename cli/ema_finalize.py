@@ -8,7 +8,7 @@ from cli.common import Common, command
 def add_to(app: typer.Typer) -> None:
     @command(app, "ema-finalize", examples=("pgolf ema-finalize",))
     def ema_finalize(common: Common) -> None:
-        """Choose among the last weights and their averages, by the loss on held-out train tokens."""
+        """Choose among last and averaged weights, by held-out loss."""
         from stages.ema_finalize import ema_finalize as stage
 
         common.finish(stage(*common.prepare("ema-finalize")))

@@ -16,14 +16,14 @@ def add_to(app: typer.Typer) -> None:
         common: Common,
         documents: Documents = (),  # type: ignore[assignment]
         text_field: TextField = "text",
-        ttt: Annotated[bool, typer.Option("--ttt", help="Then score with test-time training too.")] = False,
+        ttt: Annotated[bool, typer.Option("--ttt", help="Then with test-time training too.")] = False,
         context: Context = None,
         reset: Reset = False,
         mixture: Mixture = False,
         seconds: Seconds = None,
         nproc: Nproc = 1,
     ) -> None:
-        """Score a model with sliding windows; with --ttt, with test-time training after that."""
+        """Score a model with sliding windows; --ttt: then with test-time training."""
         if launched(nproc):
             return
         from stages.eval_sliding import eval_sliding

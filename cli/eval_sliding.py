@@ -12,19 +12,13 @@ Documents = Annotated[
     typer.Option(
         "--documents",
         metavar="FILE...",
-        help="Score this text instead of val: files, folders or URLs, all that tokenize takes.",
+        help="Score this text, not val: all that tokenize takes.",
     ),
 ]
-TextField = Annotated[str, typer.Option("--text-field", help="Field or column of --documents that holds the text.")]
-Context = Annotated[
-    str | None, typer.Option("--context", help="windowed or banded (one pass, attention limited to seq_len).")
-]
-Reset = Annotated[
-    bool, typer.Option("--reset-at-documents", help="Contexts begin at the document instead of crossing into it.")
-]
-Mixture = Annotated[
-    bool, typer.Option("--mixture", help="Also score the mixture with statistics of the scored tokens, reported apart.")
-]
+TextField = Annotated[str, typer.Option("--text-field", help="Field of --documents that holds the text.")]
+Context = Annotated[str | None, typer.Option("--context", help="windowed, or banded (one pass).")]
+Reset = Annotated[bool, typer.Option("--reset-at-documents", help="Contexts begin at the document.")]
+Mixture = Annotated[bool, typer.Option("--mixture", help="Also mix in statistics of scored tokens, apart.")]
 
 
 def assignments(context: str | None, reset: bool, mixture: bool) -> list[str]:
@@ -45,7 +39,7 @@ def add_to(app: typer.Typer) -> None:
         mixture: Mixture = False,
         nproc: Nproc = 1,
     ) -> None:
-        """Score a model in bits per byte with sliding windows; every token but the first exactly once."""
+        """Score a model with sliding windows, every token once."""
         if launched(nproc):
             return
         from stages.eval_sliding import eval_sliding as run

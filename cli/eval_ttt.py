@@ -12,9 +12,9 @@ from cli.launch import Nproc, launched
 Method = Annotated[str | None, typer.Option("--method", help="sgd, lora, in-place or phased.")]
 Seconds = Annotated[
     float | None,
-    typer.Option("--seconds", parser=numbers.seconds, metavar="TIME", help="Time budget of the evaluation; 0: none."),
+    typer.Option("--seconds", parser=numbers.seconds, metavar="TIME", help="Time budget; 0: none."),
 ]
-Tune = Annotated[bool, typer.Option("--tune", help="First choose the rates on held-out train text.")]
+Tune = Annotated[bool, typer.Option("--tune", help="First choose rates on held-out train text.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -31,10 +31,7 @@ def add_to(app: typer.Typer) -> None:
         mixture: Mixture = False,
         nproc: Nproc = 1,
     ) -> None:
-        """Score a model that learns from every chunk of text once it is scored, never before.
-
-        With --nproc, lora and phased share the documents between processes.
-        """
+        """Score a model that learns from each chunk once it is scored."""
         if launched(nproc):
             return
         from pgolf.errors import PgolfError

@@ -67,20 +67,19 @@ class Command(TyperCommand):
         for parameter in self.get_params(ctx):
             if (record := parameter.get_help_record(ctx)) is not None and parameter.name != "help":
                 what, text = record
-                what = what if what.startswith("-") else str(parameter.metavar or what)  # an argument: no type
+                if not what.startswith("-"):  # an argument: no type; the usage shows whether it is required
+                    what, text = str(parameter.metavar or what), text.replace("  [required]", "")
                 (common if parameter.name in self.common else own).append((re.sub(" <(.+)>", _kind, what), text))
         if own:
             with formatter.section("Options"):
                 formatter.write_dl(own)
         if common:
-            with formatter.section("Common options (pgolf help common)"):
-                flags = "  ".join(flag.replace(" ", "\0") for flag, _ in common)
-                for line in textwrap.wrap(flags, _WIDTH - 4, break_on_hyphens=False):
-                    formatter.write(f"  {line}\n".replace("\0", " "))
+            flags = " ".join(flag.partition(" ")[0] for flag, _ in common)
+            text = f"Common options (pgolf help common): {flags}"
+            filled = textwrap.fill(text, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+            formatter.write(f"\n{filled}\n")
         if self.examples:
-            with formatter.section("Examples"):
-                for line in self.examples:
-                    formatter.write(f"  {line}\n")
+            formatter.write("\n".join(("Examples:", *(f"  {line}" for line in self.examples), "")))
 
 
 class Group(TyperGroup):
@@ -89,15 +88,17 @@ class Group(TyperGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         formatter.write("Usage: pgolf COMMAND [OPTIONS]\n")
         self.format_help_text(ctx, formatter)
+        formatter.write("\n")
         panels: dict[str, list[tuple[str, str]]] = {}
         for name, command in self.commands.items():
             if not command.hidden:
                 summary = re.split(r"[.:;]\s| \(", " ".join((command.help or "").split()) + " ")[0].rstrip(".")
                 panels.setdefault(str(getattr(command, "rich_help_panel", "")), []).append((name, summary))
         for panel, rows in panels.items():
-            with formatter.section(panel):
+            formatter.write(f"{panel}:\n")
+            with formatter.indentation():
                 formatter.write_dl(rows, col_max=14)
-        formatter.write("\npgolf COMMAND -h shows a command's options, pgolf config every setting.\n")
+        formatter.write("COMMAND -h shows its options, config the settings, docs/GLOSSARY.md the words.\n")
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:

@@ -10,15 +10,15 @@ from cli.common import Common, command
 
 
 def add_to(app: typer.Typer) -> None:
-    @command(app, "import")
+    @command(app, "import", examples=("pgolf import final_model.pt --run old",))
     def import_checkpoint(
         common: Common,
         file: Annotated[
             Path,
-            typer.Argument(help="State dict (.pt, .safetensors) or quantized file of a record (.ptz)."),
+            typer.Argument(metavar="FILE", help="State dict (.pt, .safetensors) or quantized file of a record (.ptz)."),
         ],
     ) -> None:
-        """Read old weights into the run, to quantize, score and package them; --from names a tokenize stage.
+        """Read weights of another program into the run. --from names a tokenize stage.
 
         Sizes are read off the tensors. What they do not tell (loops, slopes, rotary dimensions) is assumed, named, and
         can be given with --set or --preset.

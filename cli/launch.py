@@ -9,14 +9,16 @@ from typing import Annotated
 
 import typer
 
+from cli.screen import activity
 from pgolf.errors import PgolfError
 
-Nproc = Annotated[int, typer.Option(min=1, help="Processes, one per GPU, started through torchrun.")]
+Nproc = Annotated[int, typer.Option(min=1, help="Processes, one per GPU, through torchrun.")]
 
 
 def launched(nproc: int) -> bool:
     """Whether this command was handed to `nproc` processes, which have done its work; never for one."""
     if nproc > 1:
+        activity.end()  # the processes show what they do
         launch(nproc, without_option(sys.argv[1:], "--nproc"))
     return nproc > 1
 

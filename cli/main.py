@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 
 app = typer.Typer(
     cls=Group,
-    help="The best language model that fits a byte budget, as separate stages with files between them.",
+    help="The best language model for a byte budget, in stages with files between them.",
     add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

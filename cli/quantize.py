@@ -8,36 +8,34 @@ import typer
 from cli import numbers
 from cli.common import Common, command
 
+_SWEEP = "pgolf quantize --target-bytes 120k 140k --score"
+
 
 def add_to(app: typer.Typer) -> None:
-    @command(app, "quantize", examples=("pgolf quantize --method gptq --name gptq",))
+    @command(app, "quantize", examples=("pgolf quantize --method gptq --name gptq", _SWEEP))
     def quantize(
         common: Common,
-        method: Annotated[
-            str | None, typer.Option(help="Quantization method, such as trellis (default), gptq or rtn.")
-        ] = None,
+        method: Annotated[str | None, typer.Option(help="trellis (default), waterfill, gptq, sdclip or rtn.")] = None,
         target_bytes: Annotated[
             list[str],
             typer.Option(
                 metavar="BYTES...",
                 callback=numbers.sizes,
-                help="Choose all steps so that everything the package counts takes at most this many bytes. Several "
-                "targets make a variant each, quantize@BYTES.",
+                help="Bytes that everything counted in the package may take. Several make a variant each, "
+                "quantize@BYTES.",
             ),
         ] = (),  # type: ignore[assignment]
         score: Annotated[
             bool,
-            typer.Option("--score", help="Score the model with sliding windows; several targets are also drawn."),
+            typer.Option("--score", help="Score with sliding windows; several are drawn."),
         ] = False,
-        coder: Annotated[
-            str | None, typer.Option(help="Coder of the model: range, brotli, zlib or lzma (package.coder).")
-        ] = None,
+        coder: Annotated[str | None, typer.Option(help="range, brotli, zlib or lzma (package.coder).")] = None,
         calibration: Annotated[
             Path | None,
-            typer.Option(help="Tokenize stage, folder of shards or shard to calibrate on, when the lineage has none."),
+            typer.Option(help="Train tokens where the lineage has none."),
         ] = None,
     ) -> None:
-        """Quantize the weights of a trained model, to one byte target or to several."""
+        """Quantize a trained model, to one byte target or to several."""
         from cli.screen import say_json
         from pgolf.quant.methods import METHODS
         from stages.eval_sliding import eval_sliding

@@ -25,23 +25,19 @@ def add_to(app: typer.Typer) -> None:
             list[str] | None,
             typer.Argument(
                 metavar="TRAIN...",
-                help="Train documents: .txt, .jsonl, .parquet (plain, .gz, .xz, .zst), folders, URLs. "
-                "Without any: the documentation of this Python.",
+                help="Train documents (.txt, .jsonl, .parquet, also .gz, .xz, .zst), folders or URLs; default: the "
+                "documentation of this Python.",
             ),
         ] = None,
         val: Annotated[
             list[str] | None,
-            typer.Option("--val", metavar="VAL...", help="Val documents; without: split off train by document hash."),
+            typer.Option("--val", metavar="VAL...", help="Val documents; default: a share of train by hash."),
         ] = None,
-        tokenizer: Annotated[Path | None, typer.Option(help="SentencePiece model to use instead of a new one.")] = None,
-        shards: Annotated[Path | None, typer.Option(help="Folder of ready shards, used as they are.")] = None,
-        text_field: Annotated[str, typer.Option(help="Field of a document's text in JSON lines.")] = "text",
-        score_float: Annotated[
-            bool, typer.Option("--float/--no-float", help="Also score the weights before quantization.")
-        ] = True,
-        dry_run: Annotated[
-            bool, typer.Option("--dry-run", help="Only show for each stage whether it would run, and why.")
-        ] = False,
+        tokenizer: Annotated[Path | None, typer.Option(help="SentencePiece model to use, not a new one.")] = None,
+        shards: Annotated[Path | None, typer.Option(help="Folder of shards to register as they are.")] = None,
+        text_field: Annotated[str, typer.Option(help="Field that holds the text.")] = "text",
+        score_float: Annotated[bool, typer.Option("--float/--no-float", help="Score before quantization too.")] = True,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would run, and why.")] = False,
     ) -> None:
         """From text to a scored, packaged model: every stage in order. What is up to date is skipped."""
         from cli.screen import say_json

@@ -16,6 +16,7 @@ _SHOWN = {
     "bytes": ("bytes", "{:,}"),
     "bits_per_byte": ("BPB", "{:.4f}"),
     "ttt_bits_per_byte": ("TTT", "{:.4f}"),
+    "proved": ("proved", "{:.4f}"),
 }
 
 
@@ -33,7 +34,7 @@ def add_to(app: typer.Typer) -> None:
         from cli.screen import say_json
         from stages.reports import runs_table
 
-        rows = runs_table.rows(common.artifacts, sort)
+        rows = runs_table.rows(common.artifacts, sort, lambda fault: common.screen.message(f"left out: {fault}"))
         rows = rows[::-1] if reverse else rows
         if common.json:
             say_json({"runs": [dataclasses.asdict(row) for row in rows]})

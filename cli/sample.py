@@ -1,5 +1,6 @@
 """`pgolf sample`: text that a model writes."""
 
+import itertools
 from typing import Annotated
 
 import typer
@@ -24,7 +25,7 @@ def add_to(app: typer.Typer) -> None:
 
         It is the run's quantized model, or the newest before it; --from names any stage that holds one.
         """
-        from cli.screen import say_json
+        from cli.screen import activity, plain, say_json, write
         from pgolf.generate import Sampling
         from pgolf.saved import front
 
@@ -32,16 +33,19 @@ def add_to(app: typer.Typer) -> None:
         context, source = common.prepare("eval-sliding")  # the model that an evaluation would score
         with context.reporter.progress("load the model"):
             model = front.of_stage(source, context.runtime)
+            pieces = model.stream(prompt, settings, count)
+            first = next(pieces, None)
         texts = [prompt] * max(count, 0)
         if not common.json:
-            typer.echo(prompt, nl=False)
-        for row, text in model.stream(prompt, settings, count):
+            activity.end()
+            write(plain(prompt))
+        for row, text in itertools.chain(() if first is None else (first,), pieces):
             texts[row] += text
             if row == 0 and not common.json:
-                typer.echo(text, nl=False)
+                write(plain(text))
         if common.json:
             say_json({"path": str(model.stage.path), "texts": texts})
             return
-        typer.echo()
+        write("\n")
         for text in texts[1:]:
-            typer.echo(f"---\n{text}")
+            write(plain(f"---\n{text}\n"))

@@ -8,18 +8,16 @@ import json
 import os
 import re
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from cli.activity import Activity, Task
 from pgolf.errors import PgolfError
-from pgolf.progress import Progress as StageProgress
 
 console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 results = Console(highlight=False, markup=False, emoji=False)
@@ -37,71 +35,7 @@ def plain(text: str) -> str:
     return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-LINE_SECONDS = 30.0
-"""Between two lines of progress where there is no terminal to draw a bar on."""
-
-
-class _Task:
-    """Where a piece of work stands, in words."""
-
-    def __init__(self, title: str, total: float | None, unit: str) -> None:
-        self.title, self.total, self.unit, self.completed, self.note = title, total, unit, 0.0, ""
-        self._begun = time.monotonic()
-        self._first: float | None = None
-
-    def update(self, completed: float, total: float | None, note: str) -> None:
-        if self._first is None:
-            self._first, self._begun = completed, time.monotonic()
-        self.completed, self.note = completed, note or self.note
-        self.total = self.total if total is None else total
-
-    def done(self) -> str:
-        """`109 s of 3,000 s`; only what is done where the whole is not known."""
-        unit = f" {self.unit}" if self.unit else ""
-        of = "" if self.total is None else f" of {self.total:,.0f}{unit}"
-        return f"{self.completed:,.0f}{unit}{of}"
-
-    def left(self) -> str:
-        """The time left, by the clock for work that ends by it, else by the pace since the first update."""
-        if self.total is None or self._first is None:
-            return ""
-        seconds = self.total - self.completed
-        if self.unit != "s":
-            pace = (self.completed - self._first) / max(time.monotonic() - self._begun, 1e-9)
-            if pace <= 0:
-                return ""
-            seconds /= pace
-        minutes, rest = divmod(max(0, round(seconds)), 60)
-        hours, minutes = divmod(minutes, 60)
-        return f"{hours}:{minutes:02}:{rest:02} left" if hours else f"{minutes}:{rest:02} left"
-
-
-class _Bar:
-    """Draws on a terminal."""
-
-    def __init__(self, progress: Progress, task: TaskID, state: _Task) -> None:
-        self._progress, self._task, self._state = progress, task, state
-
-    def update(self, completed: float, total: float | None = None, note: str = "") -> None:
-        state = self._state
-        state.update(completed, total, note)
-        note, left = plain(state.note), state.left()
-        self._progress.update(self._task, completed=completed, total=total, note=note, done=state.done(), left=left)
-
-
-class _Lines:
-    """Prints a line now and then, into a file or a pipe."""
-
-    def __init__(self, state: _Task) -> None:
-        self._state, self._printed = state, time.monotonic()
-
-    def update(self, completed: float, total: float | None = None, note: str = "") -> None:
-        state = self._state
-        state.update(completed, total, note)
-        if time.monotonic() - self._printed >= LINE_SECONDS:
-            self._printed = time.monotonic()
-            words = (f"{state.title} {state.done()}", state.note, state.left())
-            console.print(plain("  ".join(filter(None, words))), soft_wrap=True)
+activity = Activity(lambda: console, plain)
 
 
 class Screen:
@@ -111,32 +45,19 @@ class Screen:
         """as_json: stdout belongs to the JSON object, so results go to stderr. verbose: show tables of details."""
         self._as_json, self._verbose = as_json, verbose
 
-    @contextmanager
-    def progress(self, title: str, total: float | None = None, unit: str = "") -> Iterator[StageProgress]:
-        state = _Task(title, total, unit)
-        if not console.is_terminal:
-            yield _Lines(state)
-            return
-        columns = (
-            TextColumn("{task.description:<14}", markup=False),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[done]}"),
-            TextColumn("{task.fields[note]}", markup=False),
-            TextColumn("{task.fields[left]}"),
-        )
-        with Progress(*columns, console=console, transient=True) as progress:
-            task = progress.add_task(plain(title), total=total, note="", done=state.done(), left="")
-            yield _Bar(progress, task, state)
+    def progress(self, title: str, total: float | None = None, unit: str = "") -> AbstractContextManager[Task]:
+        return activity.task(title, total, unit)
 
     def message(self, text: str, detail: bool = False) -> None:
         if self._verbose or not detail:
             console.print(plain(text), soft_wrap=True)
+            activity.heard()
 
     def result(self, text: str) -> None:
         if self._as_json:
             self.message(text)
         else:
-            _write(plain(text) + "\n")
+            write(plain(text) + "\n")
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], detail: bool = False) -> None:
         if detail and not self._verbose:
@@ -146,7 +67,7 @@ class Screen:
             return
         with results.capture() as drawn:
             results.print(_table(title, columns, rows, results.width), crop=False)
-        _write(drawn.get())
+        write(drawn.get())
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Table:
@@ -168,7 +89,7 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], wi
     return table
 
 
-def _write(text: str) -> None:
+def write(text: str) -> None:
     """Put a result on stdout; characters that its encoding lacks become escapes.
 
     Raises PgolfError when it cannot be written, and BrokenPipeError when the reader has gone (`| head`).
@@ -177,8 +98,9 @@ def _write(text: str) -> None:
         raise PgolfError("stdout is closed; send it somewhere, such as > results.txt")
     try:
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        sys.stdout.flush()
+        with activity.hidden():
+            sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            sys.stdout.flush()
     except OSError as error:
         with suppress(OSError, ValueError):  # or Python tries once more to write what is left, at the very end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -194,4 +116,4 @@ def say_error(text: str) -> None:
 
 def say_json(value: Any) -> None:
     """One JSON object on stdout, in ASCII; raises what `_write` raises."""
-    _write(json.dumps(value) + "\n")
+    write(json.dumps(value) + "\n")

@@ -10,13 +10,13 @@ from cli.common import Common, command
 
 
 def add_to(app: typer.Typer) -> None:
-    @command(app, "screen", ("json", "debug"))
+    @command(app, "screen", ("json", "debug"), ("pgolf screen records/2026-03-17_NaiveBaseline",))
     def screen(
         common: Common,
         folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of one record: submission.json, logs.")],
         every: Annotated[bool, typer.Option("--all", help="Show the checks that agree as well.")] = False,
     ) -> None:
-        """Check a record's claims against its logs, its files and the challenge's constants, without running it.
+        """Check a record's claims against its logs and files, without running it.
 
         Each check agrees, contradicts or cannot tell. Exit code 1 when one contradicts.
         """

@@ -17,7 +17,7 @@ def add_to(app: typer.Typer) -> None:
         run: Annotated[str, typer.Argument(metavar="RUN", help="The run to share.")] = "default",
         out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: RUN.lineage.json.")] = None,
     ) -> None:
-        """Write a run's manifests and metrics, without tensors, into one file.
+        """Write a run's manifests and logs, without tensors, into one file.
 
         inspect --from FILE, compare FILE ... and report FILE read it on any machine.
         """

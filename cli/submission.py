@@ -29,7 +29,7 @@ def add_to(app: typer.Typer) -> None:
         ] = None,
         out: Annotated[Path, typer.Option(help="Destination of the folder.")] = Path("records"),
     ) -> None:
-        """Write README.md, submission.json, logs and script from the manifests of packaged runs."""
+        """Write packaged runs as a folder for the challenge's records."""
         from cli.screen import say_json
         from stages.reports import compare as comparing
         from stages.reports import submission as stage

@@ -16,30 +16,29 @@ def add_to(app: typer.Typer) -> None:
     @command(app, "verify", ("device", "threads", "json", "verbose", "debug"), _EXAMPLES)
     def verify(
         common: Common,
-        folder: Annotated[Path, typer.Argument(help="Package to verify, or a run that holds one. It is not trusted.")],
+        folder: Annotated[
+            Path, typer.Argument(metavar="FOLDER", help="Package, or a run with one; it is not trusted.")
+        ],
         val: Annotated[
             Path | None,
-            typer.Option(
-                help="Text that the scores are of: documents, or a folder of shards. "
-                "Default: the documents of the run's tokenize stage."
-            ),
+            typer.Option(help="Scored text, documents or shards; default: the run's own."),
         ] = None,
         tokenizer: Annotated[
             Path | None,
-            typer.Option(help="Tokenizer of the shards in --val. Default: the .model file next to them."),
+            typer.Option(help="Tokenizer of --val's shards; default: the .model there."),
         ] = None,
         run_code: Annotated[
             bool, typer.Option("--run-code", help="Also run the package's own script, in a sandbox.")
         ] = False,
         trust: Annotated[
-            bool, typer.Option("--trust", help="With --run-code: run the script even where no sandbox works.")
+            bool, typer.Option("--trust", help="With --run-code: run it even where no sandbox works.")
         ] = False,
         audit: Annotated[
-            bool, typer.Option("--audit", help="Audit every score, also those that the package claims no audit of.")
+            bool, typer.Option("--audit", help="Audit every score, not only those claimed as audited.")
         ] = False,
         cap: Annotated[
             int,
-            typer.Option(parser=numbers.size, metavar="BYTES", help="Bytes that model and code may have together."),
+            typer.Option(parser=numbers.size, metavar="BYTES", help="Bytes of model and code."),
         ] = 16_000_000,
         count_tokenizer: Annotated[
             bool, typer.Option("--count-tokenizer", help="Count the tokenizer against --cap as well.")
@@ -50,14 +49,13 @@ def add_to(app: typer.Typer) -> None:
         ] = 3600.0,
         tolerance: Annotated[
             float | None,
-            typer.Option(help="Bits per byte that a score may differ by. Default: by the arithmetic of both sides."),
+            typer.Option(help="Bits per byte a score may differ by; default: computed."),
         ] = None,
-        text_field: Annotated[str, typer.Option(help="Field of a document's text in JSON lines.")] = "text",
+        text_field: Annotated[str, typer.Option(help="Field of a document's text.")] = "text",
     ) -> None:
-        """Check a package's hashes, size, code, bytes, scores and audit: PASS, FAIL or CANNOT CHECK.
+        """Check a package's hashes, size, code and scores: PASS, FAIL or CANNOT CHECK.
 
-        Exit code 0, 1 or 2. Checks that need no text are made first. The scores are computed by this pgolf from the
-        packed weights; --run-code additionally compares what the package's own script prints.
+        Exit code 0, 1 or 2. This pgolf computes the scores from the packed weights.
         """
         from cli.screen import say_error, say_json
         from pgolf.errors import CheckFailed, PgolfError

@@ -173,6 +173,7 @@ class StageContext:
         entries = {role: _entry(item, destination) for role, item in inputs.items()}
         resolved: dict[str, Any] = configs.to_dict(self.config) | {"options": dict(options or {})}
         with ExitStack() as held:
+            held.enter_context(self.reporter.progress(label))
             if self.runtime.is_main and not self.dry_run:
                 held.enter_context(stage_directory.locked(self.run))
             old = stage_directory.open_stage(destination) if _exists(destination) and not self._blind() else None

@@ -35,6 +35,7 @@ from pgolf.training.metrics_log import MetricsLog
 from pgolf.training.nonfinite import StepResult
 from pgolf.training.nonfinite_origin import explain
 from pgolf.training.prepare import naming_memory, prepare
+from pgolf.training.trainer import Trainer
 from stages.context import StageBuild, StageContext
 from stages.reports.loss_curve import draw
 
@@ -95,16 +96,22 @@ def _train(
     build.earlier_seconds = values["elapsed"]
     at = At(values["elapsed"], values["tokens"], 0.0)
     constant = {"identity": identity, "restarts": values["restarts"]}
-    log = MetricsLog(writer.path(kinds.METRICS_LOG), config.train, runtime.is_main, values["iteration"], at)
+    paths = writer.path(kinds.METRICS_LOG), writer.path(kinds.TRAIN_LOG)
+    log = MetricsLog(*paths, config, runtime.is_main, values["iteration"], at)
     display = Display(config.train, len(holdout.training), context.reporter, at)
 
     def known(results: Sequence[StepResult], at: At) -> None:
         log.add(results, at)
         display.add(results, at)
 
+    def prepared(trainer: Trainer, *others: Any) -> tuple[str, dict[str, Any]]:
+        log.note(f"hardware:{runtime} torch:{torch.__version__}")
+        log.note(f"train_tokens:{len(holdout.training)} model_params:{trainer.parameters}")
+        return prepare(trainer, *others)
+
     with checkpoints.Writer(writer.folder / ".scratch", constant) as checkpoint, log:
         hooks = Hooks(
-            prepare=prepare,
+            prepare=prepared,
             resume=None if previous is None else previous.restore,
             save=checkpoint.take,
             stop=display.around(Interrupt(runtime)),
@@ -114,6 +121,8 @@ def _train(
         )
         with naming_memory(config, runtime):
             made = fit(config, loader, holdout, runtime, context.reporter, hooks)
+        why = "interrupted" if made.interrupted else "finished"
+        log.note(f"{why} train_time:{1000 * made.seconds:.0f}ms step:{made.trainer.iteration}")
     if made.interrupted:
         how = "without --force " if context.force and not writer.destination.exists() else ""
         context.reporter.message(

@@ -15,7 +15,7 @@ DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix()
     for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.md"))
 )
-FILE_ENDINGS = ("py", "pgz", "json", "md")  # `package.json` is a file and no setting
+FILE_ENDINGS = ("py", "pgz", "json", "md", "log")  # `package.json` is a file and no setting
 TOP = "pgolf|stages|cli|tests|benchmarks|docs|artifacts"
 
 

@@ -7,11 +7,14 @@ looked up instead of run (this very test is part of one of them).
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import typed
 import typer
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import pgolf
@@ -104,12 +107,16 @@ def test_commands_run_in_order(folder, monkeypatch):
         ("ema-finalize", "train runs again"),
     ]
     assert CliRunner().invoke(app, ["inspect"]).exit_code == 0
+    # What the examples name besides the run: a checkpoint of another program, and a record.
+    torch.save(load_file(run / "train" / "model.safetensors"), "final_model.pt")
+    shutil.copytree(next(Path("records").iterdir()), "records/2026-03-17_NaiveBaseline")
     # The examples of every command's help, in the order of the commands.
     for command in typer.main.get_command(app).commands.values():
         for example in getattr(command, "examples", ()):
             small = typed.assignments(*SMALL) if example.split()[1] in ("run", "train") else []
             result = typed.pgolf(*shlex.split(example)[1:], *small)
-            assert result.exit_code == 0, f"{example}\n{result.output}"
+            # The log of a text of one's own contradicts the challenge's counts.
+            assert result.exit_code == (1 if example.startswith("pgolf screen") else 0), f"{example}\n{result.output}"
     # `pgolf clean short --force` was among them: the variant is gone, unless a report or a lineage was made from it.
     assert not (run / "train@short").exists() or "was made from it" in typed.pgolf("clean", "short").output
 
@@ -133,19 +140,21 @@ def test_help_fits_a_screen():
         shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "80"}).output
         lines = shown.splitlines()
         assert max(map(len, lines)) <= 80, name
-        assert len(lines) <= 40, f"{name}: {len(lines)} lines"
+        assert len(lines) <= 23, f"{name}: {len(lines)} lines, and a terminal of 24 has one for the next command"
         assert "None" not in shown, name
         if command.common and "Options:" in shown:
             assert shown.index("Options:") < shown.index("Common options"), name
+        assert command.hidden or command.examples, name
     shown = CliRunner().invoke(app, ["-h"]).output
-    assert [line for line in shown.splitlines() if line.endswith(":") and line[0] != " "] == [
+    assert [line for line in shown.splitlines() if line.endswith(":")] == [
         "Start here:",
         "Stages:",
         "Look:",
         "Prove:",
         "Exchange:",
     ]
-    assert len(shown.splitlines()) <= 60
+    assert len(shown.splitlines()) <= 39  # a screen of 40: a line for each of 28 commands
+    assert max(map(len, shown.splitlines())) <= 80
     assert CliRunner().invoke(app, []).output == shown
     assert CliRunner().invoke(app, ["--version"]).output == f"pgolf {pgolf.__version__}\n"
 

@@ -5,11 +5,13 @@ mentions its name, imports it, or reads it as an attribute of the module. A meth
 mentions its name as an attribute or as a string. Statements with side effects are always kept.
 
 Three limits. Names composed at run time are not seen. An import whose name is not used is removed, even if importing
-that module has an effect. Function annotations are removed and do not count as uses, except under decorators that
-may read them.
+that module has an effect. Annotations do not count as uses: those of functions are removed, except under decorators
+that may read them, and those of class attributes become `int`, since dataclasses and named tuples read only that there
+is one (and whether it is a ClassVar or InitVar, which are kept).
 """
 
 import ast
+import re
 from collections.abc import Collection, Iterator
 
 from pgolf.bundle.module_graph import BundleError, SourceModule, bound, read_module
@@ -24,7 +26,7 @@ _PURE_CALLS = {
 }  # fmt: skip
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
-
+_SPECIAL = re.compile("ClassVar|InitVar|KW_ONLY")  # annotations that dataclasses read
 
 # Stub of a module that is left out: any name can be imported from it, and using one raises.
 _ABSENT = """\
@@ -121,6 +123,9 @@ class _Shaker:
                 if isinstance(node, ast.ClassDef):
                     kept = [item for item in node.body if getattr(item, "name", None) not in self.without_methods]
                     node.body = kept or [ast.Pass()]
+                    for item in kept:
+                        if isinstance(item, ast.AnnAssign) and not _SPECIAL.search(ast.unparse(item.annotation)):
+                            item.annotation = ast.Name("int", ast.Load())
             self.states[name] = _State(module)
             self.changed = True
         state = self.states[name]

@@ -105,8 +105,7 @@ def decode(data: bytes) -> QuantizedModel:
     model = QuantizedModel(matrices=matrices, controls=controls, header=directory.header)
     if _content_digest(model, parts.text) != parts.content_digest:
         raise PgolfError(
-            "the container does not decode to the model that was packed: its symbols are damaged, or this machine's "
-            "coder is another version"
+            "the container does not decode to the model that was packed: it is damaged, or the coder another version"
         )
     return model
 

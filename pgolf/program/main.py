@@ -21,23 +21,29 @@ SETTINGS = "settings.json"
 
 def main(sources: Mapping[str, str]) -> None:
     """Run the command line. `sources`: the script's own modules, and its settings as JSON."""
-    parser = argparse.ArgumentParser(description="A packaged language model: score it, retrain it, read its code.")
+    config = Config.recorded(json.loads(sources[SETTINGS])["config"])
+    parser = argparse.ArgumentParser(description="A packaged language model")
     commands = parser.add_subparsers(dest="command", required=True)
     score = commands.add_parser("eval", help="bits per byte of a text")
-    score.add_argument("--val", type=Path, required=True, help="folder of val shards, from pgolf tokenize")
-    score.add_argument("--ttt", action="store_true", help="learn from the text once it is scored")
+    score.add_argument("--val", type=Path, required=True, help="folder of val shards")
+    score.add_argument("--ttt", action="store_true", help="learn from scored text")
     score.add_argument("--model", type=Path, help="container to score")
-    again = commands.add_parser("train", help="retrain, average and quantize; under torchrun on every rank")
+    again = commands.add_parser("train", help="make the model again; also under torchrun")
     again.add_argument("--data", type=Path, required=True, help="folder of train shards")
-    again.add_argument("--out", type=Path, default=Path("model.pgz"), help="the new container, not there yet")
-    again.add_argument("--iterations", type=int, help="stop after this many, without a clock")
+    again.add_argument(
+        "--out",
+        type=Path,
+        default=Path("model.pgz"),
+        help="the new container; its log is beside it",
+    )
+    again.add_argument("--iterations", type=int, help="stop by steps, not by the clock")
+    again.add_argument("--seed", type=int, default=config.seed)
     for command in (score, again):
         command.add_argument("--tokenizer", type=Path)
         command.add_argument("--device", default="auto", help="auto, cpu or cuda")
         command.add_argument("--threads", type=int, default=0)
     commands.add_parser("source", help="write the code out").add_argument("folder", type=Path)
     given = parser.parse_args()
-    config = Config.recorded(json.loads(sources[SETTINGS])["config"])
     try:
         if given.command == "source":
             write_out(sources, given.folder)
@@ -58,6 +64,7 @@ def _train(given: Any, config: Config) -> None:
     if given.iterations is not None:
         train = dataclasses.replace(config.train, iterations=given.iterations, seconds=0.0)
         config = dataclasses.replace(config, train=train)
+    config = dataclasses.replace(config, seed=given.seed)
     retrain(given.data, given.out, config, runtimes.choose(given.device, given.threads))
 
 
@@ -66,7 +73,7 @@ def _score(given: Any, config: Config) -> None:
     model_file = given.model or folder / "model.pgz"
     for path in (given.val, model_file):
         if not path.exists():
-            raise PgolfError(f"{path} is missing; name another with --val or --model, or make a model with train")
+            raise PgolfError(f"{path} is missing; train makes a model")
     from pgolf import runtime as runtimes
     from pgolf.program import scoring
     from pgolf.tokens.sentencepiece_model import Pieces
@@ -74,11 +81,15 @@ def _score(given: Any, config: Config) -> None:
     runtime = runtimes.choose(given.device, given.threads)
     text = scoring.read_shards(given.val, Pieces.open(given.tokenizer or folder / "tokenizer.model"))
     if text is None:
-        raise PgolfError(f"{given.val} holds no val shards ({scoring.VAL}); pgolf tokenize makes them of documents")
+        raise PgolfError(f"{given.val} holds no shards {scoring.VAL}; pgolf tokenize makes them")
     model = scoring.load_model(model_file.read_bytes(), config.model, runtime)
     result = scoring.score(model, text, config.evaluate, config.ttt if given.ttt else None, runtime)
     if runtime.is_main:
-        print(json.dumps(result.metrics()))
+        print(line := json.dumps(result.metrics()))
+        log = model_file.with_suffix(".log")
+        if log.exists():
+            with log.open("a") as file:
+                print(*sys.argv[1:], line, file=file)
 
 
 def write_out(sources: Mapping[str, str], folder: Path) -> None:

@@ -4,6 +4,7 @@ The same functions as in the stages `train`, `ema-finalize` and `quantize`, with
 are those of the run, as exactly as the machine and the kernels in use are the same.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from pgolf.quant import pipeline
 from pgolf.runtime import Runtime
 from pgolf.tokens.loader import Loader
 from pgolf.tokens.shards import TokenStream
+from pgolf.training import train_log
 from pgolf.training.fit import At, Hooks, fit, warm_up
 from pgolf.training.holdout import Holdout
 from pgolf.training.nonfinite import StepResult
@@ -30,10 +32,10 @@ TRAIN = "fineweb_train_*.bin"
 
 
 class Lines(Silent):
-    """Reports in lines on stdout, on rank 0."""
+    """Reports in lines on stdout and in a log, on rank 0."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._shows = runtime.is_main
+    def __init__(self, runtime: Runtime, log: Path) -> None:
+        self._files = [sys.stdout, log.open("w", buffering=1)] if runtime.is_main else []
 
     @contextmanager
     def progress(self, title: str, total: float | None = None, unit: str = "") -> Iterator[Progress]:
@@ -42,19 +44,22 @@ class Lines(Silent):
             yield bar
 
     def message(self, text: str, detail: bool = False) -> None:
-        if self._shows:
-            print(text, flush=True)
+        for file in self._files:
+            print(text, file=file, flush=True)
 
 
 def retrain(data: Path, out: Path, config: Config, runtime: Runtime) -> None:
-    """Train on the shards in `data`, choose among the averages, quantize, and write the container `out`."""
-    lines = Lines(runtime)
+    """Train on the shards in `data`, choose among the averages, quantize, and write the container `out`, with a log
+    beside it."""
     holdout = Holdout.of(TokenStream.open(sorted(data.glob(TRAIN))), config)
     holdout.require()
+    lines = Lines(runtime, out.with_suffix(".log"))
+    for line in train_log.hyperparameters(config):
+        lines.message(line)
 
     def show(results: Sequence[StepResult], at: At) -> None:
-        for result in results:
-            lines.message(f"step:{result.iteration + 1} loss:{result.loss:.6f} train_time:{at.elapsed:.1f}s")
+        for line in train_log.steps(results, at, config):
+            lines.message(line)
 
     with Loader(holdout.training, config.seed, runtime.world_rank, runtime.world_size) as loader:
         made = fit(config, loader, holdout, runtime, lines, Hooks(prepare, known=show))
@@ -69,7 +74,7 @@ def retrain(data: Path, out: Path, config: Config, runtime: Runtime) -> None:
     source = pipeline.calibrate(model.eval(), config, holdout.training, length, runtime, lines, statistics)
     coded = container.encode(pipeline.finish(source, target).model, config.package.coder)
     out.write_bytes(coded)
-    lines.message(f"{out}: {len(coded)} bytes")
+    lines.message(f"Total submission size: {len(coded) + Path(sys.argv[0]).stat().st_size} bytes, {out} {len(coded)}")
 
 
 def prepare(trainer: Trainer, config: Config, runtime: Runtime, reporter: Reporter) -> tuple[str, dict[str, Any]]:

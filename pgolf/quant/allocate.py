@@ -168,8 +168,8 @@ def land(
     if search.good is None:
         least = min(found for _, found in search.seen)
         raise PgolfError(
-            f"--target-bytes {target:,} cannot be reached: at the coarsest steps the model takes {least:,} bytes; "
-            "ask for more or train a smaller model"
+            f"--target-bytes {target:,} cannot be reached: the coarsest steps take {least:,} bytes; ask for more or "
+            "train a smaller model"
         )
     return search.best, search.good[0]
 

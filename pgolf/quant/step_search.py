@@ -16,6 +16,7 @@ from pgolf.quant.waterfill import Rounding
 from pgolf.quantized.tensors import QuantizedModel
 
 CONTROL_TOKENS = 2048  # of each measurement of a control tensor; four times as many move a step by a few percent
+_MOST_BITS = 16  # coded bits per weight, as in `quantize.bits`; finer steps would only fill the target with noise
 
 
 def waterfill(source: CalibratedModel, target_bytes: int) -> Rounded:
@@ -36,6 +37,9 @@ def search(source: CalibratedModel, target_bytes: int, states: int) -> Rounded:
     settings = source.config.quantize
     rounding = Rounding(states=states, rate_weight=settings.rate_weight, resolution=settings.resolution)
     plan = Plan(source.problems, rounding, source.threads)
+    if (most := _MOST_BITS * plan.weights // 8) < target_bytes:
+        source.reporter.message(f"{_MOST_BITS} bits per weight are the most: {most:,} of {target_bytes:,} bytes")
+        target_bytes = most
     shares, log2_c = _by_target(source, plan, target_bytes) if target_bytes else ([], _by_role(source, plan))
     matrices = plan.round(log2_c)
     plan.refit(matrices)

@@ -19,7 +19,8 @@ TRAIN_SHARDS, VAL_SHARDS = "fineweb_train", "fineweb_val"
 VAL_BYTES, CASEOPS_VAL_BYTES = "val_bytes", "fineweb_val_bytes"
 """Prefixes of the byte counts of val tokens. The second is the published name for CaseOps shards. The challenge's other
 scripts and llm.c read `fineweb_val_*.bin` as tokens, so only CaseOps stages have it, and stages of older versions."""
-METRICS_LOG, LOSS_CURVE, AVERAGE, HESSIANS = "metrics.jsonl", "loss.png", "average-", "hessians.safetensors"
+METRICS_LOG, TRAIN_LOG, LOSS_CURVE = "metrics.jsonl", "train.log", "loss.png"
+AVERAGE, HESSIANS = "average-", "hessians.safetensors"
 SCORES, CLAIMS, REQUIREMENTS = "scores.safetensors", "claims.json", "requirements.txt"
 ROUND_TRIPS, ORDER = "tokenizer_proof.json", "order.csv"
 AUDIT, AUDIT_TEXT, PAGE, PROOF = "report.json", "report.md", "report.html", "proof.pgt"
@@ -58,7 +59,7 @@ KINDS = {
             ("tokenize",),
             (),
             "float",
-            (WEIGHTS, AVERAGE, HESSIANS, METRICS_LOG, LOSS_CURVE, "tensorboard"),
+            (WEIGHTS, AVERAGE, HESSIANS, METRICS_LOG, TRAIN_LOG, LOSS_CURVE, "tensorboard"),
             records.TrainMetrics,
             records.TrainDetails,
         ),
@@ -108,7 +109,15 @@ KINDS = {
             records.AuditMetrics,
             records.AuditDetails,
         ),
-        Kind("prove", ("eval-ttt", "eval-sliding"), (), "proof", (PROOF,), records.ProveMetrics, records.ProveDetails),
+        Kind(
+            "prove",
+            ("eval-ttt", "eval-sliding"),
+            ("package",),
+            "proof",
+            (PROOF,),
+            records.ProveMetrics,
+            records.ProveDetails,
+        ),
         Kind("report", (), (), "page", (PAGE,), records.NoRecord, records.NoRecord),
     )
 }

@@ -72,7 +72,10 @@ def _state(stage: Stage, entry: Input, folder_hash: Callable[[Path], str] | None
     if entry.kind == "stage":
         if not stage_directory.exists(path):
             return "missing"
-        return "ok" if stage_directory.open_stage(path).manifest_sha256 == entry.sha256 else "changed"
+        try:
+            return "ok" if stage_directory.open_stage(path).manifest_sha256 == entry.sha256 else "changed"
+        except PgolfError:  # damaged, or made once more by a newer pgolf
+            return "changed"
     if not path.exists():
         return "missing"
     if path.is_dir() and folder_hash is None:

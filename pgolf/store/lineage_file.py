@@ -21,7 +21,7 @@ from pgolf.store import runs
 SUFFIX = ".lineage.json"
 _SCHEMA = 1
 _LARGEST = 64 << 20
-_TEXTS = (".json", ".jsonl", ".md")  # outputs of these kinds are kept
+_TEXTS = (".json", ".jsonl", ".log", ".md")  # outputs of these kinds are kept
 
 
 def write(run: Path, target: Path) -> None:

@@ -1,4 +1,7 @@
-"""`metrics.jsonl`, written while training goes on: one JSON object per line, means over `train.log_every` steps."""
+"""`metrics.jsonl` and `train.log`, written while training goes on.
+
+`metrics.jsonl`: one JSON object per line, means over `train.log_every` steps. `train.log`: see `train_log`.
+"""
 
 import json
 from collections.abc import Sequence
@@ -6,22 +9,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from pgolf.config import TrainConfig
+from pgolf.config import Config
 from pgolf.training.fit import At
 from pgolf.training.nonfinite import StepResult
+from pgolf.training.train_log import hyperparameters, steps
 
 
 class MetricsLog:
     """Collects the steps' results and writes a line per `log_every` of them; nothing is written before the first.
 
-    iteration, at: where this attempt begins. A resumed run drops the lines that the killed one wrote after its last
-    checkpoint, since those steps are repeated.
+    path: of `metrics.jsonl`; text: of `train.log`. iteration, at: where this attempt begins. A resumed run drops the
+    lines of `metrics.jsonl` that the killed one wrote after its last checkpoint, since those steps are repeated; in
+    `train.log` they stay above the line that says from where it continues.
     """
 
-    def __init__(self, path: Path, config: TrainConfig, is_main: bool, iteration: int, at: At) -> None:
-        self._path, self._config, self._is_main, self._iteration = path, config, is_main, iteration
+    def __init__(self, path: Path, text: Path, config: Config, is_main: bool, iteration: int, at: At) -> None:
+        self._path, self._text, self._config, self._is_main, self._iteration = path, text, config, is_main, iteration
         self._pending: list[StepResult] = []
+        self._notes = [f"continuing at step {iteration}"] if iteration else [*hyperparameters(config)]
         self._file: TextIO | None = None
+        self._log: TextIO | None = None
         self._board: Any = None
         self._from, self._at = at, at
         kept = _lines(path, iteration)
@@ -34,8 +41,9 @@ class MetricsLog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._flush()  # the last steps, however few
-        if self._file is not None:
-            self._file.close()
+        for file in (self._file, self._log):
+            if file is not None:
+                file.close()
         if self._board is not None:
             self._board.close()
 
@@ -43,8 +51,20 @@ class MetricsLog:
         """Take in the results of steps; a line is written when there are enough."""
         self._pending += results
         self._at = at
-        if len(self._pending) >= self._config.log_every:
+        for line in steps(results, at, self._config):
+            self.note(line)
+        if len(self._pending) >= self._config.train.log_every:
             self._flush()
+
+    def note(self, line: str) -> None:
+        """A line of `train.log`; kept until the first step is known."""
+        self._notes.append(line)
+        if self._is_main and (self._pending or self._log is not None):
+            if self._log is None:
+                self._text.parent.mkdir(parents=True, exist_ok=True)
+                self._log = self._text.open("a" if self._iteration else "w", encoding="utf-8", buffering=1)
+            self._log.write("".join(f"{text}\n" for text in self._notes))
+            self._notes.clear()
 
     def _flush(self) -> None:
         if not self._pending:
@@ -78,7 +98,7 @@ class MetricsLog:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
         self._file = self._path.open("a", encoding="utf-8", buffering=1)  # a line reaches the disk when written
-        if self._config.tensorboard:
+        if self._config.train.tensorboard:
             self._board = _tensorboard(self._path.parent / "tensorboard", self._iteration)
 
 

@@ -17,12 +17,13 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from pgolf.errors import PgolfError
-from pgolf.store import kinds, lineage, runs
+from pgolf.runtime import Runtime
+from pgolf.store import kinds, lineage, lineage_file, runs
 from pgolf.store.stage_directory import Stage
 from stages.audit import REPORT as AUDIT_FILE
 from stages.context import StageContext
 from stages.reports import loss_curve, summary
-from stages.views import evaluation, repeat
+from stages.views import evaluation, proofs, repeat
 
 FILE = kinds.PAGE
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
@@ -40,13 +41,30 @@ def html_report(context: StageContext) -> Stage:
     with context.build("report", inputs={stage.label: stage for stage in stages}, sections=()) as build:
         if build.existing is None:
             with context.reporter.progress("report"):
-                build.writer.path(FILE).write_text(render(context.run.name, stages), "utf-8")
+                build.writer.path(FILE).write_text(
+                    render(context.run.name, stages, _written(stages, context.runtime)), "utf-8"
+                )
     context.reporter.result(f"{build.stage.path / FILE}")
     return build.stage
 
 
-def render(run: str, stages: Sequence[Stage]) -> str:
-    """The page of a run's stages, oldest first."""
+def page(title: str, stages: Sequence[Stage], path: Path) -> Path:
+    """Write the page of stages that are no run of one's own. Raises PgolfError when the file exists."""
+    lineage_file.write_new(path, render(title, stages), "move it away first")
+    return path
+
+
+def _written(stages: Sequence[Stage], runtime: Runtime) -> list[str]:
+    """Three lines by the run's model, where its payload and the val text are here."""
+    tokens = _main(stages, "tokenize")
+    model = next(filter(None, (_main(stages, kind) for kind in kinds.MODELS)), None)
+    if tokens is None or model is None or kinds.TOKENIZER not in tokens.manifest.outputs:
+        return []
+    return summary.continued(model, tokens, runtime)
+
+
+def render(run: str, stages: Sequence[Stage], written: Sequence[str] = ()) -> str:
+    """The page of a run's stages, oldest first. written: text by its model."""
     newest = stages[-1].manifest
     tokens, audits = _main(stages, "tokenize"), _audits(stages)
     commits = {stage.manifest.pgolf.get("commit") for stage in stages} - {None}
@@ -59,6 +77,7 @@ def render(run: str, stages: Sequence[Stage]) -> str:
         corpus="shards" if tokens is None else tokens.manifest.details.get("corpus", "shards"),
         readings=summary.compressors(tokens) if tokens is not None and _whole(tokens) else [],
         facts=_facts(stages, audits),
+        written=written,
         audits=audits,
         lineage=[_ancestry(stage) for stage in stages],
         machine=[
@@ -74,6 +93,7 @@ def render(run: str, stages: Sequence[Stage]) -> str:
         **_training(stages),
         **_bytes(stages),
         **_gain(stages),
+        proofs=[(f"{proof.stage.label} of {proof.of}", proof.rows()) for proof in proofs.proofs_of(stages)],
     )
 
 
@@ -102,6 +122,10 @@ def _facts(stages: Sequence[Stage], audits: Sequence[tuple[str, dict[str, Any]]]
     for kind, name in (("eval-ttt", "with test-time training"), ("eval-sliding", "sliding window")):
         if (stage := _main(stages, kind)) is not None:
             items.append((f"bits per byte, {name}{_replaced(stage)}", f"{stage.manifest.metrics['bits_per_byte']:.4f}"))
+            if (proof := proofs.valid(stages, kind)) is not None:
+                proved = proof.stage.manifest
+                text = "all of it" if proved.details["whole"] else f"{proved.metrics['bytes_scored']:,} bytes of it"
+                items.append((f"{name}, as a file that was decoded: {text}", f"{proved.metrics['bits_per_byte']:.4f}"))
     if (packed := _main(stages, "package")) is not None:
         ledger = packed.manifest.details["ledger"]
         limit = f"limit {ledger['cap_bytes']:,}{_replaced(packed)}"

@@ -21,10 +21,12 @@ from pgolf.program.ledger import SCRIPT, TOKENIZER
 from pgolf.store import kinds, runs, stage_directory
 from pgolf.store.records import AuditDetails, PackageDetails, PackageMetrics, ScoreMetrics, TrainMetrics
 from pgolf.store.stage_directory import Stage
-from stages.reports import submission_text
+from pgolf.training import train_log
+from stages.reports import credits, submission_text
 from stages.reports.compare import Comparison
 from stages.verify import REQUIREMENTS
-from stages.views import claims
+from stages.views import claims, proofs
+from stages.views.proofs import Proof
 
 TRACKS = ("10min_16mb", "non_record_16mb")
 SIZE_LIMIT, TIME_LIMIT = 16_000_000, 600.0  # bytes, and seconds each of training and of evaluation (the challenge's)
@@ -50,6 +52,8 @@ class Seed:
     train: Stage | None
     scores: Mapping[str, Stage]
     float_score: Stage | None
+    proof: Proof | None = None
+    """Of `best`; one that no longer holds says why."""
 
     @property
     def number(self) -> int:
@@ -81,6 +85,8 @@ class Seed:
             found |= {"pre_ttt_val_bpb": before, "ttt_gain_bpb": metrics["bits_per_byte"] - before}  # negative: a gain
         if self.float_score is not None:
             found["pre_quant_val_bpb"] = self.float_score.manifest.metrics_as(ScoreMetrics)["bits_per_byte"]
+        if self.proof is not None and not self.proof.stale:
+            found["proof"] = self.proof.record()
         return found
 
 
@@ -105,7 +111,12 @@ def read_seed(run: Path, variant: str | None = None) -> Seed:
     if not scores:
         raise PgolfError(f"{package.path} claims no score: run pgolf eval --ttt, then pgolf package")
     floats = claims.scores_of(quantized.parent("model"), run)
-    return Seed(run, package, quantized, lineage.get("train"), scores, floats.get("eval-sliding"))
+    best = "eval-ttt" if "eval-ttt" in scores else "eval-sliding"
+    # Of the package, of the evaluation that it claims, or of one that it no longer does.
+    mine = [package, scores[best], *(stage for stage in runs.stages_of(run) if stage.manifest.stage == "prove")]
+    made = [proof for proof in proofs.proofs_of(mine) if f"eval-{proof.score}" == best]
+    proof = proofs.valid(mine, best) or (made[-1] if made else None)
+    return Seed(run, package, quantized, lineage.get("train"), scores, floats.get("eval-sliding"), proof)
 
 
 def submission(
@@ -172,7 +183,14 @@ def describe(
         "pytorch_version": environment["torch"],
         "technique_summary": summary(seeds[0]),
         "compliance": _compliance(seeds, results),
+        "attribution": credits.of(configs.recorded(_recorded(seeds[0])), "eval-ttt" in seeds[0].scores),
     }
+    entry["reproducibility_notes"] = (
+        f"{submission_text.tokenizing(seeds[0])} makes the shards; README.md, How to run, has the lines that train and "
+        "score; seeds differ by --seed alone."
+    )
+    if built := re.search(r"\+cu(\d+)(\d)", environment["torch"]):  # "2.9.1+cu128"
+        entry["cuda_version"] = f"{built[1]}.{built[2]}"
     for key in ("steps", "step_avg_ms", "train_time_s", "eval_time_s"):
         if all(key in result for result in results.values()):
             name = f"train_{key}_mean" if key == "steps" else f"{key}_mean"
@@ -182,7 +200,7 @@ def describe(
     if comparison is not None:
         entry |= {
             "comparison_baseline_bpb": comparison.samples[0].mean,
-            "delta_vs_baseline_bpb": comparison.samples[1].mean - comparison.samples[0].mean,
+            "delta_vs_base_bpb": comparison.samples[1].mean - comparison.samples[0].mean,  # negative: better
         }
         # The challenge's own bar: better by 0.005 nats per token, the second of the readings.
         if (test := comparison.readings[1].test) is not None:
@@ -194,22 +212,28 @@ def hardware(environment: Mapping[str, Any]) -> str:
     """As people write it: `8xH100 80GB SXM`, or `2 CPU cores (x86_64)`."""
     name = str(environment["device_name"])
     if environment["device"] == "cuda":
-        return f"{environment['world_size']}x{name.removeprefix('NVIDIA ').replace('HBM3', 'SXM')}"
+        found = [re.search(pattern, name) for pattern in (r"[A-Z]+\d+[A-Z]?\b", r"\d+ ?GB", r"SXM|PCIe|NVL|HBM3")]
+        words = [match[0] for match in found if match] if found[0] else [name.removeprefix("NVIDIA ")]
+        return f"{environment['world_size']}x{' '.join(words).replace('HBM3', 'SXM')}"
     cores = environment["world_size"] * environment["threads"]
     return f"{cores} CPU core{'s' * (cores > 1)} ({name})"
 
 
 def settings(seed: Seed) -> dict[str, dict[str, Any]]:
     """Every setting of the run, section by section, from its manifests; of learning at test time where it learned."""
-    recorded = configs.recorded(claims.recorded_config(seed.quantized, seed.scores, Config()))
-    values = configs.to_dict(recorded)
+    values = configs.to_dict(configs.recorded(_recorded(seed)))
     sections = ["tokenizer", "model", "train", "optim", "average", "quantize", "evaluate"]
     return {section: values[section] for section in (*sections, *(["ttt"] if "eval-ttt" in seed.scores else []))}
 
 
+def _recorded(seed: Seed) -> dict[str, Any]:
+    """The settings that are not pgolf's defaults, by section."""
+    return claims.recorded_config(seed.quantized, seed.scores, Config())
+
+
 def summary(seed: Seed) -> str:
     """The technique in one line: the settings that are not pgolf's defaults, and the method of the quantizer."""
-    recorded = claims.recorded_config(seed.quantized, seed.scores, Config())
+    recorded = _recorded(seed)
     recorded["quantize"] = {"method": settings(seed)["quantize"]["method"], **recorded.get("quantize", {})}
     return "; ".join(
         f"{section}: {', '.join(f'{key} = {value}' for key, value in recorded[section].items())}"
@@ -226,44 +250,55 @@ def warnings(seeds: Sequence[Seed], track: str) -> list[str]:
         found.append(f"track 10min_16mb wants 8 GPUs; this was made on {hardware(environment)}")
     if len(seeds) < 3:
         found.append(f"records show 3 seeds; this has {len(seeds)}")
+    found += [f"the proof of {seed.run.name} does not count: {seed.proof.stale}"
+              for seed in seeds if seed.proof is not None and seed.proof.stale]  # fmt: skip
     if not submission_text.is_registered(seeds[0].package.ancestor("tokenize")):
         found.append("the val text is not the challenge's FineWeb shards, so the score does not compare with records")
     return found
 
 
 def log(seed: Seed) -> str:
-    """A training log as the field's are: hyperparameters and machine first, then a line per logged step, which training
-    wrote as it went, then sizes and scores."""
-    lines = ["Hyperparameters:"]
-    lines += [
-        f"  {section}.{key}: {value}" for section, items in settings(seed).items() for key, value in items.items()
-    ]
-    trained = seed.train
-    environment = (trained or seed.best).manifest.environment
-    lines += [f"seed: {seed.number}", f"hardware: {hardware(environment)}", f"torch: {environment['torch']}"]
-    if "parameters" in seed.quantized.manifest.metrics:
-        lines.append(f"model_params: {seed.quantized.manifest.metrics['parameters']}")
-    if trained is not None:
+    """A training log as the records have them: what the `train` stage wrote while it trained, hyperparameters first;
+    then, from the manifests, the later settings, the sizes and the scores."""
+    trained, recorded = seed.train, settings(seed)
+    lines: list[str] = []
+    if trained is not None and kinds.TRAIN_LOG in trained.manifest.outputs:
+        lines = trained.file(kinds.TRAIN_LOG).read_text("utf-8").splitlines()
+    elif trained is not None:
+        version = trained.manifest.pgolf["version"]
+        lines = [f"Written from {kinds.METRICS_LOG}: pgolf {version} kept no {kinds.TRAIN_LOG}"]
+        lines += train_log.hyperparameters(configs.recorded(trained.manifest.config))
         for text in trained.file(kinds.METRICS_LOG).read_text("utf-8").splitlines():
             step = json.loads(text)
             lines.append(
-                f"step:{step['iteration']}/{trained.manifest.config['train']['iterations']} "
-                f"train_loss:{step['loss']:.4f} train_time:{1000 * step['seconds']:.0f}ms"
+                f"{step['iteration']}/{trained.manifest.config['train']['iterations']} "
+                f"train_loss:{step['loss']:.6f} train_time:{1000 * step['seconds']:.0f}ms"
             )
-    ledger = seed.package.manifest.metrics
-    coder = seed.package.manifest.config["package"]["coder"]
+    later = [section for section in ("quantize", "evaluate", "ttt") if section in recorded]
+    lines.append("Hyperparameters of quantization and evaluation:")
+    lines += [f"  {section}.{key}: {value}" for section in later for key, value in recorded[section].items()]
+    environment = seed.best.manifest.environment
+    lines.append(f"val_tokens:{seed.best.manifest.metrics['tokens_scored']}")
+    lines.append(f"hardware:{hardware(environment)} torch:{environment['torch']}")
+    if seed.float_score is not None:
+        lines.append(_scored("diagnostic pre-quantization", seed.float_score))
+    ledger, coder = seed.package.manifest.metrics, seed.package.manifest.config["package"]["coder"]
     lines += [
-        f"Serialized model quantized+{coder}: {ledger['model_bytes']} bytes | Code size: {ledger['code_bytes']} bytes",
+        f"Serialized model quantized+{coder}: {ledger['model_bytes']} bytes",
+        f"Code size: {ledger['code_bytes']} bytes",
         f"Total submission size quantized+{coder}: {ledger['total_bytes']} bytes",
     ]
     names = {"eval-sliding": "quantized_sliding_window", "eval-ttt": "quantized_ttt"}
-    for kind, stage in sorted(seed.scores.items()):
-        metrics = stage.manifest.metrics_as(ScoreMetrics)
-        lines.append(
-            f"{names[kind]} val_loss:{metrics['nats_per_token']:.8f} val_bpb:{metrics['bits_per_byte']:.8f} "
-            f"eval_time:{1000 * metrics['seconds']:.0f}ms"
-        )
+    lines += [_scored(names[kind], stage) for kind, stage in sorted(seed.scores.items())]
     return "\n".join(lines) + "\n"
+
+
+def _scored(name: str, stage: Stage) -> str:
+    metrics = stage.manifest.metrics_as(ScoreMetrics)
+    return (
+        f"{name} val_loss:{metrics['nats_per_token']:.8f} val_bpb:{metrics['bits_per_byte']:.8f} "
+        f"eval_time:{1000 * metrics['seconds']:.0f}ms"
+    )
 
 
 def _compliance(seeds: Sequence[Seed], results: Mapping[str, Mapping[str, Any]]) -> dict[str, bool]:
@@ -307,7 +342,7 @@ def _same_but_seed(seeds: Sequence[Seed]) -> None:
     numbers = [seed.number for seed in seeds]
     if len(set(numbers)) < len(numbers):
         raise PgolfError(f"two runs have the same seed ({numbers}); every seed counts once")
-    first, *others = [claims.recorded_config(seed.quantized, seed.scores, Config()) for seed in seeds]
+    first, *others = map(_recorded, seeds)
     for seed, other in zip(seeds[1:], others, strict=True):
         for key in sorted({*first, *other} - {"seed"}):
             if first.get(key) != other.get(key):

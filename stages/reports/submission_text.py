@@ -21,7 +21,6 @@ def readme(
     comparison: Comparison | None,
 ) -> str:
     """Markdown. `entry` is the content of submission.json."""
-    learns = " --ttt" if any("eval-ttt" in seed.scores for seed in seeds) else ""
     spread = f" ± {entry['val_bpb_std']:.5f} (sample deviation)" if "val_bpb_std" in entry else ""
     parts = [
         f"# {entry['name']}: {entry['val_bpb']:.5f} bits per byte",
@@ -46,18 +45,20 @@ def readme(
         _table(("file", "bytes (largest of the seeds)", "counts"), _bytes(seeds)),
         "## Significance",
         "\n".join(comparison.verdict) if comparison is not None else "No comparison was made (`--against RUN...`).",
+        "## Proof",
+        _proofs(entry["seed_results"]),
         "## Compliance",
         _table(("condition", ""), [(name, "yes" if value else "no") for name, value in entry["compliance"].items()]),
         "From the manifests; conditions that the manifests do not answer are left out. Whether a score was causal, "
         "normalized and made before its tokens were learned from is listed when `pgolf audit` tested it.",
         "## How to run",
-        "```\npip install -r requirements.txt\npython train_gpt.py train --data FOLDER_OF_SHARDS --out model.pgz\n"
-        f"python train_gpt.py eval --val FOLDER_OF_SHARDS{learns}\n"
-        "python train_gpt.py source FOLDER\n```",
-        "The weights are not in this folder: the second line trains them into `model.pgz`, which the third scores. "
-        f"FOLDER_OF_SHARDS is what this command wrote: `{shlex.join(_command(seeds[0]))}`. "
-        "`torchrun --nproc_per_node 8 train_gpt.py train ...` on several GPUs. The script is packed; `source` writes "
-        "its code out.",
+        "```\n" + "\n".join(_run_lines(seeds[0])) + "\n```",
+        f"FOLDER_OF_SHARDS is what this command wrote: `{tokenizing(seeds[0])}`. The weights are not in this "
+        "folder: `train` makes them in `model.pgz`, with its log in `model.log`, to which `eval` adds its score. "
+        f"`train --seed N` trains another seed than {seeds[0].number}. The script is packed; "
+        "`python train_gpt.py source FOLDER` writes its code out.",
+        "## Credits",
+        _table(("technique", "from"), list(entry["attribution"].items())),
         "## Included files",
         "README.md, submission.json, train_gpt.py, requirements.txt, tokenizer.model, "
         + ", ".join(f"train_seed{seed.number}.log" for seed in seeds),
@@ -68,14 +69,31 @@ def readme(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _run_lines(seed: "Seed") -> list[str]:
+    def program(stage: Stage | None) -> str:
+        processes = 1 if stage is None else stage.manifest.environment["world_size"]
+        launcher = "python" if processes == 1 else f"torchrun --standalone --nproc_per_node {processes}"
+        return f"{launcher} train_gpt.py"
+
+    return [
+        "pip install -r requirements.txt",
+        f"{program(seed.train)} train --data FOLDER_OF_SHARDS",
+        *(
+            f"{program(stage)} eval --val FOLDER_OF_SHARDS{' --ttt' * (kind == 'eval-ttt')}"
+            for kind, stage in sorted(seed.scores.items())
+        ),
+    ]
+
+
 def is_registered(tokens: Stage) -> bool:
     """Whether the val tokens are shards that somebody published, and not documents of one's own."""
     return any("_val_" in role for role in tokens.manifest.inputs)
 
 
-def _command(seed: "Seed") -> list[str]:
+def tokenizing(seed: "Seed") -> str:
+    """The command line that made the shards."""
     words = seed.package.ancestor("tokenize").manifest.command
-    return [PurePath(word).name for word in words[:1]] + words[1:]
+    return shlex.join([PurePath(word).name for word in words[:1]] + words[1:])
 
 
 def _text(seed: "Seed") -> str:
@@ -103,6 +121,29 @@ def _text(seed: "Seed") -> str:
             "",
             own,
         ]
+    )
+
+
+def _proofs(results: Mapping[str, Mapping[str, Any]]) -> str:
+    made = {seed: result["proof"] for seed, result in results.items() if "proof" in result}
+    if not made:
+        return "No proof was made (`pgolf prove`)."
+    rows = [
+        (
+            seed,
+            f"{proof['claimed_bits_per_byte']:.6f}",
+            f"{proof['bits_per_byte']:.6f}",
+            f"{proof['bytes_scored']:,}" + (" (all)" if proof["whole_text"] else ""),
+            f"{proof['code_bytes']:,}",
+            f"{proof['file_bytes'] - proof['code_bytes']:,}",
+            "came back" if proof["came_back"] else "did not come back",
+        )
+        for seed, proof in made.items()
+    ]
+    columns = ("seed", "claimed", "as code", "bytes of text", "bytes of code", "header and checks", "decoded")
+    return (
+        "The scored text was coded with the model's own predictions (`pgolf prove`), and a fresh process that had the "
+        "model and not the text decoded it. Bits per byte:\n\n" + _table(columns, rows)
     )
 
 

@@ -63,8 +63,13 @@ def proof(stage: Stage) -> str:
 
 def samples(chain: Chain, runtime: Runtime, tokens: int = 60) -> list[str]:
     """Three beginnings of val documents, each continued by the packaged model, a line each."""
-    model = front.of_stage(chain.packaged, runtime)
-    beginnings = itertools.islice((text for text in _documents(chain.tokens, "val") if len(text.split()) > 3), 3)
+    return continued(chain.packaged, chain.tokens, runtime, tokens)
+
+
+def continued(holder: Stage, tokenized: Stage, runtime: Runtime, tokens: int = 60) -> list[str]:
+    """As `samples`, by the model in any stage."""
+    model = front.of_stage(holder, runtime)
+    beginnings = itertools.islice((text for text in _documents(tokenized, "val") if len(text.split()) > 3), 3)
     prompts = [" ".join(text.decode("utf-8", "replace").split()[:3]) for text in beginnings]
     written = [model.generate(prompt, tokens, seed=seed)[0] for seed, prompt in enumerate(prompts)]
     return [" ".join(text.split()) for text in written]

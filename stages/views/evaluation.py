@@ -56,10 +56,10 @@ class Documents:
         """Raises PgolfError for a name that leads to no documents."""
         return cls(tuple(data.source(name) for name in names), text_field)
 
-    def inputs(self, model: Stage) -> dict[str, Stage | Path | Input]:
-        """The inputs of an evaluation of `model`, by role."""
+    def inputs(self, source: Stage, role: str = "model") -> dict[str, Stage | Path | Input]:
+        """The inputs of a stage that evaluates `source`, by role."""
         entries = {f"documents:{index}": token_stages.input_of(item) for index, item in enumerate(self.sources)}
-        return {"model": model, **entries}
+        return {role: source, **entries}
 
     @property
     def options(self) -> dict[str, str]:
@@ -164,7 +164,7 @@ def line(scored: Stage) -> str:
 
 
 def report(reporter: Reporter, scored: Stage) -> None:
-    """The score as a table that ends with the command that repeats it, and remarks for the reader."""
+    """The score as a table, the command that repeats it, and remarks for the reader."""
     metrics, details = scored.manifest.metrics_as(ScoreMetrics), scored.manifest.details_as(ScoreDetails)
     rows = [
         ("bits per byte", f"{metrics['bits_per_byte']:.4f}"),
@@ -175,10 +175,11 @@ def report(reporter: Reporter, scored: Stage) -> None:
         ("bytes scored", f"{metrics['bytes_scored']:,}"),
         ("seconds", f"{metrics['seconds']:.1f}"),
         ("tokens/s", f"{metrics['tokens_per_second']:,.0f}"),
-        *repeat.lines(scored),
     ]
     title = f"{scored.label} of {scored.manifest.inputs['model'].name}, {scored.path}"
     reporter.table(title, ("measure", "value"), rows)
+    for what, value in repeat.lines(scored):  # outside of the table, which would break a command line in two
+        reporter.result(f"{what}: {value}")
     if details.get("out_of_time"):
         reporter.message("learning ran out of time: the rest of the text was scored without it (ttt.seconds)")
     if not details.get("lossless", True):

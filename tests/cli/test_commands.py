@@ -7,7 +7,7 @@ import signal
 import pytest
 from typed import SMALL, assignments, pgolf, snapshot
 
-from cli import screen
+from cli import activity
 
 resource = pytest.importorskip("resource", reason="limits on file size are Unix's")
 
@@ -30,7 +30,7 @@ def test_one_json_object(made, tmp_path, command):
 @pytest.fixture
 def interrupting(monkeypatch):
     """Ctrl-C at the first sign of progress."""
-    monkeypatch.setattr(screen._Task, "update", lambda self, *arguments, **named: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(activity.Task, "update", lambda self, *arguments, **named: signal.raise_signal(signal.SIGINT))
 
 
 @pytest.mark.parametrize("command", STAGES)
@@ -52,7 +52,7 @@ def test_ctrl_c_in_training_keeps_a_checkpoint(made, tmp_path, monkeypatch):
     words = ["train", "--from", made / "tiny" / "tokenize", "--artifacts", tmp_path, *assignments(*SMALL)]
     words += ["--set", "train.log_every=1"]
     with monkeypatch.context() as patch:
-        patch.setattr(screen._Task, "update", lambda self, *arguments, **named: signal.raise_signal(signal.SIGINT))
+        patch.setattr(activity.Task, "update", lambda self, *arguments, **named: signal.raise_signal(signal.SIGINT))
         result = pgolf(*words)
     assert result.exit_code == 130, result.output
     assert not (tmp_path / "default" / "train").exists()

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from cli import common, interrupts, screen
+from cli import activity, common, interrupts, screen
 from pgolf import caches
 from pgolf.errors import CheckFailed, PgolfError
 
@@ -215,42 +216,72 @@ def test_a_home_that_can_be_used_is_kept(monkeypatch, tmp_path):
     assert Path(os.environ["XDG_CACHE_HOME"]).is_dir()
 
 
-def test_progress_into_a_file_is_a_line_now_and_then(shown, monkeypatch):
-    now = 0.0
-    monkeypatch.setattr(screen.time, "monotonic", lambda: now)
+@pytest.fixture
+def clock(monkeypatch):
+    """Sets the time that is shown progress by."""
+    now = [0.0]
+    monkeypatch.setattr(activity.time, "monotonic", lambda: now[0])
+    return lambda seconds: now.__setitem__(0, seconds)
+
+
+def test_progress_into_a_file_is_a_line_soon_and_then_now_and_then(shown, clock, monkeypatch):
     printed = shown()
-    with screen.Screen().progress("train", 600.0, "s") as bar:
-        for now in (1.0, 29.0, 31.0, 45.0, 62.5):
-            bar.update(now, note="step 7  loss 3.210  1,900 tokens/s")
-    lines = printed().splitlines()
-    assert lines == [
-        "train 31 s of 600 s  step 7  loss 3.210  1,900 tokens/s  9:29 left",
-        "train 62 s of 600 s  step 7  loss 3.210  1,900 tokens/s  8:58 left",
+    made = activity.Activity(lambda: screen.console, screen.plain)
+    monkeypatch.setattr(made, "_start", lambda: None)  # without its thread, on this clock
+    with made.task("working"), made.task("train", 600.0, "s") as bar:
+        for now in (1.0, 1.9, 2.1, 31.0, 32.5, 45.0, 63.0):
+            clock(now)
+            if now > 2.5:  # nothing is known of its progress before
+                bar.update(now, note="step 7  loss 3.210  1,900 tokens/s")
+            made.line()
+        with made.task("pack"):
+            clock(64.0)
+            made.line()
+            clock(65.5)
+            made.line()
+    assert printed().splitlines() == [
+        "train  0 s of 600 s",
+        "train  32 s of 600 s  step 7  loss 3.210  1,900 tokens/s  9:28 left",
+        "train  63 s of 600 s  step 7  loss 3.210  1,900 tokens/s  8:57 left",
+        "pack",
     ]
 
 
-def test_time_left_is_by_the_clock_or_by_the_pace(monkeypatch):
-    now = 100.0
-    monkeypatch.setattr(screen.time, "monotonic", lambda: now)
-    steps = screen._Task("train", 4000.0, "steps")
+def test_a_long_call_that_reports_nothing_is_not_silent(shown, monkeypatch):
+    monkeypatch.setattr(activity, "FIRST_SECONDS", 0.1)
+    printed = shown()
+    with screen.Screen().progress("pack"):
+        threading.Event().wait(0.6)
+        assert printed() == "pack\n"
+
+
+def test_time_left_is_by_the_clock_or_by_the_pace(clock):
+    clock(100.0)
+    steps = activity.Task("train", 4000.0, "steps")
     assert steps.left() == ""
-    steps.update(1000, None, "")  # a resumed run: what was done before tells nothing about the pace
+    steps.update(1000)  # a resumed run: what was done before tells nothing about the pace
     assert steps.left() == ""
-    now = 110.0
-    steps.update(1010, None, "")
+    clock(110.0)
+    steps.update(1010)
     assert (steps.done(), steps.left()) == ("1,010 steps of 4,000 steps", "49:50 left")
-    clock = screen._Task("train", 7300.0, "s")
-    clock.update(100, None, "")
-    assert (clock.done(), clock.left()) == ("100 s of 7,300 s", "2:00:00 left")
-    tokens = screen._Task("read", None, "tokens")
-    tokens.update(5, None, "")
+    by_clock = activity.Task("train", 7300.0, "s")
+    by_clock.update(100)
+    assert (by_clock.done(), by_clock.left()) == ("100 s of 7,300 s", "2:00:00 left")
+    tokens = activity.Task("read", None, "tokens")
+    assert tokens.done() == ""
+    tokens.update(5)
     assert (tokens.done(), tokens.left()) == ("5 tokens", "")
 
 
 def test_the_bar_of_a_terminal_shows_units_and_time_left(monkeypatch):
     file = io.StringIO()
+    monkeypatch.setattr(activity, "_DELAY", 0.0)
     monkeypatch.setattr(screen, "console", Console(file=file, force_terminal=True, markup=False, width=100))
     with screen.Screen().progress("train", 600.0, "s") as bar:
         bar.update(150.0, note="step [7]")
+        with screen.activity.hidden():
+            shown = file.getvalue()
+        threading.Event().wait(0.2)
     for words in ("train", "150 s of 600 s", "step [7]", "7:30 left"):
-        assert words in file.getvalue()
+        assert words in shown
+        assert words in file.getvalue()[len(shown) :]  # drawn once more after it was hidden

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from stages.eval_sliding import eval_sliding
 from stages.quantize import quantize
 from stages.reports import runs_table
 from stages.reports.html import render
+from stages.views import repeat
 
 
 @pytest.fixture
@@ -45,6 +47,12 @@ def test_every_run_and_variant_is_a_row(artifacts, chain):
     lines = pgolf_look("runs", "--artifacts", artifacts, "--csv", "--sort", "run").splitlines()
     assert lines[0].split(",")[:2] == ["run", "date"]
     assert [line.split(",")[0] for line in lines[1:]] == ["one", "one@float", "two", "two@float"]
+    newer = artifacts / "two" / "train" / "manifest.json"
+    newer.write_text(newer.read_text().replace('"schema": 1', '"schema": 99'))
+    faults: list[str] = []
+    assert {row.run for row in runs_table.rows(artifacts, "run", faults.append)} == set(rows)
+    assert len(faults) == 1
+    assert "two/train/manifest.json has schema 99" in faults[0]
     with pytest.raises(PgolfError, match="no column 'byts'; did you mean bytes"):
         runs_table.rows(artifacts, "byts")
     with pytest.raises(PgolfError, match="holds no run"):
@@ -160,6 +168,33 @@ def test_only_variants_that_nothing_was_made_from_are_removed(artifacts):
     assert (run / "train" / "model.safetensors").is_file()
     wrong = pgolf("clean", "lefa", "--artifacts", artifacts, "--run", "one")
     assert wrong.exit_code == 2
+
+
+@pytest.mark.parametrize("label", ["eval-sliding", "eval-sliding@float", "eval-ttt", "eval-sliding@other"])
+def test_the_line_that_repeats_a_score_repeats_it(artifacts, documents, tmp_path, monkeypatch, label):
+    monkeypatch.chdir(artifacts)
+    if label.endswith("@other"):
+        named = ("--documents", documents[1], "--name", "other", "--set", "evaluate.stride=8")
+        assert pgolf("eval-sliding", "--artifacts", ".", "--run", "one", *named).exit_code == 0
+    stage = stage_directory.open_stage(Path("one") / label)
+    done = pgolf(*shlex.split(repeat.command(stage))[1:])
+    assert done.exit_code == 0, done.output
+    made = stage_directory.open_stage(Path("one") / label)
+    assert made.manifest_sha256 != stage.manifest_sha256  # it was made once more
+    for name in ("bits_per_byte", "tokens_scored"):
+        assert made.manifest.metrics[name] == pytest.approx(stage.manifest.metrics[name], abs=1e-6)  # other kernels
+    # The line is printed whole, to be copied.
+    assert f"repeat it: {repeat.command(made)}\n" in done.stdout
+
+
+def test_a_report_of_a_package_alone_is_beside_it(chain, tmp_path):
+    alone = Path(shutil.copytree(chain.packaged.path, tmp_path / "sent package"))
+    pgolf_look("report", alone)
+    page = (tmp_path / "sent package.html").read_text()
+    assert f"{chain.packaged.manifest.details['ledger']['counted_bytes']:,}" in page
+    refused = pgolf("report", alone)
+    assert (refused.exit_code, "exists" in refused.stderr) == (2, True)
+    assert pgolf("report", "--from", alone).exit_code == 2
 
 
 def test_a_lineage_file_is_read_like_the_run(artifacts, chain, tmp_path):

@@ -4,8 +4,6 @@ import json
 import pickle
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,20 +19,13 @@ from stages.package import package, requirements
 from stages.quantize import quantize
 from stages.reports import summary
 from stages.run import run
-from stages.verify import CANNOT, PASS, SHOWN, Options, answer_of, verify
+from stages.verify import CANNOT, PASS, SHOWN, Options, _Package, answer_of, verify
 
 
 @pytest.fixture
 def copy(chain, tmp_path) -> Path:
     """The package alone in a folder that a test may change."""
     return Path(shutil.copytree(chain.packaged.path, tmp_path / "package"))
-
-
-def script_of(folder: Path, *arguments: str) -> str:
-    command = [sys.executable, "-I", "train_gpt.py", *arguments, "--threads", "1", "--device", "cpu"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def verdict(folder: Path, chain, **options) -> tuple[bool, str]:
@@ -99,22 +90,6 @@ def test_a_byte_target_leaves_room_for_the_script(chain, tmp_path, context):
     assert packed["model_bytes"] == quantized.manifest.metrics["model_bytes"]
 
 
-def test_script_alone_scores_trains_and_shows_itself(chain, copy, documents, tmp_path):
-    folder = tmp_path / "empty"
-    folder.mkdir()
-    for name in ("train_gpt.py", "model.pgz", "tokenizer.model"):
-        shutil.copyfile(copy / name, folder / name)
-    scored = json.loads(script_of(folder, "eval", "--val", str(chain.tokens.path), "--ttt"))
-    claimed = chain.ttt_score.manifest.metrics
-    assert abs(scored["bits_per_byte"] - claimed["bits_per_byte"]) < 1e-6
-    assert scored["bytes_scored"] == claimed["bytes_scored"]
-    output = script_of(folder, "train", "--data", str(chain.tokens.path), "--out", "again.pgz")
-    losses = [float(found) for found in re.findall(r"loss:(\S+)", output)]
-    recorded = [json.loads(line)["loss"] for line in chain.trained.file("metrics.jsonl").read_text().splitlines()]
-    assert losses == pytest.approx(recorded, abs=2e-6)
-    assert (folder / "again.pgz").read_bytes() == (copy / "model.pgz").read_bytes()
-
-
 def test_script_holds_what_it_needs_and_no_screen(chain):
     files, _ = program.read((chain.packaged.path / "train_gpt.py").read_bytes())
     assert "pgolf/model/gpt.py" in files
@@ -134,6 +109,27 @@ def test_verify_passes_with_run_code(chain, copy):
     assert "script prints the claimed numbers" in found["script"].detail
     assert found["time"].answer == SHOWN
     assert re.search(r"sliding: claimed \d+ s on 1 x .*, \d+ s here without a clock; ", found["time"].detail)
+
+
+def test_a_false_proof_of_the_tokenizer_beside_the_package_fails(chain, tmp_path):
+    shutil.copytree(chain.tokens.path, tmp_path / "tokenize")
+    shutil.copytree(chain.packaged.path, tmp_path / "package")
+    place = tmp_path / "private"
+    place.mkdir()
+    package = _Package(place, tmp_path / "package", Options())
+    package.files()
+    val = chain.tokens.manifest.details["val"]
+    answer = {"documents": val["documents"], "bytes": val["bytes"], "text": {"tokens": val["tokens"]}}
+    answer |= {"lossy_documents": 0, "changed_bytes": 0}
+    assert package._tokenizer_proof(answer) == ", as tokenizer_proof.json says"
+    with pytest.raises(Exception, match="changed documents of val are 0, counted are 1"):
+        package._tokenizer_proof(answer | {"lossy_documents": 1})
+    file = tmp_path / "tokenize" / "tokenizer_proof.json"
+    file.write_text("{")
+    with pytest.raises(Exception, match="makes no sense"):
+        package._tokenizer_proof(answer)
+    file.unlink()
+    assert package._tokenizer_proof(answer) == ""
 
 
 @pytest.mark.parametrize(

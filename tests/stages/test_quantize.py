@@ -184,6 +184,13 @@ def test_a_target_out_of_reach_is_refused_in_one_line(context: StageContext, tra
     assert not (context.run / "quantize").exists()
 
 
+def test_a_target_beyond_all_use_is_not_filled_up(context: StageContext, trained: Stage) -> None:
+    """The cap of the challenge is a byte target that somebody may name for a small model."""
+    made = quantize(configured(context, "quantize.target_bytes=16000000", "package.count_code=false"), trained)
+    matrices = sum(row["weights"] for row in made.manifest.details["tensors"])
+    assert matrices < made.manifest.metrics["model_bytes"] <= 2 * matrices
+
+
 def test_distillation_brings_the_model_nearer(context: StageContext, trained: Stage) -> None:
     here = configured(context, "quantize.bits={attn=2, mlp=2, embed=3}")
     plain = quantize(here, trained)

@@ -3,11 +3,15 @@
 import dataclasses
 import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+import pgolf
 from pgolf.errors import PgolfError
-from stages.reports import submission
+from stages.reports import credits, submission
 
 AUTHOR = submission.Author("Ada", "ada", "tiny run", "Small.")
 
@@ -68,17 +72,48 @@ def test_figures_come_from_the_manifests(chain, seed, tmp_path):
     assert "is not the challenge's FineWeb" in readme
     assert "val.jsonl`" in readme
     assert "[--ttt]" not in readme
-    assert "eval --val FOLDER_OF_SHARDS --ttt\n" in readme
+    assert entry["reproducibility_notes"].startswith("pgolf makes the shards")
+    assert entry["attribution"]["muon"].startswith("Keller Jordan")
+    assert "| dynamic_evaluation | arXiv 1709.07432 |" in readme
     for default in ("num_heads = 2", "logit_softcap = 30.0", "method = trellis", "matrix_lr = 0.026"):
         assert default in readme
     log = (folder / f"train_seed{seed.number}.log").read_text()
+    # What training wrote while it trained comes first, to the byte.
+    assert log.startswith(chain.trained.file("train.log").read_text())
     assert log.startswith("Hyperparameters:\n  tokenizer.vocab_size: 384\n")
-    assert log.index("hardware: 1 CPU core") < log.index("step:1/6 train_loss:") < log.index("Total submission size")
+    assert log.index("model_params:") < log.index("\n1/6 train_loss:") < log.index("\n6/6 train_loss:")
     assert f"Total submission size quantized+range: {packaged['total_bytes']} bytes" in log
     assert f"val_bpb:{score['bits_per_byte']:.8f}" in log
     assert (folder / "train_gpt.py").read_bytes() == chain.packaged.file("train_gpt.py").read_bytes()
     with pytest.raises(PgolfError, match="exists"):
         submission.submission(tmp_path, [seed], AUTHOR, "non_record_16mb")
+
+
+def test_the_lines_of_its_readme_run_in_that_folder(chain, seed, tmp_path):
+    """Without pgolf beside it: train, then score without and with test-time training."""
+    folder = submission.submission(tmp_path, [seed], AUTHOR, "non_record_16mb")
+    block = (folder / "README.md").read_text().partition("## How to run\n\n```\n")[2].partition("```")[0]
+    lines = [line.split() for line in block.splitlines() if line.startswith("python train_gpt.py")]
+    assert len(lines) == 3
+    printed = []
+    for line in lines:
+        words = [str(chain.tokens.path) if word == "FOLDER_OF_SHARDS" else word for word in line[1:]]
+        command = [sys.executable, "-I", *words, "--threads", "1", "--device", "cpu"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout)
+    assert (folder / "model.pgz").read_bytes() == chain.packaged.file("model.pgz").read_bytes()
+    log = (folder / "model.log").read_text()
+    assert log.startswith(printed[0])
+    assert printed[0].startswith("Hyperparameters:\n  tokenizer.vocab_size: 384\n")
+    losses = [float(found) for found in re.findall(r"train_loss:(\S+)", log)]
+    recorded = [json.loads(line)["loss"] for line in chain.trained.file("metrics.jsonl").read_text().splitlines()]
+    assert losses == pytest.approx(recorded, abs=2e-6)
+    for text, stage in zip(printed[1:], (chain.sliding_score, chain.ttt_score), strict=True):
+        scored, claimed = json.loads(text), stage.manifest.metrics
+        assert abs(scored["bits_per_byte"] - claimed["bits_per_byte"]) < 1e-6
+        assert scored["bytes_scored"] == claimed["bytes_scored"]
+        assert text in log
 
 
 def test_no_claims_of_a_failed_or_missing_audit(seed, monkeypatch):
@@ -117,3 +152,24 @@ def test_runs_that_differ_in_more_than_the_seed_are_refused(chain, seed, tmp_pat
         submission.read_seed(seed.run, "x")
     assert submission.warnings([seed], "10min_16mb")[0].startswith("track 10min_16mb wants 8 GPUs; this was made on 1")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("NVIDIA H100 80GB HBM3", "8xH100 80GB SXM"),
+        ("NVIDIA A100-SXM4-80GB", "8xA100 80GB SXM"),
+        ("NVIDIA H100 PCIe", "8xH100 PCIe"),
+        ("NVIDIA H200", "8xH200"),
+        ("NVIDIA GeForce RTX 4090", "8xGeForce RTX 4090"),
+    ],
+)
+def test_hardware_is_written_as_in_the_records(name, written):
+    assert submission.hardware({"device_name": name, "device": "cuda", "world_size": 8}) == written
+
+
+def test_every_credit_is_named_where_the_technique_is_made():
+    library = "".join(path.read_text() for path in Path(pgolf.__file__).parent.rglob("*.py"))
+    for name, source, _ in (*credits._ALWAYS, *credits._LEARNING):
+        for number in re.findall(r"#\d+|\d{4}\.\d{5}", source):
+            assert number in library, name

@@ -34,6 +34,8 @@ def main(files: "Thing"):
 ''',
     "toy/parts.py": '''
 import json
+from dataclasses import dataclass
+from typing import ClassVar
 from toy import heavy
 LEVEL = 3
 UNUSED = 4
@@ -49,9 +51,13 @@ def unused():
 def fail():
     raise ValueError("on purpose")
 
+@dataclass
 class Kept:
+    SHARED: ClassVar[int] = 9
+    number: heavy.Thing = 30
+
     def value(self):
-        return 39
+        return Kept(self.number).number + self.SHARED
 
     def other(self):
         return UNUSED
