@@ -11,18 +11,24 @@ _OUTPUT = typer.Option("--output", help="File to write; default: FILE with .pgt 
 
 
 def add_to(app: typer.Typer) -> None:
-    @command(app, "compress", examples=("pgolf compress val.jsonl",))
+    @command(
+        app, "compress", examples=("pgolf compress val.jsonl", "pgolf compress val.jsonl --ttt --output small.pgt")
+    )
     def compress(
         common: Common,
         file: Annotated[Path, typer.Argument(metavar="FILE", help="Any file of text.")],
         output: Annotated[Path | None, _OUTPUT] = None,
+        ttt: Annotated[
+            bool, typer.Option("--ttt", help="Let the model learn from the text on the way: smaller, slower.")
+        ] = False,
     ) -> None:
         """Compress a file with the run's model; only the same model on a like machine gets it back."""
         from cli.screen import say_json
         from stages import compress as stage
 
-        context, source = common.prepare("eval-sliding")  # the model that an evaluation would score
-        done = stage.compress(context, source, file, output)
+        # The model that an evaluation would score, with its settings.
+        context, source = common.prepare("eval-ttt" if ttt else "eval-sliding")
+        done = stage.compress(context, source, file, output, ttt)
         found = done.compressed
         assert found is not None
         if common.json:

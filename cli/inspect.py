@@ -70,7 +70,9 @@ def _show(common: Common, check: bool) -> None:
             changed = lineage.changed_outputs(stage)
             problems += changed
             if ORDER in stage.manifest.outputs and not changed:
-                problems += scoring_order.faults(stage.path / ORDER, stage.manifest.metrics.get("tokens_scored", 0))
+                details = stage.manifest.details
+                updates = details.get("steps") if details.get("method") in ("sgd", "in-place") else None
+                problems += scoring_order.faults(stage.path / ORDER, stage.manifest.metrics["tokens_scored"], updates)
         rows.append((stage.label, _inputs(inputs), _duration(stage.manifest.seconds), _score(stage.manifest)))
         report.append(
             json.loads(stage.manifest.to_json())
@@ -129,6 +131,10 @@ def _duration(seconds: float) -> str:
 def _score(manifest: "Manifest") -> str:
     if failed := manifest.details.get("failed"):
         return f"failed: {', '.join(failed)}"
+    if manifest.stage == "prove":
+        part = "all" if manifest.details["whole"] else f"{manifest.metrics['bytes_scored']:,} bytes"
+        claimed, coded = (manifest.metrics[name] for name in ("claimed_bits_per_byte", "bits_per_byte"))
+        return f"{claimed:.4f} claimed, {coded:.4f} coded and decoded ({part})"
     if tokens := manifest.details.get("train", {}).get("tokens"):
         return f"{tokens:,} train tokens"
     return next(

@@ -16,6 +16,7 @@ _SHOWN = {
     "bytes": ("bytes", "{:,}"),
     "bits_per_byte": ("BPB", "{:.4f}"),
     "ttt_bits_per_byte": ("TTT", "{:.4f}"),
+    "proved": ("proved", "{:.4f}"),
 }
 
 

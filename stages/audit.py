@@ -6,6 +6,7 @@ budget, clocks, calibration, the score on record) are tested as well. The stage 
 """
 
 import base64
+import hashlib
 import itertools
 import json
 import tempfile
@@ -26,6 +27,7 @@ from pgolf.config import Config
 from pgolf.errors import CheckFailed, PgolfError
 from pgolf.evaluate.bpb import Score
 from pgolf.evaluate.compare import by_document
+from pgolf.evaluate.evaluator import Trace
 from pgolf.saved import tokens as token_stages
 from pgolf.saved.models import PACKED, QUANTIZED, WEIGHTS, load_model, training_length
 from pgolf.store import kinds
@@ -33,6 +35,7 @@ from pgolf.store.records import (
     AuditDetails,
     PackageDetails,
     QuantizeDetails,
+    ScoreDetails,
     ScoreMetrics,
     TokenizeDetails,
     TrainMetrics,
@@ -141,13 +144,14 @@ def _run(case: _Case) -> dict[str, Any]:
     findings = [
         *black_box.findings,
         *_of_the_text(case, black_box.base.nll),
-        *_of_the_record(case, black_box.base.nll, noise),
+        *_of_the_record(case, black_box.base, noise),
         _isolation(case, black_box.base.nll, noise),
     ]
     runs, spent = sum(one.runs for one in subjects), sum(one.seconds for one in subjects)
     score = Score.from_nll(black_box.base.nll, case.token_bytes[1 : len(case.tokens)])
     crosses = subjects[0].claims.documents == ISOLATES_NOTHING
     in_order = bool((np.diff(black_box.base.order) >= 0).all())
+    mixing = adapts and config.ttt.mixing_lr > 0
     named = [_with_text(finding, tokenizer.pieces) for finding in findings]
     return {
         "source": case.source.label,
@@ -158,7 +162,7 @@ def _run(case: _Case) -> dict[str, Any]:
         "seed": black_box.seed,
         "power": black_box.power,
         "findings": [finding.to_dict() for finding in named],
-        "disputes": record.disputes(options.evaluator, adapts, config.evaluate, crosses, in_order),
+        "disputes": record.disputes(options.evaluator, adapts, config.evaluate, crosses, in_order, mixing),
         "metrics": score.metrics()
         | {
             "checks_passed": sum(finding.outcome == audits.PASSED for finding in findings),
@@ -182,8 +186,13 @@ def _of_the_text(case: _Case, nll: np.ndarray) -> list[Finding]:
     originals = _originals(case, min(len(starts), _DOCUMENTS))
     train = token_stages.open_split(case.tokenized, "train")
     pieces = (np.asarray(train[at : at + _TRAIN_PIECE]) for at in range(0, len(train), _TRAIN_PIECE))
+    manifest = case.tokenized.manifest
+    facts = {"tokens": len(whole), "bytes": int(case.token_bytes.sum()), "documents": len(starts)}
+    facts |= {"changed_documents": manifest.details_as(TokenizeDetails).get("val", {}).get("lossy_documents", 0)}
+    proof = case.tokenized.file(kinds.ROUND_TRIPS) if kinds.ROUND_TRIPS in manifest.outputs else None
     return [
         text_checks.byte_accounting(tokenizer, whole[:end], case.token_bytes[:end], originals),
+        text_checks.round_trips(proof, hashlib.sha256(tokenizer.proto).hexdigest(), facts),
         text_checks.overlap(whole, pieces, bos),
         text_checks.memorized(by_document(nll, case.token_bytes[1 : len(case.tokens)], case.tokens, bos)),
     ]
@@ -198,9 +207,9 @@ def _originals(case: _Case, count: int) -> list[bytes] | None:
     return found if len(found) == count else None
 
 
-def _of_the_record(case: _Case, nll: np.ndarray, noise: float) -> list[Finding]:
+def _of_the_record(case: _Case, observed: Trace, noise: float) -> list[Finding]:
     """Budget, clocks, calibration, and the score that the run reports for this model and evaluator."""
-    source, config = case.source, case.config
+    nll, source, config = observed.nll, case.source, case.config
     lineage = {stage.manifest.stage: stage for stage in [source, *claims.ancestors(source)]}
     scores = _scores(case)
     findings = []
@@ -219,6 +228,8 @@ def _of_the_record(case: _Case, nll: np.ndarray, noise: float) -> list[Finding]:
         findings.append(
             record.reported_score(reported.label, metrics, theirs, payload["token_bytes"], expected, base, noise)
         )
+        if case.options.evaluator == evaluators.TTT or kinds.ORDER in reported.manifest.outputs:
+            findings.append(_order(case, reported, payload["nll"], observed))
     else:
         text = f"the run holds no eval-{case.options.evaluator} of {source.label} with these settings"
         findings.append(Finding("reported score", "A4", audits.NOT_RUN, text))
@@ -236,6 +247,18 @@ def _of_the_record(case: _Case, nll: np.ndarray, noise: float) -> list[Finding]:
         )
     )
     return [*findings, _calibration(case, lineage.get("quantize"))]
+
+
+def _order(case: _Case, reported: Stage, nll: np.ndarray, observed: Trace) -> Finding:
+    """The order on record, against the scores and, where the method follows the stream, against the audit's run."""
+    details, config = reported.manifest.details_as(ScoreDetails), case.config
+    table = reported.file(kinds.ORDER) if kinds.ORDER in reported.manifest.outputs else None
+    follows = case.options.evaluator == evaluators.TTT and config.ttt.method in ("sgd", "in-place")
+    # A shorter stream ends in another window, and its last chunk is another one.
+    until = max(0, len(observed.nll) - config.evaluate.seq_len - config.ttt.chunk_tokens)
+    seen = observed if follows and not details.get("out_of_time") else None
+    updates = details.get("steps") if follows else None
+    return record.scoring_order(reported.label, table, nll, updates, seen, until)
 
 
 def _scores(case: _Case) -> dict[str, Stage]:

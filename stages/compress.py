@@ -25,24 +25,25 @@ class Done:
     compressed: Compressed | None = None
 
 
-def compress(context: StageContext, source: Stage, file: Path, output: Path | None) -> Done:
-    """Write `file` compressed, as `<file>.pgt` unless `output` names another place."""
+def compress(context: StageContext, source: Stage, file: Path, output: Path | None, learns: bool = False) -> Done:
+    """Write `file` compressed, as `<file>.pgt` unless `output` names another place; learns: with test-time training."""
     text = _read(file)
     target = _free(output or file.with_name(file.name + text_file.SUFFIX), file, context.force)
     model, tokenizer = _model_and_tokenizer(context, source)
-    seq_len = training_length(source)
-    settings = CompressSettings(seq_len=seq_len, stride=min(CompressSettings.stride, seq_len))
-    found = texts.compress(text, model, tokenizer, settings, context.reporter)
+    length = training_length(source)
+    settings = CompressSettings(length, stride=min(CompressSettings.stride, length))
+    ttt = context.config.ttt if learns else None
+    found = texts.compress(text, model, tokenizer, settings, context.reporter, ttt)
     _write(target, found.data)
     return Done(target, source, found)
 
 
 def decompress(context: StageContext, source: Stage, file: Path, output: Path | None) -> Done:
     """Write the text of a compressed file, without `.pgt` in its name unless `output` names another place."""
+    data = _read(file)
     if output is None and file.suffix != text_file.SUFFIX:
         raise PgolfError(f"{file} does not end in {text_file.SUFFIX}; name the file to write with --output")
     target = _free(output or file.with_suffix(""), file, context.force)
-    data = _read(file)
     text_file.read(data, str(file))  # a damaged file is refused before the model is loaded
     model, tokenizer = _model_and_tokenizer(context, source)
     _write(target, texts.decompress(data, str(file), model, tokenizer, context.reporter))
@@ -53,11 +54,17 @@ def _model_and_tokenizer(context: StageContext, source: Stage) -> tuple[GPT, Tok
     return load_model(source, context.runtime), token_stages.tokenizer_of(source.ancestor("tokenize"))
 
 
-def _free(target: Path, file: Path, force: bool) -> Path:
-    if target.exists() and file.exists() and target.samefile(file):
-        raise PgolfError(f"{target} is the input itself; name another file with --output")
-    if os.path.lexists(target) and not force:
-        raise PgolfError(f"{target} is there already; name another file with --output, or replace it with --force")
+def _free(target: Path, source: Path, force: bool) -> Path:
+    """The target, if a file can be written there; found out before hours of work."""
+    remedy = "name another file with --output"
+    if target.exists() and target.samefile(source):
+        raise PgolfError(f"{target} is the input itself; {remedy}")
+    if os.path.lexists(target) and (target.is_symlink() or not target.is_file()):
+        raise PgolfError(f"{target} is not a plain file, so it is not replaced; {remedy}")
+    if target.exists() and not force:
+        raise PgolfError(f"{target} is there already; {remedy}, or replace it with --force")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise PgolfError(f"cannot write into {target.parent}: no such folder, or no permission; {remedy}")
     return target
 
 

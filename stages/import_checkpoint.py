@@ -48,6 +48,8 @@ def import_checkpoint(
         for name, value in (untold | {"train.seq_len": context.config.train.seq_len}).items()
         if name not in given
     }
+    if checkpoint.assumption:
+        assumed["format"] = checkpoint.assumption
     inputs: dict[str, Stage | Path] = {"checkpoint": file} if tokens is None else {"checkpoint": file, "tokens": tokens}
     with context.build("ema-finalize", inputs=inputs, sections=("model", "train")) as build:
         if build.existing is None:
@@ -63,6 +65,10 @@ def import_checkpoint(
                 f"{model.num_kv_heads} heads, {build.metrics['parameters']:,} weights"
             )
             if assumed:
-                values = ", ".join(f"{name.removeprefix('model.')} {value}" for name, value in assumed.items())
+                values = ", ".join(
+                    f"{(field := name.removeprefix('model.'))} {value}"
+                    + (f" ({interop.VALUES[field]})" if field in interop.VALUES else "")
+                    for name, value in assumed.items()
+                )
                 context.reporter.message(f"assumed: {values} (not in the tensors; --set or --preset change them)")
     return build.stage

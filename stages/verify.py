@@ -24,7 +24,7 @@ import pgolf
 from pgolf import config as configs
 from pgolf import data, sandbox
 from pgolf.audit import record
-from pgolf.audit.text import LOSSY_SHARE
+from pgolf.audit.text import LOSSY_SHARE, round_trips
 from pgolf.errors import PgolfError
 from pgolf.program.ledger import MODEL, README, SCRIPT, TOKENIZER
 from pgolf.progress import Reporter
@@ -320,7 +320,24 @@ class _Package:
             if lossless or changed > LOSSY_SHARE * total:
                 raise _Untrue(text + (", though it is claimed to be lossless" if lossless else ""))
             raise _Unknown(f"not comparable with other scores: {text}")
-        return f"{total:,} bytes of {self._text().name}, {answer['counted']}" + _alone(outcome)
+        shown = self._tokenizer_proof(answer)
+        return f"{total:,} bytes of {self._text().name}, {answer['counted']}{shown}" + _alone(outcome)
+
+    def _tokenizer_proof(self, answer: Mapping[str, Any]) -> str:
+        """Compare the proof file of the tokenize stage that names the text with what came back here.
+
+        Raises _Untrue when it says otherwise; it is evidence for nothing else.
+        """
+        file = self.source.parent / "tokenize" / kinds.ROUND_TRIPS
+        if self.options.val or not file.is_file() or file.stat().st_size > _LARGEST[claims.FILE]:
+            return ""
+        facts = {"documents": answer["documents"], "bytes": answer["bytes"], "tokens": answer["text"]["tokens"]}
+        facts |= {"changed_documents": answer["lossy_documents"], "changed_bytes": answer["changed_bytes"]}
+        digest = manifests.hash_file(self.folder / TOKENIZER).sha256
+        found = round_trips(file, digest, facts)
+        if found.failed:
+            raise _Untrue(f"beside the package, {found.summary}")
+        return ", as tokenizer_proof.json says"
 
     def scores(self) -> str:
         answer, outcome = self._scored_text()

@@ -30,6 +30,7 @@ METHODS = {
     "sgd, weights only (dynamic evaluation)": TttConfig(lr=6e-4, output_lr=(), output_stream_lr=()),
     "fast output weights only": TttConfig(epochs=0),
     "sgd and fast output weights (default)": TttConfig(),
+    "sgd, fast output weights and context mixing": TttConfig(mixing_lr=0.005),
     "lora": TttConfig(method="lora"),
     "in-place": TttConfig(method="in-place"),
     "phased": TttConfig(method="phased"),

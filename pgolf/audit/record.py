@@ -5,12 +5,15 @@ every reading is given.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pgolf.audit.finding import FAILED, NOT_RUN, PASSED, SHOWN, Finding
 from pgolf.config.evaluate import EvaluateConfig
+from pgolf.evaluate import scoring_order as table_order
+from pgolf.evaluate.evaluator import Trace
 
 CAP_SECONDS = 600.0  # the challenge's limit, for training and for evaluation
 
@@ -135,8 +138,27 @@ def reported_score(
     return Finding("reported score", rule, PASSED, f"{text}, the first {len(base):,} as audited", numbers)
 
 
+def scoring_order(
+    name: str, table: Path | None, nll: np.ndarray, updates: int | None, observed: Trace | None, until: int
+) -> Finding:
+    """A9 on the record: the table of the order of scoring and learning has every target of the scores once, none after
+    an update that learned from it, and is the order that the audit saw.
+
+    table: `order.csv`; None: the evaluation has none. The rest as in `evaluate.scoring_order.faults`.
+    """
+    check, rule = "order on record", "A9"
+    if table is None:
+        return Finding(check, rule, NOT_RUN, f"{name} has no table of its order")
+    numbers = {"targets": len(nll), "updates": updates, "compared_with_the_audit": until if observed else 0}
+    if found := table_order.faults(table, len(nll), updates, observed, until):
+        return Finding(check, rule, FAILED, f"{name}: {found[0]}", numbers, {"table": table.name})
+    same = f", the first {until:,} as the audit saw it" if observed else ""
+    text = f"{name}: each of {len(nll):,} targets is scored once, before any update that learned from it{same}"
+    return Finding(check, rule, PASSED, text, numbers)
+
+
 def disputes(
-    evaluator: str, adapts: bool, settings: EvaluateConfig, crosses: bool, stream_order: bool
+    evaluator: str, adapts: bool, settings: EvaluateConfig, crosses: bool, stream_order: bool, mixing: bool
 ) -> list[dict[str, str]]:
     """Questions on which the field's judges disagree, with this evaluation's answers; reported, never decided."""
     counts = settings.mixture or settings.tilt_boost > 0
@@ -158,7 +180,7 @@ def disputes(
     if settings.tilt_boost:
         here = "an n-gram tilt from exact counts of scored tokens, normalized over the vocabulary (as #1514, #2135)"
         rows.append({"question": "statistics built at evaluation", "here": here})
-    if settings.mixture:
+    if settings.mixture or mixing:
         here = "a full distribution from exact counts of scored tokens; some judges allow it, some do not"
         rows.append({"question": "statistics built at evaluation", "here": here})
     if evaluator == "ttt":

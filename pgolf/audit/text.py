@@ -1,8 +1,10 @@
 """The text under a score: its bytes, whether it comes back, whether it was known (audit tests A2, A3, A13, A15)."""
 
 import hashlib
+import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -109,6 +111,37 @@ def byte_accounting(
         text += f"; not comparable with other scores: {lossy} documents do not come back from their tokens"
         return Finding("bytes", "A2", SHOWN, text, numbers)
     return Finding("bytes", "A2", PASSED, f"{text}; all come back from their tokens", numbers)
+
+
+def round_trips(file: Path | None, tokenizer_sha256: str, facts: Mapping[str, int]) -> Finding:
+    """A3 on the record: the tokenizer's proof file is of this tokenizer and this val text, and its counts agree.
+
+    file: `tokenizer_proof.json`, None where the text was registered and there is none; facts: any of `documents`,
+    `bytes`, `tokens`, `changed_documents` and `changed_bytes` of val, counted by the caller.
+    """
+    check, rule = "tokenizer's proof", "A3"
+    if file is None:
+        return Finding(check, rule, NOT_RUN, "the tokens were registered without documents: there is no proof file")
+    try:
+        proof = json.loads(file.read_bytes())
+        val, splits = proof["splits"]["val"], proof["splits"].values()
+        wrong = [
+            f"{name.replace('_', ' ')} of val are {val[name]!r}, counted are {value:,}"
+            for name, value in facts.items()
+            if val[name] != value
+        ]
+        if proof["sha256"] != tokenizer_sha256:
+            wrong.append("it is of another tokenizer")
+        if any(split["round_trips"] != split["documents"] for split in splits):
+            wrong.append("not every document was decoded")
+        if proof["lossless"] != (not any(split["changed_documents"] for split in splits)):
+            wrong.append("it says lossless against its own counts")
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        wrong = [f"it makes no sense ({error!r})"]
+    if wrong:
+        return Finding(check, rule, FAILED, f"tokenizer_proof.json: {wrong[0]}", {}, {"contradictions": len(wrong)})
+    text = f"{val['round_trips']:,} val documents were decoded, {val['changed_documents']:,} came back changed"
+    return Finding(check, rule, PASSED, text, dict(facts))
 
 
 def overlap(val: np.ndarray, train: Iterator[np.ndarray], bos_id: int) -> Finding:

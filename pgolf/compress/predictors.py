@@ -82,22 +82,17 @@ class Stream:
     """One stream of documents under the windows of an evaluation, whose contexts cross documents unless reset.
 
     Its bits are those that the evaluation of the same model reports, to the coder's rounding. It ends after `count`
-    tokens, the first one, which is known, included.
+    tokens, the first one, which is known, included; with None it goes on as long as it is asked.
     """
 
-    def __init__(self, model: GPT, settings: EvaluateConfig, first: int, count: int) -> None:
-        self._model, self._settings = model, settings
+    def __init__(self, model: GPT, settings: EvaluateConfig, first: int, count: int | None) -> None:
+        self._model, self._settings, self._count = model, settings, count
         self._device = next(model.parameters()).device
-        self._tokens = np.zeros(count, dtype=np.int64)
+        self._tokens = np.zeros(count or 1024, dtype=np.int64)
         self._tokens[0], self._known = first, 1
         self._start = 0
         self._cache = KeyValueCache(settings.seq_len)
-        self.rows = int(count > 1)
-
-    @property
-    def tokens(self) -> np.ndarray:
-        """(count,) int64: the known tokens, followed by zeros."""
-        return self._tokens
+        self.rows = int(count is None or count > 1)
 
     @torch.no_grad()
     def predict(self) -> np.ndarray:
@@ -115,9 +110,11 @@ class Stream:
         return probabilities(logits)
 
     def reveal(self, tokens: np.ndarray) -> None:
+        if self._known == len(self._tokens):
+            self._tokens = np.concatenate([self._tokens, np.zeros_like(self._tokens)])
         self._tokens[self._known] = tokens[0]
         self._known += 1
-        self.rows = int(self._known < len(self._tokens))
+        self.rows = int(self._count is None or self._known < self._count)
 
 
 class LearningStream(Stream):
@@ -127,12 +124,18 @@ class LearningStream(Stream):
     depend on the clock. Raises PgolfError for settings that it cannot follow token by token.
     """
 
-    def __init__(self, model: GPT, settings: EvaluateConfig, ttt: TttConfig, first: int, count: int) -> None:
+    def __init__(self, model: GPT, settings: EvaluateConfig, ttt: TttConfig, first: int, count: int | None) -> None:
+        if count is None and ttt.schedule != "constant":
+            raise PgolfError(
+                f"ttt.schedule = {ttt.schedule} needs the length of the text first; only constant does not"
+            )
         if ttt.method != "sgd" or ttt.chunk_tokens > settings.stride or settings.reset_at_documents:
             raise PgolfError(
                 f"test-time training by {ttt.method} in chunks of {ttt.chunk_tokens} tokens cannot be followed token "
                 "by token; only sgd in chunks of evaluate.stride tokens or fewer, contexts not reset, can"
             )
+        if ttt.mixing_lr:
+            raise PgolfError("context mixing cannot be followed token by token; score with ttt.mixing_lr = 0")
         super().__init__(copy.deepcopy(model).eval(), settings, first, count)
         self._ttt, self._learner = ttt, Learner(self._model, ttt)
         fast = bool(ttt.output_lr or ttt.output_stream_lr)
@@ -164,6 +167,6 @@ class LearningStream(Stream):
             else:
                 slopes = torch.from_numpy(np.stack(self._slopes).astype(np.float32)).to(self._device)
                 loss = (logits * slopes).sum() / len(slopes)
-            self._learner.step(loss, window.stop / (len(self._tokens) - 1))
+            self._learner.step(loss, window.stop / ((self._count or len(self._tokens)) - 1))
             self._cache.start()
         self._slopes, self._scored = [], 0

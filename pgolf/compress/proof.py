@@ -38,6 +38,8 @@ class Evaluation:
         """Raises PgolfError for an evaluation that cannot be followed token by token."""
         if self.evaluate.context != "windowed":
             raise PgolfError("only windowed contexts can be followed token by token; banded ones cannot yet")
+        if self.evaluate.tilt_boost:
+            raise PgolfError("a proof codes with the model alone; score with evaluate.tilt_boost = 0 and prove that")
         if self.ttt is None:
             return Stream(model, self.evaluate, first, count)
         return LearningStream(model, self.evaluate, self.ttt, first, count)
@@ -47,7 +49,7 @@ def encode(model: GPT, evaluation: Evaluation, tokens: np.ndarray, reporter: Rep
     """The file for a stream of tokens (N,), documents beginning with BOS, and the bytes of its code."""
     predictor = evaluation.predictor(model, int(tokens[0]), len(tokens))
     with one_thread(), reporter.progress("encode", total=len(tokens)) as bar:
-        code = range_coding.encode(predictor, [tokens.astype(np.int64)], _counter(bar))
+        code = range_coding.encode_stream(predictor, tokens[1:], _counter(bar))
     header = {
         "format": 1,
         "kind": "proof",
@@ -77,7 +79,11 @@ def decode(data: bytes, name: str, model: GPT, reporter: Reporter) -> np.ndarray
     evaluation, first, count = _evaluation(header, name)
     predictor = evaluation.predictor(model, first, count)
     with one_thread(), reporter.progress("decode", total=count) as bar:
-        tokens = range_coding.decode_one(predictor, blocks[0].code, first, _counter(bar))
+        try:
+            tokens = range_coding.decode_stream(predictor, blocks[0].code, _counter(bar))
+        except AssertionError:  # no symbol has this code
+            tokens = np.zeros(0, np.uint16)
+    tokens = np.append(np.uint16(first), tokens)
     if digest(tokens) != header.get("tokens_sha256"):
         raise PgolfError(
             f"{name} decodes to other tokens than it declares: it was not written by this evaluation of this model, or "
@@ -96,7 +102,7 @@ def bits_per_byte(code_bytes: int, text_bytes: int) -> float:
 
 def agrees(coded: float, claimed: float, code_bytes: int) -> bool:
     """True if two scores in bits per byte agree to TOLERANCE, with an allowance for the last words of a short code."""
-    return abs(coded / claimed - 1) <= TOLERANCE + 16 / max(code_bytes, 1)
+    return abs(coded - claimed) <= claimed * (TOLERANCE + 16 / max(code_bytes, 1))
 
 
 def _counter(bar: Any) -> range_coding.OnStep:

@@ -58,14 +58,28 @@ def decode(predictor: Predictor, code: bytes, first: int, rows: int, on_step: On
     return [np.array(text, dtype=np.uint16) for text in texts]
 
 
-def decode_one(predictor: Predictor, code: bytes, first: int, on_step: OnStep) -> np.ndarray:
-    """The one text of a predictor that knows its length: ids uint16, `first` included."""
-    coder, tokens = _decoder(code), [first]
+def encode_stream(predictor: Predictor, tokens: np.ndarray, on_step: OnStep) -> bytes:
+    """Code the next tokens (n,) of the one text of a predictor, which goes on from where it is."""
+    coder = constriction.stream.queue.RangeEncoder()
+    for token in tokens.astype(np.int32)[:, None]:
+        coder.encode(token, _FAMILY, predictor.predict())
+        predictor.reveal(token)
+        on_step(1)
+    return coder.get_compressed().astype("<u4").tobytes()
+
+
+def decode_stream(
+    predictor: Predictor, code: bytes, on_step: OnStep, ended: Callable[[int], bool] = lambda token: False
+) -> np.ndarray:
+    """The tokens (n,) uint16 that `encode_stream` was given, until the predictor ends or `ended` is true of one."""
+    coder, tokens = _decoder(code), []
     while predictor.rows:
         token = np.asarray(coder.decode(_FAMILY, predictor.predict()), dtype=np.int64)
         tokens.append(int(token[0]))
         predictor.reveal(token)
         on_step(1)
+        if ended(tokens[-1]):
+            break
     return np.array(tokens, dtype=np.uint16)
 
 

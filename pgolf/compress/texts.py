@@ -1,7 +1,8 @@
 """Compress a text with a model, and get it back.
 
 The text is cut into pieces of about `piece_bytes` at line ends. Without learning, `rows` pieces are coded side by side,
-each with its own context.
+each with its own context. With learning they follow one another in one stream, whose model learns from each window
+once that is coded.
 """
 
 import hashlib
@@ -17,13 +18,18 @@ import numpy as np
 import torch
 
 import pgolf
+from pgolf import config as configs
 from pgolf.compress import range_coding, text_file
-from pgolf.compress.predictors import Documents
+from pgolf.compress.predictors import Documents, LearningStream
 from pgolf.compress.text_file import Block
+from pgolf.config import EvaluateConfig, TttConfig
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
-from pgolf.progress import Reporter
+from pgolf.progress import Progress, Reporter
 from pgolf.tokens.tokenizer import Tokenizer
+
+_MOST_TOKENS = 4
+"""Tokens of a byte at most: case operators take none of the text, and one letter has two of them at most."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,8 @@ class CompressSettings:
     """Bytes of a piece at least, up to the next line end: each begins without context, so longer is smaller."""
 
     def __post_init__(self) -> None:
-        if not (1 <= self.stride <= self.seq_len and self.rows > 0 and self.piece_bytes > 0):
+        whole = all(type(value) is int for value in asdict(self).values())
+        if not (whole and 1 <= self.stride <= self.seq_len and self.rows > 0 and self.piece_bytes > 0):
             raise PgolfError(f"the settings of the compressed file make no sense: {self}")
 
 
@@ -92,8 +99,8 @@ def pieces(text: bytes, piece_bytes: int) -> Iterator[bytes]:
     """
     start = 0
     while start < len(text):
-        end = text.find(b"\n", start + piece_bytes - 1) + 1
-        if end == 0 or end - start > 2 * piece_bytes:
+        end = text.find(b"\n", start + piece_bytes - 1, start + 2 * piece_bytes) + 1
+        if end == 0:
             end = min(len(text), start + 2 * piece_bytes)
             while end < len(text) and text[end] & 0xC0 == 0x80 and end > start + piece_bytes:
                 end -= 1  # never inside a character
@@ -101,33 +108,80 @@ def pieces(text: bytes, piece_bytes: int) -> Iterator[bytes]:
         start = end
 
 
-def compress(
-    text: bytes, model: GPT, tokenizer: Tokenizer, settings: CompressSettings, reporter: Reporter
-) -> Compressed:
-    """The text as a file of `text_file`.
+class _SideBySide:
+    """Codes every block's pieces side by side, each alone."""
 
-    Raises PgolfError when the tokenizer does not give the text back exactly.
+    def __init__(self, model: GPT, settings: CompressSettings) -> None:
+        self._model, self._settings, self._bos = model, settings, model.config.bos_id
+
+    def encode(self, ids: list[np.ndarray], on_step: range_coding.OnStep) -> bytes:
+        predictor = Documents(self._model, len(ids), self._settings.seq_len, self._settings.stride)
+        return range_coding.encode(predictor, ids, on_step)
+
+    def decode(self, code: bytes, pieces: int, on_step: range_coding.OnStep) -> list[np.ndarray]:
+        predictor = Documents(self._model, pieces, self._settings.seq_len, self._settings.stride)
+        return range_coding.decode(predictor, code, self._bos, pieces, on_step)
+
+
+class _Learning:
+    """Codes piece after piece in one stream through all blocks, and learns on the way."""
+
+    def __init__(self, model: GPT, settings: CompressSettings, ttt: TttConfig) -> None:
+        windows = EvaluateConfig(seq_len=settings.seq_len, stride=settings.stride)
+        self._bos = model.config.bos_id
+        self._stream = LearningStream(model, windows, ttt, self._bos, None)
+
+    def encode(self, ids: list[np.ndarray], on_step: range_coding.OnStep) -> bytes:
+        return range_coding.encode_stream(self._stream, np.concatenate([one[1:] for one in ids]), on_step)
+
+    def decode(self, code: bytes, pieces: int, on_step: range_coding.OnStep) -> list[np.ndarray]:
+        left = pieces
+
+        def ended(token: int) -> bool:
+            nonlocal left
+            left -= token == self._bos
+            return left == 0
+
+        tokens = range_coding.decode_stream(self._stream, code, on_step, ended) if pieces else np.zeros(0, np.uint16)
+        parts = np.split(tokens, np.flatnonzero(tokens == self._bos) + 1)[:-1]
+        return [np.append(np.uint16(self._bos), part) for part in parts]
+
+
+def _coder(model: GPT, settings: CompressSettings, ttt: TttConfig | None) -> _SideBySide | _Learning:
+    return _SideBySide(model, settings) if ttt is None else _Learning(model, settings, ttt)
+
+
+def compress(
+    text: bytes,
+    model: GPT,
+    tokenizer: Tokenizer,
+    settings: CompressSettings,
+    reporter: Reporter,
+    ttt: TttConfig | None = None,
+) -> Compressed:
+    """The text as a file of `text_file`; ttt: how the model learns on the way, None: not at all.
+
+    Raises PgolfError when the tokenizer does not give the text back exactly, or the method of learning cannot be
+    followed token by token.
     """
     parts = list(pieces(text, settings.piece_bytes))
     blocks: list[Block] = []
-    tokens = 0
-    with one_thread(), reporter.progress("compress", total=len(text)) as bar:
+    tokens = done = 0
+    coder = _coder(model, settings, ttt)
+    with one_thread(), reporter.progress("compress", total=len(text), unit="bytes") as bar:
         for at in range(0, len(parts), settings.rows):
             batch = parts[at : at + settings.rows]
             ids = [_checked(tokenizer, part) for part in batch]
-            done = sum(block.text_bytes for block in blocks)
             size, count = sum(map(len, batch)), sum(len(one) - 1 for one in ids)
-            progress = _Counter(lambda share, done=done, size=size: bar.update(done + share * size), count)
-            predictor = Documents(model, len(batch), settings.seq_len, settings.stride)
-            code = range_coding.encode(predictor, ids, progress)
-            blocks.append(text_file.block_of(batch, code))
-            tokens += count
+            blocks.append(text_file.block_of(batch, coder.encode(ids, _Counter(bar, done, size, count))))
+            tokens, done = tokens + count, done + size
     header = {
         "format": 1,
         "pgolf": pgolf.__version__,
         "model": model_hash(model),
         "tokenizer": hashlib.sha256(tokenizer.proto).hexdigest(),
         "settings": asdict(settings),
+        "ttt": None if ttt is None else asdict(ttt),
         "text": {"bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()},
         "machine": machine(next(model.parameters()).device),
     }
@@ -141,54 +195,53 @@ def decompress(data: bytes, name: str, model: GPT, tokenizer: Tokenizer, reporte
     other bits than the one that compressed it.
     """
     header, blocks = text_file.read(data, name)
-    settings = _settings(header, name)
+    if header.get("kind") == "proof":
+        raise PgolfError(f"{name} is a proof of a score, not a text; pgolf prove decodes it")
+    settings, ttt = _settings(header, name)
     for what, found in (("model", model_hash(model)), ("tokenizer", hashlib.sha256(tokenizer.proto).hexdigest())):
         if header.get(what) != found:
             raise PgolfError(
                 f"{name} was made with another {what} ({str(header.get(what))[:12]}…, this is {found[:12]}…); name the "
                 "stage or package it was made with"
             )
+    for number, block in enumerate(blocks, 1):
+        if not 1 <= block.pieces <= settings.rows or block.text_bytes > 2 * settings.rows * settings.piece_bytes:
+            raise PgolfError(f"{name}: block {number} declares more text than its settings allow: it is damaged")
     texts: list[bytes] = []
-    total = sum(block.text_bytes for block in blocks)
-    with one_thread(), reporter.progress("decompress", total=total) as bar:
+    done, total = 0, sum(block.text_bytes for block in blocks)
+    coder = _coder(model, settings, ttt)
+    with one_thread(), reporter.progress("decompress", total=total, unit="bytes") as bar:
         for number, block in enumerate(blocks, 1):
-            if block.pieces > settings.rows or block.text_bytes > 2 * settings.rows * settings.piece_bytes:
-                raise PgolfError(f"{name}: block {number} declares more text than its settings allow: it is damaged")
-            done = sum(map(len, texts))
-            estimate = max(1, block.text_bytes // 3)  # tokens: only the bar depends on it
-            progress = _Counter(
-                lambda share, done=done, size=block.text_bytes: bar.update(done + share * size), estimate
-            )
-            texts.append(_decoded(block, number, header, model, tokenizer, settings, progress, name))
+            text = _decoded(block, coder, tokenizer, _Counter(bar, done, block.text_bytes))
+            if len(text) != block.text_bytes or zlib.crc32(text) != block.check:
+                raise PgolfError(f"{name}: block {number} decodes to other text: {_other_machine(header, model)}")
+            texts.append(text)
+            done += len(text)
     text = b"".join(texts)
     if hashlib.sha256(text).hexdigest() != _field(header, "text", "sha256"):
         raise PgolfError(f"{name} is damaged: the SHA-256 of the text differs from the header's")
     return text
 
 
-def _decoded(
-    block: Block, number: int, header: dict[str, Any], model: GPT, tokenizer: Tokenizer, settings: CompressSettings,
-    progress: "_Counter", name: str,
-) -> bytes:  # fmt: skip
-    predictor = Documents(model, block.pieces, settings.seq_len, settings.stride)
-    limit = block.text_bytes + block.pieces  # a token carries a byte at least, but for the one that ends a piece
-    text = b""
+def _decoded(block: Block, coder: _SideBySide | _Learning, tokenizer: Tokenizer, count: "_Counter") -> bytes:
+    """The text that the code of a block gives here; none where it gives tokens of no text."""
     try:
-        ids = range_coding.decode(predictor, block.code, tokenizer.bos_id, block.pieces, progress.bounded(limit))
-        text = b"".join(tokenizer.decode(one[:-1]) for one in ids)
-    except _TooLongError:
-        pass
-    if len(text) != block.text_bytes or zlib.crc32(text) != block.check:
-        here, there = machine(next(model.parameters()).device), header.get("machine")
-        there = there if isinstance(there, dict) else {}
-        differs = [
-            f"{key} {there.get(key)} there, {value} here" for key, value in here.items() if there.get(key) != value
-        ]
-        raise PgolfError(
-            f"{name}: block {number} decodes to other text: this machine computes other bits than the one that "
-            f"compressed it ({'; '.join(differs) or 'nothing recorded differs'})"
-        )
-    return text
+        ids = coder.decode(block.code, block.pieces, count.bounded(_MOST_TOKENS * block.text_bytes + block.pieces))
+        return b"".join(tokenizer.decode(one[:-1]) for one in ids)
+    # The coder asserts that a symbol has the code; a token beyond the tokenizer's, or a case operator in a wrong place.
+    except (_TooLongError, AssertionError, IndexError, ValueError):
+        return b""
+
+
+def _other_machine(header: dict[str, Any], model: GPT) -> str:
+    here, there = machine(next(model.parameters()).device), header.get("machine")
+    there = there if isinstance(there, dict) else {}
+    differs = [f"{key} {there.get(key)} there, {value} here" for key, value in here.items() if there.get(key) != value]
+    return (
+        f"this machine computes other bits than the one that compressed it ({'; '.join(differs)})"
+        if differs
+        else "this machine computes other bits, though nothing recorded of it differs, or the model has other settings"
+    )
 
 
 class _TooLongError(Exception):
@@ -196,20 +249,23 @@ class _TooLongError(Exception):
 
 
 class _Counter:
-    """Counts coded tokens and shows the share of `total`."""
+    """Counts coded tokens, and shows the bytes done: those before the block and a share of the block's."""
 
-    def __init__(self, show: Any, total: int) -> None:
-        self._show, self._total, self._done, self._limit = show, max(total, 1), 0, math.inf
+    def __init__(self, bar: Progress, done: int, size: int, tokens: int | None = None) -> None:
+        """tokens: of the block; None: not known, a third of its bytes."""
+        self._bar, self._done, self._size, self._limit = bar, done, size, math.inf
+        self._tokens, self._coded = tokens or max(size // 3, 1), 0
 
     def bounded(self, limit: int) -> "_Counter":
+        """Raise _TooLongError after more tokens than that."""
         self._limit = limit
         return self
 
     def __call__(self, tokens: int) -> None:
-        self._done += tokens
-        if self._done > self._limit:
+        self._coded += tokens
+        if self._coded > self._limit:
             raise _TooLongError
-        self._show(min(1.0, self._done / self._total))
+        self._bar.update(self._done + min(1.0, self._coded / self._tokens) * self._size)
 
 
 def _checked(tokenizer: Tokenizer, text: bytes) -> np.ndarray:
@@ -223,14 +279,16 @@ def _checked(tokenizer: Tokenizer, text: bytes) -> np.ndarray:
     return np.append(ids.astype(np.int64), tokenizer.bos_id)
 
 
-def _settings(header: dict[str, Any], name: str) -> CompressSettings:
+def _settings(header: dict[str, Any], name: str) -> tuple[CompressSettings, TttConfig | None]:
     try:
         settings = CompressSettings(**header["settings"])
-    except (KeyError, TypeError) as error:
+        learns = header.get("ttt")
+        ttt = None if learns is None else configs.from_dict({"ttt": learns}).ttt
+    except (KeyError, TypeError, ValueError) as error:
         raise PgolfError(f"{name} has settings that this version does not know ({error})") from error
-    if max(settings.seq_len, settings.rows) > 1 << 16 or settings.piece_bytes > 1 << 24:
+    if settings.seq_len * settings.rows > 1 << 20 or settings.piece_bytes > 1 << 24:
         raise PgolfError(f"{name} asks for more memory than any text needs: {settings}")
-    return settings
+    return settings, ttt
 
 
 def _field(header: dict[str, Any], *keys: str) -> Any:

@@ -37,11 +37,14 @@ class TttConfig:
     """`constant`, or `cosine` to zero over the chunks (the records')."""
     weights: tuple[str, ...] = ("all",)
     """Roles of the weights that learn: `all`, or some of `attn`, `mlp`, `embed`, `control`."""
-    output_lr: tuple[float, ...] = (0.3, 1.5, 1.0, 0.5)
+    output_lr: tuple[float, ...] = (1.0, 1.5, 1.0, 0.5)
     """Learning rates of the output's fast weights, by length of their context (0 to 3 tokens); they learn token by
     token and are reset at every document. Empty: off."""
     output_stream_lr: tuple[float, ...] = (0.13, 0.5, 0.6)
     """Learning rates of the fast weights that are never reset, by length of their context (1 to 3 tokens)."""
+    mixing_lr: float = 0.0
+    """`sgd` with fast output weights: learning rate of the context mixing over them (0.005 on held-out text of the
+    mini track); 0: off."""
     lora_rank: int = 8
     """Rank of the adapters."""
     lora_alpha: float = 16.0
@@ -85,6 +88,11 @@ class TttConfig:
         for name in ("seconds", "epochs", "lr", "lora_lr", "lora_decay", "in_place_lr"):
             if getattr(self, name) < 0:
                 raise PgolfError(f"ttt.{name} is {getattr(self, name)}; it must be at least 0")
+        if self.mixing_lr and (self.method != "sgd" or not (self.output_lr or self.output_stream_lr)):
+            raise PgolfError(
+                f"ttt.mixing_lr is {self.mixing_lr:g}, but contexts are mixed over the fast output weights of sgd "
+                "alone; set ttt.method and ttt.output_lr so, or ttt.mixing_lr = 0"
+            )
         for name, most in (("output_lr", 4), ("output_stream_lr", 3)):
             rates = getattr(self, name)
             if len(rates) > most or min(rates, default=0.0) < 0:

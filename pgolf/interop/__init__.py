@@ -14,9 +14,9 @@ from torch import Tensor
 from pgolf.config import ModelConfig
 from pgolf.errors import PgolfError
 from pgolf.interop import baseline_integers, containers, names, psionic, record_integers, settings
-from pgolf.interop.settings import untold
+from pgolf.interop.settings import VALUES, untold
 
-__all__ = ["FORMATS", "Checkpoint", "Format", "read", "untold"]
+__all__ = ["FORMATS", "VALUES", "Checkpoint", "Format", "read", "untold"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Format:
     """Looks at the object in the file and its metadata."""
     read: Callable[[Any, Mapping[str, str]], Mapping[str, Tensor]]
     """Parameters by the script's names; any exception is a damaged file."""
+    assumption: Callable[[Any], str] = lambda found: ""
+    """What is assumed of the format, from the object in the file; empty: nothing."""
 
 
 def _float_weights(found: Any, metadata: Mapping[str, str]) -> Mapping[str, Tensor]:
@@ -41,7 +43,9 @@ def _float_weights(found: Any, metadata: Mapping[str, str]) -> Mapping[str, Tens
 
 
 FORMATS = (
-    Format("the baseline's integers", baseline_integers.recognises, baseline_integers.read),
+    Format(
+        "the baseline's integers", baseline_integers.recognises, baseline_integers.read, baseline_integers.assumption
+    ),
     Format("the records' integers", record_integers.recognises, record_integers.read),
     Format("psionic's integers", psionic.recognises, psionic.read),
     Format("float weights", lambda found, metadata: True, _float_weights),
@@ -58,6 +62,8 @@ class Checkpoint:
     weights: dict[str, Tensor]
     told: dict[str, Any]
     """The fields of ModelConfig that follow from the shapes of the weights."""
+    assumption: str = ""
+    """What had to be assumed of the format; empty: nothing."""
 
     def composable(self) -> dict[str, Any]:
         """`told` without the settings that need others (two lanes need the first layer that they run in)."""
@@ -90,4 +96,4 @@ def read(path: Path) -> Checkpoint:
         told = settings.sizes(ours)
     except PgolfError as error:
         raise PgolfError(f"{path}: {error}") from error
-    return Checkpoint(path, f"{', '.join(packings)}: {form.name}", ours, told)
+    return Checkpoint(path, f"{', '.join(packings)}: {form.name}", ours, told, form.assumption(found))

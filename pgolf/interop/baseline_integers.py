@@ -2,7 +2,8 @@
 
 `int8_clean_per_row_v1` is the baseline's (openai/parameter-golf `train_gpt.py`), which twelve records of 2026-03 keep,
 some with fewer than 8 bits in the same int8. `mixed_int8_int6_v1` is record 2026-03-21 DepthRecurrence;
-`int6_sdclip_v1` is the seed's, clipped at multiples of a row's standard deviation.
+`int6_sdclip_v1` is the seed's, clipped at multiples of a row's standard deviation. No public program writes this name;
+public ones with the same clipping keep the baseline's layout, and so it is read, as an assumption that is named.
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,14 @@ from torch import Tensor
 from pgolf.interop.per_row import per_row
 
 NAMES = ("int8_clean_per_row_v1", "mixed_int8_int6_v1", "int6_sdclip_v1")
+
+
+ASSUMED = {"int6_sdclip_v1": "int6_sdclip_v1 has the baseline's layout: int8 times a scale per row, or one number"}
+
+
+def assumption(found: Mapping[str, Any]) -> str:
+    """What had to be assumed of the file's format; empty for a documented one."""
+    return ASSUMED.get(str(found.get("__quant_format__")), "")
 
 
 def recognises(found: Any, metadata: Mapping[str, str]) -> bool:

@@ -32,6 +32,10 @@ _UNTOLD = (
 )  # fmt: skip
 
 
+VALUES = {"head_gate_factor": "0.5 in record 1.0611 (#1855), 1.0 in #1787 and #1851"}
+"""What published scripts set, for fields where they differ."""
+
+
 def sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     """The fields of ModelConfig that follow from a state dict under pgolf's names.
 

@@ -28,6 +28,8 @@ _OPTIONAL: Mapping[str, Callable[[Config], bool]] = {
     "pgolf.model.smear": lambda config: config.model.smear_gate,
     "pgolf.model.value_embedding": lambda config: bool(config.model.value_embed_layers),
     "pgolf.training.reserve": lambda config: config.train.reserve_seconds > 0,
+    "pgolf.quant.hessian_ranks": lambda config: config.train.reserve_seconds > 0,
+    "pgolf.quant.single_matrix": lambda config: config.quantize.method not in ("trellis", "waterfill"),
     "pgolf.quant.rtn": lambda config: config.quantize.method in ("rtn", "sdclip"),
     "pgolf.quant.progressive_rounding": lambda config: config.quantize.distill_steps > 0,
     "pgolf.quant.gptq": lambda config: config.quantize.method not in ("trellis", "waterfill"),
@@ -39,6 +41,8 @@ _OPTIONAL: Mapping[str, Callable[[Config], bool]] = {
         config.evaluate.reset_at_documents or config.ttt.chunk_tokens > config.evaluate.stride
     ),
     "pgolf.evaluate.ttt.time_cap": lambda config: False,  # the program has no clock: its score is any machine's
+    "pgolf.evaluate.ttt.context_mixing": lambda config: config.ttt.mixing_lr > 0,
+    "pgolf.evaluate.ttt.token_tree": lambda config: config.ttt.mixing_lr > 0,
     "pgolf.evaluate.ttt.fast_output": lambda config: bool(config.ttt.output_lr or config.ttt.output_stream_lr),
 }
 _TITLE = "Made by pgolf package. python train_gpt.py --help; python train_gpt.py source DIR writes the code out."

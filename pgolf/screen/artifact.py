@@ -1,55 +1,50 @@
 """Checks of the artifact's bytes: the claimed total, the counted code, the cap under each reading."""
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from pgolf.screen import reference, script
-from pgolf.screen.claims import AGREES, CANNOT_TELL, CONTRADICTS, Check, as_number, claims_by_seed, logs_of
+from pgolf.screen.claims import Check, agrees, as_number, cannot_tell, claims_by_seed, contradicts, logs_of
 from pgolf.screen.folder import Record
+from pgolf.screen.log import Log
 
 _CODE_NAMES = (".py", ".c", ".cpp", ".cc", ".cu", ".sh")
 _TOTALS = ("bytes_total", "artifact_bytes", "artifact_bytes_max", "artifact_size_bytes")
 
 
 def artifact_bytes(record: Record) -> Iterator[Check]:
+    """The claimed bytes, per seed and in all, against the totals that the logs print."""
     for seed, entry in claims_by_seed(record).items():
         value = as_number(entry.get("artifact_bytes") or entry.get("bytes_total"))
         totals = [(log, total) for log in logs_of(record, seed) for total in log.values.get("total_bytes", [])]
         if value is None or not totals:
             continue
+        name, (log, total) = f"seed {seed}: artifact bytes", totals[-1]
         hits = [log.where(total) for log, total in totals if int(total.value) == int(value)]
         if hits:
-            yield Check(f"seed {seed}: artifact bytes", AGREES, f"{value:,} as in the log", (hits[-1],))
-            continue
-        log, total = totals[-1]
-        models = [m for m in log.values.get("model_bytes", []) if int(m.value) == int(value)]
-        why = ", which is the model alone" if models else ""
-        yield Check(
-            f"seed {seed}: artifact bytes",
-            CONTRADICTS,
-            f"claims {value:,}{why}; its log has {total.value:,.0f}",
-            (record.claims_name, log.where(total)),
-        )
+            yield agrees(name, f"{value:,} as in the log", hits[-1])
+        else:
+            text = f"claims {value:,}{_alone(int(value), [log])}; its log has {total.value:,.0f}"
+            yield contradicts(name, text, record.claims_name, log.where(total))
     claimed = next((key for key in _TOTALS if as_number(record.claims.get(key))), None)
     printed = [(log, last) for log in record.logs if (last := log.last("total_bytes"))]
     if claimed is None or not printed:
         return
-    total_claimed = int(record.claims[claimed])
+    total_claimed, here = int(record.claims[claimed]), record.claim_line(claimed)
     numbers = [int(last.value) for _, last in printed]
-    here = record.claim_line(claimed)
     if total_claimed in numbers:
-        yield Check(claimed, AGREES, f"{total_claimed:,} is one of the logs' totals", (here,))
+        yield agrees(claimed, f"{total_claimed:,} is one of the logs' totals", here)
     elif abs(total_claimed - statistics.mean(numbers)) <= 1:
-        yield Check(claimed, AGREES, f"{total_claimed:,} is the mean of the logs' totals", (here,))
+        yield agrees(claimed, f"{total_claimed:,} is the mean of the logs' totals", here)
     else:
-        alone = any(int(m.value) == total_claimed for log in record.logs for m in log.values.get("model_bytes", []))
-        why = "; it is the model alone" if alone else ""
-        yield Check(
-            claimed,
-            CONTRADICTS,
-            f"claims {total_claimed:,}; the logs have {', '.join(f'{n:,}' for n in numbers)}{why}",
-            (here, *(log.where(last) for log, last in printed)),
-        )
+        shown = ", ".join(f"{number:,}" for number in numbers)
+        text = f"claims {total_claimed:,}{_alone(total_claimed, record.logs)}; the logs have {shown}"
+        yield contradicts(claimed, text, here, *(log.where(last) for log, last in printed))
+
+
+def _alone(size: int, logs: Iterable[Log]) -> str:
+    alone = any(int(model.value) == size for log in logs for model in log.values.get("model_bytes", []))
+    return ", which is the model alone" if alone else ""
 
 
 def _code_files(record: Record) -> dict[str, int]:
@@ -65,27 +60,14 @@ def code_bytes(record: Record) -> Iterator[Check]:
     if main is None or not counted:
         return
     log, code = counted[-1]
-    value = int(code.value)
-    raw = log.last("raw_code_bytes")
-    place = (log.where(code), "train_gpt.py")
+    value, raw, place = int(code.value), log.last("raw_code_bytes"), (log.where(code), "train_gpt.py")
     if value in (main, sum(files.values())):
-        yield Check("code bytes", AGREES, f"the {value:,} bytes counted are on disk", place)
-    elif raw is not None and int(raw.value) > value:
-        yield Check(
-            "code bytes",
-            CONTRADICTS,
-            f"counts {value:,} for a packed script that is not in the folder; train_gpt.py has {main:,} bytes",
-            place,
-        )
-    elif main < value:
-        yield Check(
-            "code bytes",
-            CONTRADICTS,
-            f"counts {value:,}; the shipped train_gpt.py has {main:,}: it is not the file that was measured",
-            place,
-        )
-    else:
-        yield Check("code bytes", CONTRADICTS, f"counts {value:,}; train_gpt.py on disk has {main:,}", place)
+        yield agrees("code bytes", f"the {value:,} bytes counted are on disk", *place)
+        return
+    packed = raw is not None and int(raw.value) > value
+    why = " for a packed script that is not in the folder" if packed else ""
+    end = ": it is not the file that was measured" if main < value and not packed else ""
+    yield contradicts("code bytes", f"counts {value:,}{why}; train_gpt.py on disk has {main:,}{end}", *place)
 
 
 def cap(record: Record) -> Iterator[Check]:
@@ -94,13 +76,11 @@ def cap(record: Record) -> Iterator[Check]:
         value = as_number(record.claims.get(key))
         if value is not None and value > reference.CAP_BYTES:
             text = f"{key} {value:,} is over the cap of {reference.CAP_BYTES:,}"
-            yield Check("cap", CONTRADICTS, text, (record.claim_line(key),))
+            yield contradicts("cap", text, record.claim_line(key))
     for log in record.logs:
         total = log.last("total_bytes")
         if total and total.value > reference.CAP_BYTES:
-            yield Check(
-                "cap", CONTRADICTS, f"the log's own total {total.value:,.0f} is over the cap", (log.where(total),)
-            )
+            yield contradicts("cap", f"the log's own total {total.value:,.0f} is over the cap", log.where(total))
     files = _code_files(record)
     models = [int(m.value) for log in record.logs if (m := log.last("model_bytes"))]
     source = next((text for text in record.scripts if text.name == "train_gpt.py"), None)
@@ -112,5 +92,5 @@ def cap(record: Record) -> Iterator[Check]:
         readings["all code on disk"] = sum(files.values())
     text = "; ".join(f"{name} {model + size:,}" for name, size in readings.items())
     under = [model + size <= reference.CAP_BYTES for size in readings.values()]
-    verdict = AGREES if all(under) else CANNOT_TELL
-    yield Check("cap, by reading", verdict, f"largest model {model:,} and {text}", ("train_gpt.py",))
+    verdict = agrees if all(under) else cannot_tell
+    yield verdict("cap, by reading", f"largest model {model:,} and {text}", "train_gpt.py")

@@ -8,7 +8,7 @@ rule (what code counts, which clock, which margin), the figures of each reading 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pgolf.screen import artifact, rulings, runs, scores, text_bytes
+from pgolf.screen import artifact, byte_table, rulings, runs, scores, text_bytes
 from pgolf.screen.claims import Check
 from pgolf.screen.folder import Record, read_record
 
@@ -17,8 +17,10 @@ CHECKS: tuple[Callable[[Record], Iterator[Check]], ...] = (
     scores.headline,
     scores.readme,
     scores.deviation,
+    byte_table.byte_table,
     text_bytes.implied_bytes,
     text_bytes.coverage,
+    text_bytes.other_text,
     text_bytes.overlap,
     artifact.artifact_bytes,
     artifact.code_bytes,

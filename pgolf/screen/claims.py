@@ -23,15 +23,28 @@ class Check:
     """Places as `file:line`, or names of files."""
 
 
+def agrees(name: str, finding: str, *evidence: str) -> Check:
+    return Check(name, AGREES, finding, evidence)
+
+
+def contradicts(name: str, finding: str, *evidence: str) -> Check:
+    return Check(name, CONTRADICTS, finding, evidence)
+
+
+def cannot_tell(name: str, finding: str, *evidence: str) -> Check:
+    return Check(name, CANNOT_TELL, finding, evidence)
+
+
 def claims_by_seed(record: Record) -> dict[str, dict[str, Any]]:
-    for key in ("seed_results", "seeds"):
-        found = record.claims.get(key)
-        if isinstance(found, dict) and any(isinstance(value, dict) for value in found.values()):
-            return {
-                re.sub(r"\D", "", str(seed)) or str(seed): value
-                for seed, value in found.items()
-                if isinstance(value, dict)
-            }
+    """The entry of each seed, from the first object in submission.json whose keys are seeds (`42`, `seed_42`); in one
+    called after bits per byte a bare number will do."""
+    for name, found in record.claims.items():
+        entries = found.items() if isinstance(found, dict) else ()
+        seeds = {key[0]: value for text, value in entries if (key := re.findall(r"^(?:seed_?)?(\d+)$", str(text)))}
+        if "bpb" in name:
+            seeds = {seed: {"val_bpb": value} if as_number(value) else value for seed, value in seeds.items()}
+        if seeds and all(isinstance(value, dict) for value in seeds.values()):
+            return seeds
     return {}
 
 
@@ -42,12 +55,6 @@ def listed_seeds(record: Record) -> list[str]:
 
 def as_number(value: Any) -> Decimal | None:
     return Decimal(value) if isinstance(value, int | Decimal) and not isinstance(value, bool) else None
-
-
-def same(claimed: Decimal, printed: str) -> bool:
-    """True if a claimed number equals the printed one, rounded or truncated to the fewer digits of the two."""
-    digits = min(-int(claimed.as_tuple().exponent), -int(Decimal(printed).as_tuple().exponent))
-    return abs(claimed - Decimal(printed)) < Decimal(1).scaleb(-max(digits, 0)) * Decimal("1.000001")
 
 
 def logs_of(record: Record, seed: str) -> list[Log]:

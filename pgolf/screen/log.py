@@ -6,10 +6,14 @@ source of the script; its format strings have no digits in place of values and s
 
 import re
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 _SCORE = re.compile(
     r"^\s*(?P<tag>[A-Za-z][\w +:()./-]*?)[\s:]+val_loss[:=]\s*(?P<loss>\d+\.\d+)\s+val_bpb[:=]\s*(?P<bpb>\d+\.\d+)"
 )
+_BARE = re.compile(r"^\s*(?P<tag>[\w ():./-]*\bbpb\b[\w ()./-]*)[:=]\s*(?P<bpb>\d\.\d{4,})\s*$", re.IGNORECASE)
+_DECIMAL = re.compile(r"\b\d\.\d{4,}\b")
+_PART = re.compile(r"\bbytes[:=]\s*([\d,]{7,})")
 _DURING = re.compile(r"^(step|warmup|iter|epoch)\b|^\d")
 _EVAL_TIME = re.compile(r"(?:eval_time|elapsed)[:=]\s*([\d.]+)\s*(ms|s)\b")
 _TOKENS = re.compile(r"(?:val_tokens:|Validation tokens:|val_loader:.*\btokens:)\s*([\d,]+)\s*$")
@@ -57,6 +61,10 @@ class ScoreLine:
 class Log:
     name: str
     scores: list[ScoreLine] = field(default_factory=list)
+    bare: dict[str, list[Value]] = field(default_factory=dict)
+    """Bits per byte without a loss, by what the line calls them; #1545 prints nothing else."""
+    decimals: dict[str, tuple[int, int | None]] = field(default_factory=dict)
+    """Every number on a line about bits per byte: the first such line, and the bytes of text that it names, if any."""
     values: dict[str, list[Value]] = field(default_factory=dict)
     """By kind: tokens, documents, train_shards, total_bytes, code_bytes, raw_code_bytes, model_bytes, seed, steps,
     within_gate, word_gate, and in seconds train_seconds, eval_seconds, production_seconds."""
@@ -64,6 +72,11 @@ class Log:
     def last(self, kind: str) -> Value | None:
         found = self.values.get(kind)
         return found[-1] if found else None
+
+    def printed(self, claimed: Decimal) -> tuple[str, int | None] | None:
+        """The line that prints a claimed number in any form, and the bytes of text that it names."""
+        found = next((place for text, place in self.decimals.items() if same(claimed, text)), None)
+        return None if found is None else (f"{self.name}:{found[0]}", found[1])
 
     def where(self, value: Value | ScoreLine) -> str:
         return f"{self.name}:{value.line}"
@@ -76,6 +89,12 @@ class Log:
             return str(int(stated[0].value))
         named = re.search(r"seed_?(\d+)", self.name) or re.search(r"train_?(\d+)", self.name)
         return named.group(1) if named else None
+
+
+def same(claimed: Decimal, printed: str) -> bool:
+    """True if a claimed number equals the printed one, rounded or truncated to the fewer digits of the two."""
+    digits = min(-int(claimed.as_tuple().exponent), -int(Decimal(printed).as_tuple().exponent))
+    return abs(claimed - Decimal(printed)) < Decimal(1).scaleb(-max(digits, 0)) * Decimal("1.000001")
 
 
 def parse_log(name: str, text: str) -> Log:
@@ -95,6 +114,12 @@ def parse_log(name: str, text: str) -> Log:
             log.scores.append(ScoreLine(score["tag"], score["loss"], score["bpb"], number, seconds))
             if seconds is not None:
                 note("eval_seconds", str(seconds), number)
+        elif bare := _BARE.match(line):
+            log.bare.setdefault(bare["tag"].strip(), []).append(Value(float(bare["bpb"]), number))
+        if re.search("bpb|bits per byte", line, re.IGNORECASE):
+            part = _PART.search(line)
+            for decimal in _DECIMAL.findall(line):
+                log.decimals.setdefault(decimal, (number, int(part[1].replace(",", "")) if part else None))
         if tokens := _TOKENS.search(line):
             note("tokens", tokens[1], number)
         for kind, pattern in _PATTERNS.items():

@@ -6,12 +6,7 @@ from collections.abc import Iterator
 
 from pgolf.evaluate.compare import student_tail
 from pgolf.screen import reference, script
-from pgolf.screen.claims import (
-    CANNOT_TELL,
-    Check,
-    last_scores,
-    seed_values,
-)
+from pgolf.screen.claims import Check, cannot_tell, last_scores, seed_values
 from pgolf.screen.folder import Record
 
 
@@ -38,7 +33,7 @@ def significance(record: Record) -> Iterator[Check]:
     elif len(values) > 1 and statistics.variance(values) > 0:
         t = gain / math.sqrt(statistics.variance(values) / len(values))
         parts.append(f"one-sided p = {student_tail(t, len(values) - 1):.2g} against its mean alone")
-    yield Check("against the row before", CANNOT_TELL, "; ".join(parts), (record.claims_name,))
+    yield cannot_tell("against the row before", "; ".join(parts), record.claims_name)
 
 
 def gates(record: Record) -> Iterator[Check]:
@@ -47,7 +42,7 @@ def gates(record: Record) -> Iterator[Check]:
             value = log.last(kind)
             if value and value.value > 0:
                 finding = f"{kind} fired {value.value:,.0f} times; invalid where the target decides (#1420, #2118)"
-                yield Check("gates in the log", CANNOT_TELL, finding, (log.where(value),))
+                yield cannot_tell("gates in the log", finding, log.where(value))
 
 
 def features(record: Record) -> Iterator[Check]:
@@ -56,9 +51,5 @@ def features(record: Record) -> Iterator[Check]:
             for found in script.features(layer):
                 shown = found.lines[:3]
                 more = f" and {len(found.lines) - 3} more" if len(found.lines) > 3 else ""
-                yield Check(
-                    "in the code",
-                    CANNOT_TELL,
-                    f"{found.feature.name} ({found.feature.ruling}){more}",
-                    tuple(f"{found.file}:{line}" for line in shown),
-                )
+                finding = f"{found.feature.name} ({found.feature.ruling}){more}"
+                yield cannot_tell("in the code", finding, *(f"{found.file}:{line}" for line in shown))

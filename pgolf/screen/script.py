@@ -109,14 +109,19 @@ def unpack(script: Text) -> list[Text]:
     return texts
 
 
-def _packed(source: str) -> Iterator[str]:
+def parsed(source: str) -> ast.Module | None:
+    """The syntax tree of a script; None for a text that is none."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tree = ast.parse(source)
+            return ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return
-    for node in ast.walk(tree):
+        return None
+
+
+def _packed(source: str) -> Iterator[str]:
+    tree = parsed(source)
+    for node in ast.walk(tree) if tree else ():
         if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes) and len(node.value) > 1_000:
             raw = node.value.encode("latin-1", "replace") if isinstance(node.value, str) else node.value
             for decode in (base64.b85decode, base64.b64decode, bytes):

@@ -109,7 +109,15 @@ KINDS = {
             records.AuditMetrics,
             records.AuditDetails,
         ),
-        Kind("prove", ("eval-ttt", "eval-sliding"), (), "proof", (PROOF,), records.ProveMetrics, records.ProveDetails),
+        Kind(
+            "prove",
+            ("eval-ttt", "eval-sliding"),
+            ("package",),
+            "proof",
+            (PROOF,),
+            records.ProveMetrics,
+            records.ProveDetails,
+        ),
         Kind("report", (), (), "page", (PAGE,), records.NoRecord, records.NoRecord),
     )
 }

@@ -152,6 +152,7 @@ class ProveMetrics(TypedDict, total=False):
 
 
 class ProveDetails(TypedDict, total=False):
+    score: str
     text: str
     whole: bool
     came_back: bool

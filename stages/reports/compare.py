@@ -24,7 +24,7 @@ from pgolf.store import manifest as manifests
 from pgolf.store.records import ScoreDetails, ScoreMetrics
 from pgolf.store.stage_directory import Stage
 from stages.reports import summary
-from stages.views import evaluation
+from stages.views import evaluation, proofs
 
 KINDS = kinds.SCORED
 """Evaluations, the one that a run is judged by first."""
@@ -237,6 +237,12 @@ def _show(reporter: Reporter, result: Comparison) -> None:
         )
     for line in result.verdict:
         reporter.message(line)
+    for name, stages in zip("AB", (result.reference, result.candidate), strict=True):
+        for stage in stages:
+            found = [proof for proof in proofs.proofs_of(runs.stages_of(stage.path.parent)) if proof.of == stage.label]
+            for proof in found:
+                held = proof.stale or "; ".join(f"{what}: {value}" for what, value in proof.rows()[:3])
+                reporter.message(f"{name}: {proof.stage.label} of {stage.path}: {held}")
     settings = {json.dumps(_settings(stage), sort_keys=True) for stage in result.candidate}
     if len(settings) > 1:
         reporter.message(

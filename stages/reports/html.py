@@ -23,7 +23,7 @@ from pgolf.store.stage_directory import Stage
 from stages.audit import REPORT as AUDIT_FILE
 from stages.context import StageContext
 from stages.reports import loss_curve, summary
-from stages.views import evaluation, repeat
+from stages.views import evaluation, proofs, repeat
 
 FILE = kinds.PAGE
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
@@ -93,6 +93,7 @@ def render(run: str, stages: Sequence[Stage], written: Sequence[str] = ()) -> st
         **_training(stages),
         **_bytes(stages),
         **_gain(stages),
+        proofs=[(f"{proof.stage.label} of {proof.of}", proof.rows()) for proof in proofs.proofs_of(stages)],
     )
 
 
@@ -121,6 +122,10 @@ def _facts(stages: Sequence[Stage], audits: Sequence[tuple[str, dict[str, Any]]]
     for kind, name in (("eval-ttt", "with test-time training"), ("eval-sliding", "sliding window")):
         if (stage := _main(stages, kind)) is not None:
             items.append((f"bits per byte, {name}{_replaced(stage)}", f"{stage.manifest.metrics['bits_per_byte']:.4f}"))
+            if (proof := proofs.valid(stages, kind)) is not None:
+                proved = proof.stage.manifest
+                text = "all of it" if proved.details["whole"] else f"{proved.metrics['bytes_scored']:,} bytes of it"
+                items.append((f"{name}, as a file that was decoded: {text}", f"{proved.metrics['bits_per_byte']:.4f}"))
     if (packed := _main(stages, "package")) is not None:
         ledger = packed.manifest.details["ledger"]
         limit = f"limit {ledger['cap_bytes']:,}{_replaced(packed)}"

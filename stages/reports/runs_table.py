@@ -8,8 +8,16 @@ from typing import Any
 
 from pgolf.errors import PgolfError, did_you_mean
 from pgolf.store import lineage, runs, stage_directory
-from pgolf.store.records import PackageDetails, PackageMetrics, QuantizeMetrics, ScoreMetrics, TrainMetrics
+from pgolf.store.records import (
+    PackageDetails,
+    PackageMetrics,
+    ProveMetrics,
+    QuantizeMetrics,
+    ScoreMetrics,
+    TrainMetrics,
+)
 from pgolf.store.stage_directory import Stage
+from stages.views import proofs
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,8 @@ class Row:
     ttt_bits_per_byte: float | None
     """With learning at test time."""
     quantizer: str | None
+    proved: float | None
+    """Bits per byte of the proof (`pgolf prove`) that holds and covers most of the text."""
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
@@ -64,10 +74,20 @@ def _of_run(run: str, stages: Sequence[Stage]) -> list[Row]:
     for stage in stages:
         kind, _, variant = stage.label.partition("@")
         variants.setdefault(variant, {})[kind] = stage
-    return [_row(f"{run}@{name}" if name else run, own, variants.get("", {})) for name, own in variants.items()]
+    tokens: dict[str, int] = {}
+    proved: dict[str, float] = {}
+    for proof in proofs.proofs_of(stages):
+        metrics, variant = proof.stage.manifest.metrics_as(ProveMetrics), proof.of.partition("@")[2]
+        if not proof.stale and metrics["tokens_scored"] > tokens.get(variant, 0):
+            tokens[variant], proved[variant] = metrics["tokens_scored"], metrics["bits_per_byte"]
+    return [
+        _row(f"{run}@{name}" if name else run, own, variants.get("", {}), proved.get(name))
+        for name, own in variants.items()
+        if not name or set(own) - {"audit", "prove", "report"}  # those are named after what they look at
+    ]
 
 
-def _row(name: str, own: dict[str, Stage], plain: dict[str, Stage]) -> Row:
+def _row(name: str, own: dict[str, Stage], plain: dict[str, Stage], proved: float | None) -> Row:
     date = max(stage.manifest.started for stage in own.values())[:16].replace("T", " ")
     preset = next(filter(None, (_preset(stage) for stage in (*own.values(), *plain.values()))), None)
     # A score of the model before would stand beside the size of the new one.
@@ -88,6 +108,7 @@ def _row(name: str, own: dict[str, Stage], plain: dict[str, Stage]) -> Row:
         bits_per_byte=_score(own.get("eval-sliding")),
         ttt_bits_per_byte=_score(own.get("eval-ttt")),
         quantizer=quantized.manifest.config["quantize"]["method"] if quantized else None,
+        proved=proved,
     )
 
 

@@ -25,7 +25,8 @@ from pgolf.training import train_log
 from stages.reports import credits, submission_text
 from stages.reports.compare import Comparison
 from stages.verify import REQUIREMENTS
-from stages.views import claims
+from stages.views import claims, proofs
+from stages.views.proofs import Proof
 
 TRACKS = ("10min_16mb", "non_record_16mb")
 SIZE_LIMIT, TIME_LIMIT = 16_000_000, 600.0  # bytes, and seconds each of training and of evaluation (the challenge's)
@@ -51,6 +52,8 @@ class Seed:
     train: Stage | None
     scores: Mapping[str, Stage]
     float_score: Stage | None
+    proof: Proof | None = None
+    """Of `best`; one that no longer holds says why."""
 
     @property
     def number(self) -> int:
@@ -82,6 +85,8 @@ class Seed:
             found |= {"pre_ttt_val_bpb": before, "ttt_gain_bpb": metrics["bits_per_byte"] - before}  # negative: a gain
         if self.float_score is not None:
             found["pre_quant_val_bpb"] = self.float_score.manifest.metrics_as(ScoreMetrics)["bits_per_byte"]
+        if self.proof is not None and not self.proof.stale:
+            found["proof"] = self.proof.record()
         return found
 
 
@@ -106,7 +111,12 @@ def read_seed(run: Path, variant: str | None = None) -> Seed:
     if not scores:
         raise PgolfError(f"{package.path} claims no score: run pgolf eval --ttt, then pgolf package")
     floats = claims.scores_of(quantized.parent("model"), run)
-    return Seed(run, package, quantized, lineage.get("train"), scores, floats.get("eval-sliding"))
+    best = "eval-ttt" if "eval-ttt" in scores else "eval-sliding"
+    # Of the package, of the evaluation that it claims, or of one that it no longer does.
+    mine = [package, scores[best], *(stage for stage in runs.stages_of(run) if stage.manifest.stage == "prove")]
+    made = [proof for proof in proofs.proofs_of(mine) if f"eval-{proof.score}" == best]
+    proof = proofs.valid(mine, best) or (made[-1] if made else None)
+    return Seed(run, package, quantized, lineage.get("train"), scores, floats.get("eval-sliding"), proof)
 
 
 def submission(
@@ -240,6 +250,8 @@ def warnings(seeds: Sequence[Seed], track: str) -> list[str]:
         found.append(f"track 10min_16mb wants 8 GPUs; this was made on {hardware(environment)}")
     if len(seeds) < 3:
         found.append(f"records show 3 seeds; this has {len(seeds)}")
+    found += [f"the proof of {seed.run.name} does not count: {seed.proof.stale}"
+              for seed in seeds if seed.proof is not None and seed.proof.stale]  # fmt: skip
     if not submission_text.is_registered(seeds[0].package.ancestor("tokenize")):
         found.append("the val text is not the challenge's FineWeb shards, so the score does not compare with records")
     return found

@@ -45,6 +45,8 @@ def readme(
         _table(("file", "bytes (largest of the seeds)", "counts"), _bytes(seeds)),
         "## Significance",
         "\n".join(comparison.verdict) if comparison is not None else "No comparison was made (`--against RUN...`).",
+        "## Proof",
+        _proofs(entry["seed_results"]),
         "## Compliance",
         _table(("condition", ""), [(name, "yes" if value else "no") for name, value in entry["compliance"].items()]),
         "From the manifests; conditions that the manifests do not answer are left out. Whether a score was causal, "
@@ -119,6 +121,29 @@ def _text(seed: "Seed") -> str:
             "",
             own,
         ]
+    )
+
+
+def _proofs(results: Mapping[str, Mapping[str, Any]]) -> str:
+    made = {seed: result["proof"] for seed, result in results.items() if "proof" in result}
+    if not made:
+        return "No proof was made (`pgolf prove`)."
+    rows = [
+        (
+            seed,
+            f"{proof['claimed_bits_per_byte']:.6f}",
+            f"{proof['bits_per_byte']:.6f}",
+            f"{proof['bytes_scored']:,}" + (" (all)" if proof["whole_text"] else ""),
+            f"{proof['code_bytes']:,}",
+            f"{proof['file_bytes'] - proof['code_bytes']:,}",
+            "came back" if proof["came_back"] else "did not come back",
+        )
+        for seed, proof in made.items()
+    ]
+    columns = ("seed", "claimed", "as code", "bytes of text", "bytes of code", "header and checks", "decoded")
+    return (
+        "The scored text was coded with the model's own predictions (`pgolf prove`), and a fresh process that had the "
+        "model and not the text decoded it. Bits per byte:\n\n" + _table(columns, rows)
     )
 
 

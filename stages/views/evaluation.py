@@ -56,10 +56,10 @@ class Documents:
         """Raises PgolfError for a name that leads to no documents."""
         return cls(tuple(data.source(name) for name in names), text_field)
 
-    def inputs(self, model: Stage) -> dict[str, Stage | Path | Input]:
-        """The inputs of an evaluation of `model`, by role."""
+    def inputs(self, source: Stage, role: str = "model") -> dict[str, Stage | Path | Input]:
+        """The inputs of a stage that evaluates `source`, by role."""
         entries = {f"documents:{index}": token_stages.input_of(item) for index, item in enumerate(self.sources)}
-        return {"model": model, **entries}
+        return {role: source, **entries}
 
     @property
     def options(self) -> dict[str, str]:

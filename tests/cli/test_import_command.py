@@ -41,6 +41,27 @@ def test_what_the_tensors_do_not_tell_is_named(words):
     assert "assumed: mlp_slope 0.0, rope_dims 0," in said
 
 
+@pytest.mark.parametrize(("option", "factor"), [((), 0.5), (("--set", "model.head_gate_factor=1.0"), 1.0)])
+def test_the_factor_of_sparse_gates_is_named_and_can_be_set(tmp_path, option, factor):
+    torch.save(GPT(configs.from_dict({"model": MODEL | {"head_gate": "sparse"}}).model).state_dict(), tmp_path / "a.pt")
+    result = pgolf("import", tmp_path / "a.pt", "--artifacts", tmp_path / "artifacts", "--json", *LOOPS, *option)
+    found, said = json.loads(result.stdout), " ".join(result.stderr.split())
+    assert found["config"]["model"]["head_gate_factor"] == factor
+    assert found["details"]["imported_assumed"].get("model.head_gate_factor") == (None if option else factor)
+    assert ("head_gate_factor 0.5 (0.5 in record 1.0611 (#1855), 1.0 in #1787 and #1851)" in said) == (not option)
+
+
+def test_a_format_that_nobody_documents_is_named_as_an_assumption(tmp_path):
+    weights = GPT(configs.from_dict({"model": MODEL}).model).state_dict()
+    for form, named in (("int6_sdclip_v1", True), ("int8_clean_per_row_v1", False)):
+        content = {"quantized": {}, "scales": {}, "passthrough": weights, "__quant_format__": form}
+        torch.save(content, tmp_path / "a.pt")
+        result = pgolf("import", tmp_path / "a.pt", "--artifacts", tmp_path / form, "--json", *LOOPS)
+        assumed = json.loads(result.stdout)["details"]["imported_assumed"]
+        assert ("format" in assumed) == named
+        assert ("int6_sdclip_v1 has the baseline's layout" in " ".join(result.stderr.split())) == named
+
+
 def test_a_preset_is_no_assumption(words):
     result = pgolf(*words, "--preset", "record", *LOOPS, "--set", "model.rope_dims=6", "--set", "model.num_layers=7")
     assert result.exit_code == 0, result.output

@@ -11,18 +11,23 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from cli.main import app
 from pgolf import config as configs
 from pgolf import runtime
-from pgolf.audit import evaluators
+from pgolf.audit import evaluators, record
+from pgolf.audit.text import round_trips
 from pgolf.errors import CheckFailed, PgolfError
 from pgolf.evaluate.evaluator import Trace
 from pgolf.model.gpt import GPT
 from pgolf.progress import Silent
+from pgolf.saved import tokens as token_stages
+from pgolf.saved.models import load_model
 from pgolf.store.manifest import hash_file
+from pgolf.store.stage_directory import open_stage
 from stages import audit as audits
 from stages.audit import AuditOptions, audit
 from stages.context import StageContext
@@ -244,6 +249,95 @@ def test_inspect_checks_the_order_of_scoring(run, tmp_path):
     result = CliRunner().invoke(app, ["inspect", "--check", "--json", "--from", str(forged)])
     assert result.exit_code == 1
     assert "learned from it" in " ".join(json.loads(result.stdout)["problems"])
+
+
+def without(text, words):
+    return "".join(line for line in text.splitlines(True) if not line.startswith(words))
+
+
+def early(text):
+    """Every update 64 steps before the scores that it learns from."""
+    rows = [line.split(",") for line in text.splitlines()]
+    return "".join(
+        ",".join([*row[:3], str(max(0, int(row[3]) - 64)), row[4]] if row[0] == "learn" else row) + "\n" for row in rows
+    )
+
+
+@pytest.fixture(scope="module")
+def observed(run):
+    """(order.csv, its evaluation's nats and number of updates, the audit's own run over the first 400 tokens)."""
+    context, trained = run
+    scored, config = open_stage(context.run / "eval-ttt"), evaluators.resolve(context.config, 32)
+    tokens = np.asarray(token_stages.open_split(trained.ancestor("tokenize"), "val")[0:400]).astype(np.int64)
+    trace = evaluators.evaluator("ttt", load_model(trained, context.runtime), config, context.runtime).score(tokens)
+    nll = load_file(scored.file("scores.safetensors"))["nll"]
+    return scored.file("order.csv"), nll, scored.manifest.details["steps"], trace
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: text, ""),
+        (lambda text: without(text, "learn,"), "lists 0 updates"),
+        (lambda text: without(text, "learn-each"), "is missing, though made by the evaluation"),
+        (early, "that learned from it"),
+        (lambda text: text.replace("score-each,1,", "score-each,2,"), "target 1 is scored 0 times"),
+        (lambda text: text + "score,5,5,3,0\n", "scored 2 times"),
+        (lambda text: "what,first\n", "not a table of the intervals"),
+        (lambda text: text + "learn,1,200,1000000,1\n" * 9999, "not a table of the intervals"),
+        (lambda text: text + "look,1,200,0,1\n", "not a table of the intervals"),
+    ],
+)
+def test_a_forged_order_is_found(observed, tmp_path, change, words):
+    file, nll, updates, trace = observed
+    (tmp_path / "order.csv").write_text(change(file.read_text()))
+    found = record.scoring_order("eval-ttt", tmp_path / "order.csv", nll, updates, trace, 300)
+    assert found.failed == bool(words)
+    assert words in found.summary
+    assert "the first 300 as the audit saw it" in found.summary or words
+
+
+def test_audit_fails_with_a_forged_order_and_agrees_with_the_true_one(run, tmp_path):
+    context, _ = run
+    shutil.copytree(context.run.parent, tmp_path / "copy")
+    copy = context.replace(run=tmp_path / "copy" / context.run.name)
+    file = copy.run / "eval-ttt" / "order.csv"
+    file.write_text(without(file.read_text(), "learn,"))
+    facts = json.loads((file.parent / "manifest.json").read_text())
+    facts["outputs"]["order.csv"] = dataclasses.asdict(hash_file(file))  # a forger would
+    (file.parent / "manifest.json").write_text(json.dumps(facts))
+    options = dataclasses.replace(OPTIONS, evaluator="ttt", tokens=400, probes=8)
+    with pytest.raises(CheckFailed, match=r"order on record \(A9\) failed: eval-ttt: .*lists 0 updates"):
+        audit(copy, open_stage(copy.run / "train"), options)
+    rows = {row["check"]: row for row in report_of(open_stage(copy.run / "audit@ttt"))["findings"]}
+    assert rows["tokenizer's proof"]["outcome"] == "passed"
+    assert rows["tokenizer's proof"]["numbers"]["documents"] == 8
+    assert rows["order on record"]["numbers"]["compared_with_the_audit"] == 399 - 32 - 64
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"changed_documents": 0', '"changed_documents": 3', "changed documents of val are 3"),
+        ('"sha256": "', '"sha256": "0', "of another tokenizer"),
+        ('"lossless": true', '"lossless": false', "against its own counts"),
+        ('"splits"', '"parts"', "makes no sense"),
+        ("{", "", "makes no sense"),
+    ],
+)
+def test_a_forged_proof_of_the_tokenizer_fails(run, tmp_path, old, new, words):
+    context, _ = run
+    tokens = open_stage(context.run / "tokenize")
+    file, changed = tokens.file("tokenizer_proof.json"), tmp_path / "proof.json"
+    changed.write_text(new.join(file.read_text().rsplit(old, 1)))
+    digest = hash_file(tokens.file("tokenizer.model")).sha256
+    val = tokens.manifest.details["val"]
+    facts = {"documents": 8, "bytes": val["bytes"], "tokens": val["tokens"], "changed_documents": 0}
+    assert round_trips(file, digest, facts).outcome == "passed"
+    assert round_trips(None, digest, facts).outcome == "not run"
+    found = round_trips(changed, digest, facts)
+    assert found.failed
+    assert words in found.summary
 
 
 def test_report_is_one_file_that_needs_nothing(run):

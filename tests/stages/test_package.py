@@ -19,7 +19,7 @@ from stages.package import package, requirements
 from stages.quantize import quantize
 from stages.reports import summary
 from stages.run import run
-from stages.verify import CANNOT, PASS, SHOWN, Options, answer_of, verify
+from stages.verify import CANNOT, PASS, SHOWN, Options, _Package, answer_of, verify
 
 
 @pytest.fixture
@@ -109,6 +109,27 @@ def test_verify_passes_with_run_code(chain, copy):
     assert "script prints the claimed numbers" in found["script"].detail
     assert found["time"].answer == SHOWN
     assert re.search(r"sliding: claimed \d+ s on 1 x .*, \d+ s here without a clock; ", found["time"].detail)
+
+
+def test_a_false_proof_of_the_tokenizer_beside_the_package_fails(chain, tmp_path):
+    shutil.copytree(chain.tokens.path, tmp_path / "tokenize")
+    shutil.copytree(chain.packaged.path, tmp_path / "package")
+    place = tmp_path / "private"
+    place.mkdir()
+    package = _Package(place, tmp_path / "package", Options())
+    package.files()
+    val = chain.tokens.manifest.details["val"]
+    answer = {"documents": val["documents"], "bytes": val["bytes"], "text": {"tokens": val["tokens"]}}
+    answer |= {"lossy_documents": 0, "changed_bytes": 0}
+    assert package._tokenizer_proof(answer) == ", as tokenizer_proof.json says"
+    with pytest.raises(Exception, match="changed documents of val are 0, counted are 1"):
+        package._tokenizer_proof(answer | {"lossy_documents": 1})
+    file = tmp_path / "tokenize" / "tokenizer_proof.json"
+    file.write_text("{")
+    with pytest.raises(Exception, match="makes no sense"):
+        package._tokenizer_proof(answer)
+    file.unlink()
+    assert package._tokenizer_proof(answer) == ""
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,16 @@ from pgolf.config import EvaluateConfig
 from pgolf.errors import CheckFailed, PgolfError
 from pgolf.progress import Silent
 from pgolf.saved.models import load_model
-from pgolf.store import kinds
+from pgolf.store import kinds, runs
+from pgolf.store.manifest import hash_file
 from pgolf.store.stage_directory import Stage, open_stage
 from stages.eval_ttt import eval_ttt
+from stages.package import package
 from stages.prove import prove
+from stages.reports import runs_table, submission
+from stages.reports.html import render
 from stages.run import Chain
+from stages.views.evaluation import VAL, Documents
 
 
 def test_a_sliding_score_is_proved(context, chain: Chain, tmp_path) -> None:
@@ -28,6 +33,7 @@ def test_a_sliding_score_is_proved(context, chain: Chain, tmp_path) -> None:
     made = prove(context(tmp_path / "run"), source, tokens=150)
     found = made.manifest.metrics
     assert made.manifest.details == {
+        "score": "sliding",
         "text": "val",
         "whole": False,
         "came_back": True,
@@ -43,6 +49,7 @@ def test_a_score_with_learning_is_proved(context, chain: Chain, tmp_path) -> Non
     changed = context(tmp_path / "run", ttt={"chunk_tokens": 16, "lr": 3e-3})
     scored = eval_ttt(changed, open_stage(chain.tokens.path.parent / "quantize"))
     made = prove(changed, scored, tokens=100)
+    assert made.label == "prove@ttt"
     assert made.manifest.details["came_back"]
     assert 0 <= made.manifest.metrics["bits_per_byte"] / made.manifest.metrics["claimed_bits_per_byte"] - 1 < 0.03
 
@@ -52,7 +59,102 @@ def test_a_claim_that_is_too_good_fails(context, chain: Chain, tmp_path) -> None
     better = _with_nats(source, tmp_path / "better", 0.9)
     with pytest.raises(CheckFailed, match="the code takes"):
         prove(context(tmp_path / "run"), better, tokens=200)
+    metrics = source.manifest.metrics | {"bits_per_byte": source.manifest.metrics["bits_per_byte"] - 0.01}
+    manifest = dataclasses.replace(source.manifest, metrics=metrics)
+    with pytest.raises(CheckFailed, match="are claimed, the scores per token sum to"):
+        prove(context(tmp_path / "run"), dataclasses.replace(source, manifest=manifest), tokens=200)
     assert not (tmp_path / "run" / "prove").exists()
+
+
+def test_reports_carry_the_proof_and_say_when_it_no_longer_holds(context, chain, tmp_path) -> None:
+    run = tmp_path / "tiny"
+    shutil.copytree(chain.packaged.path.parent, run)
+    here = context(run, ttt={"chunk_tokens": 16})
+    assert submission.read_seed(run).proof is None
+    scored = eval_ttt(here, open_stage(run / "quantize"))
+    prove(here, open_stage(run / "eval-sliding"), tokens=60)
+    made = prove(here, scored, tokens=90).manifest
+    page = render("tiny", runs.stages_of(run))
+    assert "Proof: prove@ttt of eval-ttt" in page
+    coded, claimed = made.metrics["bits_per_byte"], made.metrics["claimed_bits_per_byte"]
+    for figure in (f"{coded:.5f} bits per byte", f"{claimed:.5f} bits per byte", f"{coded - claimed:+.5f}"):
+        assert figure in page
+    assert "got the text back" in page
+    assert "no longer valid: " not in page
+    row = next(row for row in runs_table.rows(tmp_path) if row.run == "tiny")
+    assert row.proved == coded
+    assert "tiny@ttt" not in [row.run for row in runs_table.rows(tmp_path)]
+    package(here, open_stage(run / "quantize"))
+    seed = submission.read_seed(run)
+    folder = submission.submission(tmp_path / "out", [seed], submission.Author("A", "a", "b", "c"), "non_record_16mb")
+    entry = json.loads((folder / "submission.json").read_text("utf-8"))["seed_results"][str(seed.number)]["proof"]
+    assert (entry["bits_per_byte"], entry["claimed_bits_per_byte"], entry["score"]) == (coded, claimed, "ttt")
+    assert entry["came_back"] is True
+    readme = (folder / "README.md").read_text("utf-8")
+    assert (
+        f"| {claimed:.6f} | {coded:.6f} | {made.metrics['bytes_scored']:,} | {made.metrics['code_bytes']:,} |" in readme
+    )
+    other = context(run, ttt={"chunk_tokens": 8})
+    eval_ttt(other, open_stage(run / "quantize"))
+    package(other, open_stage(run / "quantize"))  # claims another evaluation than the proved one
+    stale = submission.read_seed(run)
+    assert stale.proof is not None
+    assert "no longer the one that was proved" in stale.proof.stale
+    assert "proof" not in stale.results()
+    assert any("does not count: eval-ttt is no longer" in line for line in submission.warnings([stale], "t"))
+    assert "no longer valid" in render("tiny", runs.stages_of(run))
+    assert next(row for row in runs_table.rows(tmp_path) if row.run == "tiny").proved is not None  # the sliding one
+
+
+def test_a_package_is_proved_by_its_own_claim_and_without_its_run(context, chain, documents, tmp_path) -> None:
+    made = prove(context(tmp_path / "run"), chain.packaged, 150, "sliding")
+    assert (made.label, made.manifest.details["score"]) == ("prove@package", "sliding")
+    alone = tmp_path / "sent" / "package"
+    shutil.copytree(chain.packaged.path, alone)
+    text = Documents.of([documents[1]])
+    with pytest.raises(PgolfError, match="name the scored text with --documents"):
+        prove(context(tmp_path / "run"), open_stage(alone), 0, "sliding")
+    with pytest.raises(PgolfError, match="only the whole text can be proved"):
+        prove(context(tmp_path / "run"), open_stage(alone), 150, "sliding", text)
+    with pytest.raises(PgolfError, match="is not the text"):
+        prove(context(tmp_path / "run"), open_stage(alone), 0, "sliding", Documents.of([documents[0]]))
+    whole = prove(context(tmp_path / "run"), open_stage(alone), 0, "sliding", text).manifest
+    assert whole.metrics["bits_per_byte"] / whole.metrics["claimed_bits_per_byte"] - 1 < 0.005
+    assert whole.metrics["bytes_scored"] == chain.sliding_score.manifest.metrics["bytes_scored"]
+    assert whole.details["came_back"]
+
+
+@pytest.mark.parametrize("with_run", [True, False])
+def test_a_package_that_claims_less_is_told_false(context, chain, documents, tmp_path, with_run: bool) -> None:
+    folder = (chain.packaged.path.parent if with_run else tmp_path) / "package@lying"
+    shutil.copytree(chain.packaged.path, folder)
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        score = manifest["details"]["claims"]["scores"]["sliding"]
+        score["bits_per_byte"] -= 0.01 if with_run else 0.3  # 0.01 is within the coder's rounding for so short a text
+        (folder / "claims.json").write_text(json.dumps(manifest["details"]["claims"]), "utf-8")
+        manifest["outputs"]["claims.json"] = dataclasses.asdict(hash_file(folder / "claims.json"))
+        (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+        words = "the scores per token sum to" if with_run else "the code takes"
+        text = VAL if with_run else Documents.of([documents[1]])
+        with pytest.raises(CheckFailed, match=words):
+            prove(context(tmp_path / "run"), open_stage(folder), 0, "sliding", text)
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    "change", [{"scores": 3}, {"scores": {}}, {"text": None}, {"scores": {"sliding": {}}}, {"bits": 0}]
+)
+def test_claims_that_make_no_sense_are_one_line(context, chain, tmp_path, change) -> None:
+    details = json.loads(json.dumps(chain.packaged.manifest.details))
+    if "bits" in change:
+        details["claims"]["scores"]["sliding"]["bits_per_byte"] = float(change["bits"])
+    else:
+        details["claims"] |= change
+    stage = dataclasses.replace(chain.packaged, manifest=dataclasses.replace(chain.packaged.manifest, details=details))
+    with pytest.raises(PgolfError, match=r"make no sense|claims no sliding"):
+        prove(context(tmp_path / "run"), stage, 50, "sliding")
 
 
 def test_an_evaluator_that_peeks_cannot_be_made_to_decompress(chain: Chain, context, tmp_path, monkeypatch) -> None:
@@ -96,7 +198,7 @@ def test_code_of_a_wrong_length_is_refused(chain: Chain, context, tmp_path) -> N
     model = load_model(open_stage(chain.tokens.path.parent / "quantize"), context(tmp_path).runtime)
     stream = Stream(model, EvaluateConfig(seq_len=8, stride=4), model.config.bos_id, 4)
     with pytest.raises(PgolfError, match="32-bit words"):
-        range_coding.decode_one(stream, b"abc", model.config.bos_id, lambda tokens: None)
+        range_coding.decode_stream(stream, b"abc", lambda tokens: None)
 
 
 def _with_nats(source: Stage, folder, factor: float) -> Stage:
@@ -109,5 +211,6 @@ def _with_nats(source: Stage, folder, factor: float) -> Stage:
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     manifest["outputs"][kinds.SCORES] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     manifest["inputs"]["model"]["path"] = str(source.parent("model").path)
+    manifest["metrics"]["bits_per_byte"] *= factor
     (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
     return open_stage(folder)

@@ -4,7 +4,8 @@ With chunks as short as the stride this is dynamic evaluation (Krause et al., ar
 forward, which scores its last targets and whose gradient the weights then follow. With longer chunks it is what the
 records do (PR #461, #549, #1413): score all windows of the chunk, then train on it in rows for a few epochs. Learning
 from the scored targets alone, and not also from the context, keeps short chunks from overfitting (+0.012 BPB
-measured at 64 targets in 256).
+measured at 64 targets in 256). Over the logits learn fast output weights (`fast_output`), and over those, with
+`ttt.mixing_lr`, `context_mixing` mixes in what the tokens' contexts say.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from pgolf.config.ttt import TttConfig
 from pgolf.evaluate import windows
 from pgolf.evaluate.evaluator import Trace
 from pgolf.evaluate.sliding import expected_tokens, scored_hidden, targets_of
-from pgolf.evaluate.ttt import rows, time_cap
+from pgolf.evaluate.ttt import context_mixing, rows, time_cap
 from pgolf.evaluate.ttt.fast_output import FastOutput
 from pgolf.evaluate.ttt.optimizer import Learner
 from pgolf.evaluate.ttt.task import LEARNING, Method, Passes, Task
@@ -28,10 +29,11 @@ def run(task: Task) -> Trace:
     """Score and learn along the stream."""
     settings, ttt, clock = task.settings, task.ttt, task.clock
     chunks = _chunked(task)
+    output: FastOutput | context_mixing.OverOutput | None = None
+    if ttt.output_lr or ttt.output_stream_lr:
+        output = FastOutput(task.model.config.vocab_size, task.bos_id, ttt)
+        output = context_mixing.over(task, output) if ttt.mixing_lr else output
     learner = Learner(task.model, ttt)
-    output = (
-        FastOutput(task.model.config.vocab_size, task.bos_id, ttt) if ttt.output_lr or ttt.output_stream_lr else None
-    )
     last = len(task.tokens) - 1
     left = float(sum(map(_length, chunks)))
     learned = 0
@@ -95,7 +97,12 @@ def _passes_of(chunk: Sequence[Window], ttt: TttConfig) -> float:
     return _length(chunk) + LEARNING * ttt.epochs * sum(window.scored for window in chunk)
 
 
-def _score(task: Task, batch: Sequence[Window], output: FastOutput | None, step: int | None) -> Tensor:
+def _score(
+    task: Task,
+    batch: Sequence[Window],
+    output: FastOutput | context_mixing.OverOutput | None,
+    step: int | None,
+) -> Tensor:
     """Score and record consecutive windows; returns a scalar with the gradient of their mean loss.
 
     step: the evaluation step; None when every target is a separate step.
@@ -109,14 +116,14 @@ def _score(task: Task, batch: Sequence[Window], output: FastOutput | None, step:
         recorder.add(targets, losses.detach().double().cpu().numpy(), 0 if step is None else step)
         recorder.keep(targets, logits)
         return losses.mean()
-    held = {row for row, target in enumerate(targets.tolist()) if target + 1 in recorder.wanted}
+    places = (targets + 1).tolist()
+    held = {row for row, place in enumerate(places) if place in recorder.wanted}
     values = logits.detach().float().cpu().numpy()
-    nll, slopes, found = output.score(task.tokens[targets], task.tokens[targets + 1], values, held)
+    nll, slopes, found = output.score(task.tokens[targets], task.tokens[targets + 1], values, held, batch)
     recorder.add(targets, nll, targets)
     recorder.learned(targets[0], targets[0], targets[-1], len(targets), each=True)
-    places = targets + 1
-    recorder.log_probs |= {int(places[row]): vector[recorder.wanted[places[row]]] for row, vector in found.items()}
-    # The gradient is that of the mixed output: the model need not learn what the fast weights have learned.
+    recorder.log_probs |= {places[row]: vector[recorder.wanted[places[row]]] for row, vector in found.items()}
+    # The gradient is that of the fast weights' output: the model need not learn what the fast weights have learned.
     return (logits * torch.from_numpy(slopes).to(logits.device)).sum() / len(targets)
 
 

@@ -4,12 +4,16 @@ import dataclasses
 import hashlib
 import json
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from pgolf.compress import text_file
 from pgolf.compress.predictors import Documents, LearningStream, Stream
@@ -27,6 +31,7 @@ from pgolf.progress import Silent
 from pgolf.runtime import choose
 from pgolf.tokens.tokenizer import Tokenizer, train
 
+TTT = TttConfig(chunk_tokens=4, lr=1e-3)
 SETTINGS = CompressSettings(seq_len=12, stride=4, rows=3, piece_bytes=20)
 TEXT = b"The quick brown fox.\nIt jumps over the lazy dog,\nand \xf0\x9f\x98\x80 the rest.\n" * 3
 
@@ -60,6 +65,83 @@ def test_any_bytes_come_back(model: GPT, tokenizer: Tokenizer, text: bytes) -> N
     found = compress(text, model, tokenizer, SETTINGS, Silent())
     assert decompress(found.data, "x.pgt", model, tokenizer, Silent()) == text
     assert found.text_bytes == len(text)
+
+
+DOCUMENTS = st.one_of(st.text(max_size=60).map(str.encode), st.binary(max_size=40), st.sampled_from([b"", TEXT[:99]]))
+_CHILD = """
+import json, sys
+from pathlib import Path
+import torch
+from safetensors.torch import load_file
+from pgolf.compress.texts import decompress
+from pgolf.config import from_dict
+from pgolf.model.gpt import GPT
+from pgolf.progress import Silent
+from pgolf.tokens.tokenizer import Tokenizer
+folder = Path(sys.argv[1])
+torch.set_num_threads(2)
+model = GPT(from_dict({"model": json.loads((folder / "model.json").read_text())}).model).eval()
+model.load_state_dict(load_file(folder / "model.safetensors"))
+tokenizer = Tokenizer.open(folder / "tokenizer.model")
+for file in folder.glob("*.pgt"):
+    file.with_suffix(".txt").write_bytes(decompress(file.read_bytes(), file.name, model, tokenizer, Silent()))
+"""
+
+
+@given(st.lists(DOCUMENTS, min_size=16, max_size=16))
+@settings(max_examples=1, phases=[Phase.generate])  # a process that loads torch for each example
+def test_another_process_gets_any_documents_back(
+    model: GPT, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory, documents: list[bytes]
+) -> None:
+    folder = tmp_path_factory.mktemp("two")
+    save_file({name: value.clone() for name, value in model.state_dict().items()}, folder / "model.safetensors")
+    (folder / "model.json").write_text(json.dumps(dataclasses.asdict(model.config)))
+    (folder / "tokenizer.model").write_bytes(tokenizer.proto)
+    for index, document in enumerate(documents):
+        found = compress(document, model, tokenizer, SETTINGS, Silent(), TTT if index % 2 else None)
+        (folder / f"{index}.pgt").write_bytes(found.data)
+    subprocess.run([sys.executable, "-c", _CHILD, str(folder)], check=True, cwd=Path(__file__).parents[3])
+    assert [(folder / f"{index}.txt").read_bytes() for index in range(len(documents))] == documents
+
+
+def test_learning_makes_a_repeating_text_smaller(model: GPT, tokenizer: Tokenizer) -> None:
+    plain, learned = (compress(TEXT, model, tokenizer, SETTINGS, Silent(), ttt) for ttt in (None, TTT))
+    assert learned.code_bytes < 0.9 * plain.code_bytes
+    assert decompress(learned.data, "x.pgt", model, tokenizer, Silent()) == TEXT
+    header, blocks = text_file.read(learned.data, "x.pgt")
+    assert len(blocks) > 1  # learning goes on from one to the next
+    assert header["ttt"]["lr"] == TTT.lr
+    faster = text_file.write(header | {"ttt": header["ttt"] | {"lr": 0.5}}, blocks)
+    with pytest.raises(PgolfError, match="decodes to other text"):
+        decompress(faster, "x.pgt", model, tokenizer, Silent())
+    with pytest.raises(PgolfError, match="cannot be followed"):
+        compress(TEXT, model, tokenizer, SETTINGS, Silent(), TttConfig(method="lora"))
+    with pytest.raises(PgolfError, match="needs the length"):
+        compress(TEXT, model, tokenizer, SETTINGS, Silent(), dataclasses.replace(TTT, schedule="cosine"))
+
+
+@given(st.integers(0, 2**32), st.booleans())
+@settings(max_examples=6)
+def test_code_of_no_text_is_refused_in_one_line(model: GPT, tokenizer: Tokenizer, seed: int, learns: bool) -> None:
+    header, blocks = text_file.read(compress(TEXT[:70], model, tokenizer, SETTINGS, Silent(), TTT).data, "x.pgt")
+    header["ttt"] = header["ttt"] if learns else None
+    noise = np.random.default_rng(seed).bytes(4 * (seed % 7))
+    forged = [dataclasses.replace(blocks[0], code=noise), *blocks[1:]]
+    with pytest.raises(PgolfError, match="block 1 decodes to other text"):
+        decompress(text_file.write(header, forged), "x.pgt", model, tokenizer, Silent())
+
+
+def test_case_operators_come_back(model: GPT) -> None:
+    cased = train([TEXT * 9], TokenizerConfig(vocab_size=310, caseops=True))
+    wide = GPT(dataclasses.replace(model.config, vocab_size=cased.vocab_size)).eval()
+    for text in ("A B NASA iPhone \ue001\ue004 ÄÖ".encode() * 5, b"A B C D E F G H I"):
+        for ttt in (None, TTT):
+            found = compress(text, wide, cased, SETTINGS, Silent(), ttt)
+            assert decompress(found.data, "x.pgt", wide, cased, Silent()) == text
+        header, blocks = text_file.read(found.data, "x.pgt")
+        forged = [dataclasses.replace(block, code=bytes(8)) for block in blocks]
+        with pytest.raises(PgolfError, match="decodes to other text"):
+            decompress(text_file.write(header, forged), "x.pgt", wide, cased, Silent())
 
 
 @given(st.binary(max_size=500), st.integers(1, 60))
@@ -138,7 +220,13 @@ def test_a_machine_with_other_bits_fails_at_the_first_block(model: GPT, tokenize
     [
         {"settings": {"seq_len": 1 << 40, "stride": 4, "rows": 3, "piece_bytes": 20}},
         {"settings": {"seq_len": 0, "stride": 4, "rows": 3, "piece_bytes": 20}},
+        {"settings": {"seq_len": 12.0, "stride": 4, "rows": 3, "piece_bytes": 20}},
+        {"settings": {"seq_len": 1 << 14, "stride": 4, "rows": 1 << 14, "piece_bytes": 20}},
         {"settings": None},
+        {"ttt": 3},
+        {"ttt": {"lr": -1.0}},
+        {"ttt": {"no such field": 1}},
+        {"kind": "proof"},
         {"format": 2},
         {"text": 3},
     ],

@@ -132,6 +132,77 @@ def test_bits_per_byte_in_the_field_of_the_loss_are_found(tmp_path: Path) -> Non
     assert "bits per byte" in contradictions(folder)["headline score"].finding
 
 
+TABLE = """
+YES=True
+def luts(tok, size, device):
+    sizes, spaces, edges = zeros(size), zeros(size), ones(size)
+    for n in range(size):
+        if tok.is_control(n) or tok.is_unknown(n): continue
+        edges[n] = not YES
+        if tok.IsByte(n):
+            sizes[n] = 1
+        else:
+            text = tok.IdToPiece(n)
+            if text[:1] == "\u2581":
+                spaces[n] = YES; text = text[1:]
+            sizes[n] = len(text.encode())
+    return torch.tensor(sizes, device=device), spaces, edges
+def newer(a):
+    return f"{a["b"]}"
+total += (vals.spaces[y] & ~vals.edges[x]).sum()
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("", "", None),
+        ("len(text.encode())", "len(text.encode()) + spaces_here", ""),  # not interpreted: nothing is said
+        ("spaces[n] = YES; text = text[1:]", "spaces[n] = YES", "'\u2581the' 7 for 4"),
+        ("text = text[1:]", 'text = text.replace("\u2581", " ")', "'\u2581the' 5 for 4"),  # #1734: counted twice
+        ("text = text[1:]", 'text = text.lstrip("\\u2581")', None),
+        (".IsByte(n)", ".is_unused(n)", "'<0x0A>' 6 for 1"),
+        ("tok.is_control(n) or", "not YES or", "'<s>' 3 for 0"),
+        ("len(text.encode())", "len(text)", "'\u00e9' 1 for 2"),
+        ("vals.spaces[y] & ~vals.edges[x]", "0", "'\u2581the' 3 for 4"),
+    ],
+)
+def test_the_byte_table_of_the_script_is_read(tmp_path: Path, old: str, new: str, words: str | None) -> None:
+    folder = write_record(tmp_path)
+    (folder / "data.py").write_text(TABLE.replace(old, new) if old else TABLE, "utf-8")
+    found = [check for check in screen_folder(folder) if check.name == "byte table of the script"]
+    assert [check.verdict for check in found] == ([] if words == "" else [CONTRADICTS if words else AGREES])
+    assert all((words or "right bytes of 6") in check.finding for check in found)
+    assert all(check.evidence == ("data.py:3",) for check in found)
+
+
+def test_a_score_printed_in_another_form_is_no_contradiction_unless_it_is_of_a_part(tmp_path: Path) -> None:
+    folder = write_record(tmp_path, {"val_bpb": 0.901534})
+    with (folder / "train_seed42.log").open("a") as log:
+        log.write("ttt_chunk [474/474] bpb=0.901534 time=295.6s\n")  # as #1001
+    found = {check.name: check for check in screen_folder(folder)}["headline score"]
+    assert (found.verdict, found.evidence) == ("cannot tell", ("train_seed42.log:12",))
+    with (folder / "train_seed0.log").open("a") as log:
+        log.write("ppm_mix bytes=27048621 mix_bpb=0.901534 ppm_only=2.076814\n")  # #1881: of 8M tokens
+    assert "27,048,621 bytes; the split has 151,080,500" in contradictions(folder)["headline score"].finding
+
+
+def test_seeds_are_found_by_their_keys_and_late_runs_of_unnamed_seeds_count(tmp_path: Path) -> None:
+    folder = write_record(
+        tmp_path, {"seed_results": None, "val_bpb_std": None, "val_bpb_seeds": {"seed_42": 1.082, "mean": 9}}
+    )
+    assert "seed 42: val_bpb" in {check.name for check in screen_folder(folder) if check.verdict == AGREES}
+    write_record(tmp_path, {"seed_results": None}, eval=607_537)  # #798 names no seeds
+    assert "607.537" in contradictions(folder)["time of evaluation"].finding
+
+
+def test_a_readme_of_another_state_is_shown(tmp_path: Path) -> None:
+    folder = write_record(tmp_path)
+    (folder / "README.md").write_text("first on `val_tokens`: 36,562,944\n", "utf-8")
+    shown = next(check for check in screen_folder(folder) if check.name == "val tokens in README")
+    assert "36,562,944 val tokens, the logs here 40,540,160" in shown.finding
+
+
 def test_a_packed_script_is_read_and_not_run(tmp_path: Path) -> None:
     inner = "import os\n" * 300 + "eval_slot_lr = 0.1\nraise SystemExit('was run')\n"
     noise = "".join(f"# {number * 7919 % 10_007}\n" for number in range(2_000))

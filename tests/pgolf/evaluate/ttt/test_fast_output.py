@@ -23,7 +23,10 @@ def plain(previous: np.ndarray, targets: np.ndarray, logits: np.ndarray, setting
         if previous[at] == BOS:
             begin = at
             for key in [key for key in held if tables[key[0]][1]]:
-                del held[key], met[key]
+                met[key] = 0
+                held[key][0][:] = 0.0
+                if tables[key[0]][0] > 0:  # of the empty context the squares stay
+                    del held[key]
         keys = [
             (number, *previous[at + 1 - length : at + 1].tolist())
             for number, (length, _, _) in enumerate(tables)

@@ -26,6 +26,7 @@ SETTINGS = EvaluateConfig(seq_len=32, stride=8, batch_windows=4)
 BOS = 1
 METHODS = {
     "dynamic": TttConfig(chunk_tokens=8, lr=1e-2),
+    "mixing": TttConfig(chunk_tokens=8, lr=1e-2, mixing_lr=0.005),
     "chunks": TttConfig(
         chunk_tokens=64, epochs=2, optimizer="sgd", lr=0.1, schedule="cosine", output_lr=(), output_stream_lr=()
     ),
