@@ -7,6 +7,7 @@ frequencies give the same bytes on every machine.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import constriction
 import numpy as np
@@ -19,8 +20,7 @@ _FAMILY = constriction.stream.model.Categorical(perfect=False)
 MAX_ALPHABET = 128
 
 
-@dataclass(frozen=True)
-class Streams:
+class Streams(NamedTuple):
     """The three parts that a set of matrices is coded as."""
 
     magnitudes: bytes

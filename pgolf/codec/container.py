@@ -21,9 +21,10 @@ from pgolf.codec.directory import Directory, MatrixEntry
 from pgolf.codec.side_information import Prediction
 from pgolf.codec.symbols import Plane
 from pgolf.errors import PgolfError
-from pgolf.quantized.tensors import QuantizedModel, QuantizedTensor
+from pgolf.quantized.tensors import VECTOR, QuantizedModel, QuantizedTensor
 
 MAGIC = b"PGZ\x01"
+"""With version 1. Version 2: a trellis has more than 8 states, or a matrix is a vector."""
 _DIGEST, _CONTENT_DIGEST = 16, 8
 _START = len(MAGIC) + _DIGEST
 PLAIN, CENTERED, ZERO = 0, 1, 2
@@ -75,9 +76,7 @@ def encode(model: QuantizedModel, coder: str = "range") -> bytes:
     sections += [write_numbers(np.array([len(text), kind, len(stored)])), stored]
     if coder == "range":
         for coded in _code(model, directory, vectors, by_plane=False):
-            streams = coded.streams
-            lengths = [len(streams.magnitudes), len(streams.signs), len(streams.escapes)]
-            sections += [write_numbers(np.array(lengths)), streams.magnitudes, streams.signs, streams.escapes]
+            sections += [write_numbers(np.array([*map(len, coded.streams)])), *coded.streams]
     else:
         packed = compressors.compress(baseline.pack(model, directory), coder)
         sections += [write_numbers(np.array([len(packed)])), packed]
@@ -86,7 +85,11 @@ def encode(model: QuantizedModel, coder: str = "range") -> bytes:
     sections.append(_content_digest(model, text))
     body = b"".join(sections)
     directories.check_size(directory, len(body))
-    return MAGIC + hashlib.sha256(body).digest()[:_DIGEST] + body
+    return MAGIC[:3] + bytes([_version(directory)]) + hashlib.sha256(body).digest()[:_DIGEST] + body
+
+
+def _version(directory: Directory) -> int:
+    return 1 + any(entry.trellis > 8 or entry.role == VECTOR for entry in directory.matrices)
 
 
 def decode(data: bytes) -> QuantizedModel:
@@ -111,8 +114,10 @@ def take_apart(data: bytes) -> Parts:
     """Check the digest, read the directory, and cut the rest into sections."""
     if data[:3] != MAGIC[:3]:
         raise PgolfError("this is not a model.pgz: it does not begin with PGZ")
-    if data[3:4] != MAGIC[3:]:
-        raise PgolfError(f"the container has version {data[3:4].hex() or 'none'}, this pgolf reads 01: use a newer one")
+    if data[3:4] not in (b"\x01", b"\x02"):
+        raise PgolfError(
+            f"the container has version {data[3:4].hex() or 'none'}, this pgolf reads 01 and 02: use a newer one"
+        )
     body = memoryview(data)[_START:]
     if hashlib.sha256(body).digest()[:_DIGEST] != data[len(MAGIC) : _START]:
         raise PgolfError("model.pgz is damaged: its digest does not match its bytes; copy or package it again")
@@ -124,6 +129,8 @@ def take_apart(data: bytes) -> Parts:
     text = compressors.decompress(stored, compressors.NAMES[kind], raw)
     directory = directories.read(text)
     directories.check_size(directory, len(body))
+    if _version(directory) != data[3]:
+        raise PgolfError("the container's directory is inconsistent; package the model again")
     nothing = Streams(b"", b"", b"")
     scales = plain = centered = nothing
     packed = b""
@@ -225,21 +232,14 @@ def _choose_centered(model: QuantizedModel) -> set[str]:
         tried = tensor
         if tensor.symbols.size > _CENTER_TRIAL:
             rows = _CENTER_TRIAL // tensor.shape[1]
-            tried = QuantizedTensor(
-                tensor.role,
-                tensor.symbols[:rows],
-                tensor.row_scale[:rows],
-                tensor.col_scale,
-                tensor.resolution,
-                tensor.trellis,
-                tensor.segment,
-            )
+            tried = dataclasses.replace(tensor, symbols=tensor.symbols[:rows], row_scale=tensor.row_scale[:rows])
         alphabet = side_information.alphabet_for([tried.symbols])
         sizes = []
         for centered in (False, True):
             plane = side_information.plane_of(tried, centered)
-            streams = coders.encode([plane], [tried.symbols], alphabet, _MEMORIES[0], centered).streams
-            sizes.append(len(streams.magnitudes) + len(streams.signs) + len(streams.escapes))
+            sizes.append(
+                sum(map(len, coders.encode([plane], [tried.symbols], alphabet, _MEMORIES[0], centered).streams))
+            )
         if sizes[1] < sizes[0]:
             chosen.add(name)
     return chosen

@@ -12,6 +12,7 @@ from pgolf.codec import tables
 from pgolf.codec.coder import MAX_ALPHABET
 from pgolf.codec.side_information import MAX_INERTIA, Prediction
 from pgolf.errors import PgolfError
+from pgolf.quantized.tensors import NEXT_STATE
 
 MAX_HEADER = 1 << 22
 MAX_TENSORS = 1 << 16
@@ -142,13 +143,12 @@ def check_size(directory: Directory, available: int) -> None:
                 break
         small += count
     sides = sum(entry.rows + entry.columns for entry in directory.matrices)
-    if directory.weights > 256 * available + (1 << 16) or sides > min(4 * available + (1 << 16), 1 << 22):
+    weights = directory.weights
+    if max(weights, small) > 256 * available + (1 << 16) or sides > min(4 * available + (1 << 16), 1 << 22):
         raise PgolfError(
-            f"a container of {available:,} bytes cannot hold the {directory.weights:,} weights it declares: at most "
-            "256 a byte; it is damaged"
+            f"a container of {available:,} bytes cannot hold the {weights:,} weights and {small:,} bytes of control "
+            "tensors that it declares: it is damaged"
         )
-    if small > 256 * available + (1 << 16):
-        raise PgolfError(f"a container of {available:,} bytes cannot hold control tensors of {small:,}: it is damaged")
 
 
 def _fold(values: list[Any]) -> Any:
@@ -171,7 +171,7 @@ def _entry(values: dict[str, Any]) -> MatrixEntry:
         "rows": (0, MAX_SIDE),
         "columns": (0, MAX_SIDE),
         "resolution": (1, MAX_RESOLUTION),
-        "trellis": (0, 8),
+        "trellis": (0, 64),
         "segment": (1, MAX_SIDE),
         "part": (0, 2),
         "base": (0, tables.CLASSES - 1),
@@ -179,7 +179,7 @@ def _entry(values: dict[str, Any]) -> MatrixEntry:
         "column_inertia": (0, MAX_INERTIA),
     }
     numbers: dict[str, Any] = {key: _whole(values[key], key, *limits[key]) for key in _NUMBERS}
-    if numbers["trellis"] not in (0, 4, 8):
+    if numbers["trellis"] not in {0, *NEXT_STATE}:
         raise ValueError(f"a trellis of {numbers['trellis']} states")
     if numbers["part"] == 1 and numbers["columns"] > 1 << 16:
         raise ValueError("a centered matrix with more than 65,536 columns")

@@ -156,4 +156,4 @@ def _shared(coded: Coded) -> list[float]:
 
 
 def _size(streams: Streams) -> int:
-    return len(streams.magnitudes) + len(streams.signs) + len(streams.escapes)
+    return sum(map(len, streams))

@@ -31,10 +31,10 @@ _FIRST_BLOCK, _GROWTH = 256, 16  # tables are rebuilt when 256 symbols and a six
 _MEAN_ROWS = 6  # rows that the running mean of a column looks back, in rows that follow it closely
 _MAX_LEVEL = 1 << 10  # half steps; larger values enter the mean as this one
 
-# The trellises as one machine: state 0 is "no trellis", 1 .. 4 that of four states, 5 .. 12 that of eight.
-_ENTRY = {0: 0, 4: 1, 8: 5}
-_NEXT = np.concatenate([np.zeros(2), 1 + NEXT_STATE[4].ravel(), 5 + NEXT_STATE[8].ravel()]).astype(np.int64)
-_KAPPA: np.ndarray = np.concatenate([np.zeros(1), KAPPA[4], KAPPA[8]]).astype(np.int64)
+# The trellises as one machine: state 0 is "no trellis", 1 .. 4 that of four states, 5 .. 12 that of eight, and so on.
+_ENTRY = {0: 0} | {states: states - 3 for states in NEXT_STATE}
+_NEXT = np.concatenate([np.zeros(2), *(_ENTRY[n] + table.ravel() for n, table in NEXT_STATE.items())]).astype(np.int64)
+_KAPPA: np.ndarray = np.concatenate([np.zeros(1), *KAPPA.values()]).astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)

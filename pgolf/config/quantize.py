@@ -30,7 +30,7 @@ class QuantizeConfig:
     resolution: int = 4
     """Steps of the scale grid per octave (`waterfill`, `trellis`): a quarter octave costs 0.004 bit per weight."""
     trellis_states: int = 8
-    """4 or 8: more states round a little better and take longer to search."""
+    """4, 8, 16, 32 or 64: more states round a little better and take longer to search."""
     rate_weight: float = 1.0
     """Weight of a symbol's bits in rounding, 1 being the slope of rate against distortion; 0: nearest level."""
     fisher: bool = True
@@ -38,6 +38,9 @@ class QuantizeConfig:
     sensitivity_tokens: int = 16_384
     """Train tokens, apart from those of the calibration, on which every matrix's share of the target is measured; 0:
     trust the Fisher weights."""
+    round_controls: bool = False
+    """Also round control tensors (gains, gates, taps) of 16 values or more, onto steps of their own (`waterfill`,
+    `trellis`); off: they are stored in 16 bits a value, which small models notice."""
     distill_steps: int = 0
     """Distillation steps that train the remaining float weights toward the original model (`waterfill`, `trellis`); 0:
     off."""
@@ -68,5 +71,5 @@ class QuantizeConfig:
             raise PgolfError(f"quantize.damping is {self.damping:g}; it must be above 0")
         if not 1 <= self.resolution <= 1024:
             raise PgolfError(f"quantize.resolution is {self.resolution}; it must lie between 1 and 1024")
-        if self.trellis_states not in (4, 8):
-            raise PgolfError(f"quantize.trellis_states is {self.trellis_states}; choose 4 or 8")
+        if self.trellis_states not in (4, 8, 16, 32, 64):
+            raise PgolfError(f"quantize.trellis_states is {self.trellis_states}; choose 4, 8, 16, 32 or 64")

@@ -28,6 +28,8 @@ _OPTIONAL: Mapping[str, Callable[[Config], bool]] = {
     "pgolf.model.smear": lambda config: config.model.smear_gate,
     "pgolf.model.value_embedding": lambda config: bool(config.model.value_embed_layers),
     "pgolf.training.reserve": lambda config: config.train.reserve_seconds > 0,
+    "pgolf.quant.hessian_ranks": lambda config: config.train.reserve_seconds > 0,
+    "pgolf.quant.single_matrix": lambda config: config.quantize.method not in ("trellis", "waterfill"),
     "pgolf.quant.rtn": lambda config: config.quantize.method in ("rtn", "sdclip"),
     "pgolf.quant.progressive_rounding": lambda config: config.quantize.distill_steps > 0,
     "pgolf.quant.gptq": lambda config: config.quantize.method not in ("trellis", "waterfill"),

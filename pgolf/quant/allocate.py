@@ -125,7 +125,7 @@ class Plan:
 
 
 def measure(
-    plan: Plan, divergence: Divergence, log2_c: float, on_progress: Callable[[int], None] | None = None
+    plan: Plan, divergence: Divergence, log2_c: float, on_progress: Callable[[int], None] = lambda done: None
 ) -> list[Share]:
     """Quantize each matrix alone at the common step, measure the divergence, and set the plan's offsets from it."""
     matrices = plan.round(log2_c)
@@ -133,8 +133,7 @@ def measure(
     costs: dict[str, float] = {}
     for done, (name, tensor) in enumerate(matrices.items(), start=1):
         costs[name] = divergence.of({name: dequantize(tensor)})
-        if on_progress is not None:
-            on_progress(done)
+        on_progress(done)
     sizes = {name: problem.weight.size for name, problem in plan.problems.items()}
     logs = {name: math.log2(max(cost / sizes[name], 1e-30)) for name, cost in costs.items()}
     mean = sum(sizes[name] * value for name, value in logs.items()) / plan.weights
@@ -150,7 +149,7 @@ def land(
     target: int,
     size: Callable[[Matrices], int],
     octaves: float,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None],
 ) -> tuple[Matrices, float]:
     """All matrices, at the finest steps whose encoded model takes at most `target` bytes and at least 99.9% of it, and
     their octaves; the search begins at `octaves`.
@@ -183,7 +182,7 @@ class _Search:
         rounds: Rounds,
         target: int,
         size: Callable[[Matrices], int],
-        on_progress: Callable[[int], None] | None,
+        on_progress: Callable[[int], None],
     ) -> None:
         self.rounds, self.target, self.size, self.on_progress = rounds, target, size, on_progress
         self.seen: list[tuple[float, int]] = []
@@ -204,8 +203,7 @@ class _Search:
                 self.bad = (log2_c, found)
         elif self.good is None or found > self.good[1]:
             self.good, self.best = (log2_c, found), matrices
-        if self.on_progress is not None:
-            self.on_progress(found)
+        self.on_progress(found)
         return found
 
     def trim(self) -> None:

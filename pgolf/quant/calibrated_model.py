@@ -20,7 +20,6 @@ from pgolf.progress import Reporter
 from pgolf.quant import calibration_data, controls, waterfill
 from pgolf.quant.allocate import Share
 from pgolf.quant.divergence import Divergence
-from pgolf.quant.grid import Floats
 from pgolf.quant.hessian import Calibration
 from pgolf.quant.waterfill import Problem
 from pgolf.quantized.tensors import QuantizedTensor
@@ -41,7 +40,6 @@ class CalibratedModel:
     threads: int
     reporter: Reporter
     bits: Mapping[str, float]  # by role, the method's default where `quantize.bits` names none
-    sigmas: Mapping[str, float]  # the same for `quantize.clip_sigmas`
     calibration_tokens: int
     calibration: Mapping[str, Calibration]  # by matrix; empty without tokens
 
@@ -109,30 +107,3 @@ class Rounded:
 
 Quantizer = Callable[[CalibratedModel, int], Rounded]
 """A quantization method: a model and the bytes that its coded form may take (0: no target), to integers."""
-
-
-@dataclass(frozen=True, eq=False)
-class Matrix:
-    """One matrix and the settings that apply to it."""
-
-    weight: Floats  # (rows, columns)
-    role: str
-    bits: float
-    sigmas: float
-    damping: float
-    calibration: Calibration | None  # None without tokens; there for every method that needs Hessians
-
-
-def each_matrix(function: Callable[[Matrix], QuantizedTensor]) -> Quantizer:
-    """The method that rounds every matrix by itself, with steps that the settings fix."""
-
-    def quantize(source: CalibratedModel, target_bytes: int) -> Rounded:
-        damping, matrices = source.config.quantize.damping, {}
-        with source.reporter.progress("quantize", total=len(source.roles)) as bar:
-            for name, role in source.roles.items():
-                weight, found = source.weights[name].double().numpy(), source.calibration.get(name)
-                matrices[name] = function(Matrix(weight, role, source.bits[role], source.sigmas[role], damping, found))
-                bar.update(len(matrices))
-        return Rounded(matrices, source.controls)
-
-    return quantize

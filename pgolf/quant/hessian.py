@@ -23,14 +23,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import CHUNK_TOKENS, GPT
-from pgolf.quant import precision
+from pgolf.quant import hessian_ranks, precision
 from pgolf.quant.grid import Floats
 from pgolf.runtime import Runtime
 
@@ -106,9 +105,9 @@ def calibrate(
     batches: Sequence[Tensor],
     gradients: bool = True,
     seed: int = 0,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] = lambda tokens: None,
     runtime: Runtime | None = None,
-    time_for: Callable[[float], bool] | None = None,
+    time_for: Callable[[float], bool] = lambda longest: True,
 ) -> dict[str, Calibration]:
     """Statistics of every matrix in `model.matrix_roles()`, over batches of token ids (B, T).
 
@@ -128,31 +127,15 @@ def calibrate(
         done, longest = 0, 0.0
         for tokens in batches:
             started = time.perf_counter()
-            if done and time_for is not None and not time_for(longest):
+            if done and not time_for(longest):
                 break
             _one_batch(model, tokens, collector, generator)
             longest = max(longest, time.perf_counter() - started)
             done += tokens.numel()
-            if on_progress is not None:
-                on_progress(done)
+            on_progress(done)
     if runtime is not None and runtime.world_size > 1:
-        done = _add_up(collector, done, batches[0].device)
+        done = hessian_ranks.add_up(collector.sums, done, batches[0].device)
     return {name: _finish(name, collector, tuple(parameters[name].shape), done) for name in roles}
-
-
-def _add_up(collector: _Collector, tokens: int, device: torch.device) -> int:
-    """Add up the sums of all processes in place; returns the tokens of all."""
-    counts = torch.tensor(float(tokens), dtype=torch.float64, device=device)
-    dist.all_reduce(counts)
-    for _, sums in sorted(collector.sums.items()):
-        weight = torch.tensor(sums.weight, dtype=torch.float64, device=device)
-        dist.all_reduce(weight)
-        sums.weight = float(weight)
-        for total in (sums.inputs, sums.output):
-            moved = total.to(device)
-            dist.all_reduce(moved)
-            total.copy_(moved)
-    return int(counts)
 
 
 def save(path: Path, statistics: Mapping[str, Calibration], facts: Mapping[str, Any]) -> None:

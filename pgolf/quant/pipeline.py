@@ -91,7 +91,6 @@ def calibrate(
         threads=runtime.threads,
         reporter=reporter,
         bits={role: method.role_bits(settings, role) for role in roles},
-        sigmas={role: method.role_sigmas(settings, role) for role in roles},
         calibration_tokens=tokens,
         calibration=statistics,
     )

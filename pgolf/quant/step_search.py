@@ -9,11 +9,13 @@ from pgolf.codec import container
 from pgolf.quant import allocate
 from pgolf.quant.allocate import Matrices, Plan, Rounds, Share
 from pgolf.quant.calibrated_model import CalibratedModel, Rounded
-from pgolf.quant.controls import half_or_float
+from pgolf.quant.controls import choose_steps, split
+from pgolf.quant.divergence import Divergence
 from pgolf.quant.progressive_rounding import Gradual
 from pgolf.quant.waterfill import Rounding
 from pgolf.quantized.tensors import QuantizedModel
 
+CONTROL_TOKENS = 2048  # of each measurement of a control tensor; four times as many move a step by a few percent
 _MOST_BITS = 16  # coded bits per weight, as in `quantize.bits`; finer steps would only fill the target with noise
 
 
@@ -35,30 +37,37 @@ def search(source: CalibratedModel, target_bytes: int, states: int) -> Rounded:
     settings = source.config.quantize
     rounding = Rounding(states=states, rate_weight=settings.rate_weight, resolution=settings.resolution)
     plan = Plan(source.problems, rounding, source.threads)
-    shares: list[Share] = []
     if (most := _MOST_BITS * plan.weights // 8) < target_bytes:
         source.reporter.message(f"{_MOST_BITS} bits per weight are the most: {most:,} of {target_bytes:,} bytes")
         target_bytes = most
+    shares, log2_c = _by_target(source, plan, target_bytes) if target_bytes else ([], _by_role(source, plan))
+    matrices = plan.round(log2_c)
+    plan.refit(matrices)
+    steps: Mapping[str, float] = {}
+    if settings.round_controls:
+        distance = Divergence(source.model, source.batches(CONTROL_TOKENS, choosing=True))
+        steps = choose_steps(distance, source.weights, matrices)
+    controls: Mapping[str, Tensor] = source.controls
     if target_bytes:
-        matrices, shares = _by_target(source, plan, target_bytes)
+        matrices, plan.last_log2_c = _land(source, plan, controls, steps, target_bytes, log2_c)
     else:
-        matrices = _by_role(source, plan)
-    if not settings.distill_steps:
-        return Rounded(matrices, source.controls, shares)
-    return Rounded(*distill(source, plan, target_bytes), shares)
+        matrices = plan.round(log2_c)
+    if settings.distill_steps:
+        matrices, controls = distill(source, plan, steps, target_bytes)
+    coded, left = split(controls, steps)
+    return Rounded(matrices | coded, left, shares)
 
 
-def _by_role(source: CalibratedModel, plan: Plan) -> Matrices:
+def _by_role(source: CalibratedModel, plan: Plan) -> float:
+    """Set the offsets that give every role its bits; returns the common log2 c."""
     for role in sorted(set(source.roles.values())):
         names = [name for name, problem in plan.problems.items() if problem.role == role]
         plan.offsets |= dict.fromkeys(names, plan.log2_c_for_bits(source.bits[role], names))
-    with source.reporter.progress("quantize", total=2) as bar:
-        plan.refit(plan.round(0.0))
-        bar.update(1)
-        return plan.round(0.0)
+    return 0.0
 
 
-def _by_target(source: CalibratedModel, plan: Plan, target_bytes: int) -> tuple[Matrices, list[Share]]:
+def _by_target(source: CalibratedModel, plan: Plan, target_bytes: int) -> tuple[list[Share], float]:
+    """Set the offsets from measured sensitivity; returns the shares and a first guess of the common log2 c."""
     settings, names = source.config.quantize, list(plan.problems)
     start_bits = 8.0 * target_bytes / plan.weights
     if not settings.fisher:
@@ -70,16 +79,22 @@ def _by_target(source: CalibratedModel, plan: Plan, target_bytes: int) -> tuple[
         with source.reporter.progress("sensitivity", total=len(names)) as bar:
             shares = allocate.measure(plan, source.divergence, log2_c, bar.update)
         log2_c = plan.log2_c_for_bits(start_bits, names)
-    plan.refit(plan.round(log2_c))
-    matrices, plan.last_log2_c = _land(source, plan, source.controls, target_bytes, log2_c)
-    return matrices, shares
+    return shares, log2_c
 
 
 def _land(
-    source: CalibratedModel, rounds: Rounds, controls: Mapping[str, Tensor], target_bytes: int, octaves: float
+    source: CalibratedModel,
+    rounds: Rounds,
+    controls: Mapping[str, Tensor],
+    steps: Mapping[str, float],
+    target_bytes: int,
+    octaves: float,
 ) -> tuple[Matrices, float]:
+    coded, left = split(controls, steps)
+
     def size(matrices: Matrices) -> int:
-        return len(container.encode(QuantizedModel(matrices, controls, source.header), source.config.package.coder))
+        model = QuantizedModel(matrices | coded, left, source.header)
+        return len(container.encode(model, source.config.package.coder))
 
     with source.reporter.progress("byte target", total=target_bytes) as bar:
         return allocate.land(
@@ -87,10 +102,13 @@ def _land(
         )
 
 
-def distill(source: CalibratedModel, plan: Plan, target_bytes: int) -> tuple[Matrices, dict[str, Tensor]]:
+def distill(
+    source: CalibratedModel, plan: Plan, control_steps: Mapping[str, float], target_bytes: int
+) -> tuple[Matrices, dict[str, Tensor]]:
     """Round share by share with training in between, from the steps at `plan.last_log2_c`.
 
-    The last share lands on `target_bytes`, if that is not 0. Returns the matrices and the trained control tensors.
+    control_steps: by control tensor that will be rounded. The last share lands on `target_bytes`, if that is not 0.
+    Returns the matrices and the trained control tensors, not rounded.
     """
     settings, batches = source.config.quantize, source.teaching
     gradual = Gradual(source.model, plan, source.config.optim, settings.distill_lr)
@@ -105,7 +123,7 @@ def distill(source: CalibratedModel, plan: Plan, target_bytes: int) -> tuple[Mat
                 bar.update(next(steps), note=f"{share:.0%} rounded, {divergence:.5f} nats/token")
 
             gradual.train(batches[start:stop], start / len(batches), stop / len(batches), on_step)
-    trained = {name: half_or_float(tensor) for name, tensor in gradual.controls().items()}
+    trained = gradual.controls()
     if not target_bytes:
         return gradual.round(0.0), trained
-    return _land(source, gradual, trained, target_bytes, 0.0)[0], trained
+    return _land(source, gradual, trained, control_steps, target_bytes, 0.0)[0], trained

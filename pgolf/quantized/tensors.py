@@ -32,6 +32,13 @@ KAPPA = {
     4: np.array([0, 0, 1, 1], dtype=np.int8),
     8: np.array([0, 1, 0, 1, 0, 1, 0, 1], dtype=np.int8),
 }
+# 16 states and more: h0 and h1 of Ungerboeck's one-dimensional codes (IEEE Trans. Inf. Theory 28, 1982, table I)
+for _states, _h0, _h1 in (16, 0o23, 0o04), (32, 0o45, 0o10), (64, 0o103, 0o24):
+    _state = np.arange(_states)[:, None]
+    KAPPA[_states] = (_state[:, 0] & 1).astype(np.int8)
+    NEXT_STATE[_states] = (_state >> 1 ^ (_state & 1) * (_h0 >> 1) ^ np.arange(2) * (_h1 >> 1)).astype(np.int8)
+VECTOR = "vector"
+"""Role of a tensor of one dimension, held as a matrix of one row."""
 MAX_EXPONENT = 120  # largest distance of a scale from 1 in octaves; beyond it float32 overflows or goes subnormal
 
 
@@ -40,7 +47,7 @@ class QuantizedTensor:
     """One weight matrix as integers on a grid.
 
     The weight at (r, c) is `level(r, c) * 2 ** ((row_scale[r] + col_scale[c]) / resolution)`, computed in float64 and
-    rounded once to float32. With `trellis` 0 the level is the symbol itself. With 4 or 8 states the symbols of one
+    rounded once to float32. With `trellis` 0 the level is the symbol itself. With 4 states or more the symbols of one
     column, cut in segments of `segment` rows that each begin in state 0, are the levels q of dependent quantization:
     `level = 2 q - sign(q) * kappa(state)`, the state moving by the parity of q (ISO/IEC 15938-17).
     """
@@ -50,7 +57,7 @@ class QuantizedTensor:
     row_scale: np.ndarray  # (rows,) int16, index on the logarithmic grid; the tensor's own constant is included
     col_scale: np.ndarray  # (columns,) int16
     resolution: int = 8  # grid steps per octave
-    trellis: int = 0  # number of states: 0, 4 or 8
+    trellis: int = 0  # number of states: 0 or a key of NEXT_STATE
     segment: int = 128  # rows per trellis segment
 
     @property
@@ -126,10 +133,12 @@ def dequantize(tensor: QuantizedTensor) -> torch.Tensor:
 
 @dataclass(frozen=True, eq=False)
 class QuantizedModel:
-    """All weights of a model: matrices as integers, control tensors (gains, scales, gates) as they are stored."""
+    """All weights of a model: as integers, or as floats that are stored as they are."""
 
-    matrices: Mapping[str, QuantizedTensor]  # by parameter name, in the model's order
-    controls: Mapping[str, torch.Tensor]  # by parameter name: float16, bfloat16 or float32, stored exactly
+    matrices: Mapping[str, QuantizedTensor]  # by parameter name: weight matrices, then rounded control tensors
+    controls: Mapping[
+        str, torch.Tensor
+    ]  # the other control tensors (gains, scales, gates): float16, bfloat16 or float32
     header: Mapping[str, Any] = field(
         default_factory=dict
     )  # JSON: the model's configuration and other data for readers
@@ -139,5 +148,7 @@ class QuantizedModel:
         both = set(self.matrices) & set(self.controls)
         if both:
             raise PgolfError(f"tensor {min(both)} is stored twice")
-        weights = {name: dequantize(tensor) for name, tensor in self.matrices.items()}
+        weights = {
+            name: dequantize(tensor)[0 if tensor.role == VECTOR else ...] for name, tensor in self.matrices.items()
+        }
         return weights | {name: tensor.to(torch.float32) for name, tensor in self.controls.items()}

@@ -19,6 +19,8 @@ NEXT = {
     4: [(0, 2), (2, 0), (1, 3), (3, 1)],
     8: [(0, 2), (7, 5), (1, 3), (6, 4), (2, 0), (5, 7), (3, 1), (4, 6)],
 }
+for states, g, h in ((16, 9, 2), (32, 18, 4), (64, 33, 10)):
+    NEXT[states] = [((s >> 1) ^ (s & 1) * g, (s >> 1) ^ (s & 1) * g ^ h) for s in range(states)]
 OFFSETS = (0.0, 0.0, 1 / 16, 3 / 16, 5 / 16, 7 / 16)
 ERF = (0.0705230784, 0.0422820123, 0.0092705272, 0.0001520143, 0.0002765672, 0.0000430638)
 
@@ -230,7 +232,7 @@ def read(
     file: bytes,
 ) -> tuple[dict[str, Any], list[tuple[str, list[list[int]], list[int], list[int]]], dict[str, bytes]]:
     """The directory; name, symbols, row scales and column scales of each matrix; the bytes of each control."""
-    assert file[:4] == b"PGZ\x01"
+    assert file[:3] == b"PGZ"
     assert hashlib.sha256(file[20:]).digest()[:16] == file[4:20]
     data = Bytes(file[20:])
     size, kind, stored = data.number(), data.number(), data.number()
@@ -242,6 +244,7 @@ def read(
         for key, value in directory["matrices"].items()
     }
     entries = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    assert file[3] == (2 if any(e["trellis"] > 8 or e["role"] == "vector" for e in entries) else 1)
     told = [(e[side + "s"], e, f"{side}_scale_") for e in entries for side in ("row", "column")]
     vectors = [Matrix(1, length, e[key + "base"], 3, 12) for length, e, key in told]
     read_set(data, vectors, directory["alphabets"][0], 15, centered=False)

@@ -120,7 +120,13 @@ def test_a_compression_bomb_is_refused() -> None:
 
 
 def test_a_later_format_version_is_reported() -> None:
-    with pytest.raises(PgolfError, match="version 02"):
+    with pytest.raises(PgolfError, match="version 03"):
+        container.decode(b"PGZ\x03" + DATA[4:])
+    with pytest.raises(PgolfError, match="directory is inconsistent"):
         container.decode(b"PGZ\x02" + DATA[4:])
+    larger = container.encode(trained_like(trellis=16))
+    assert larger[:4] == b"PGZ\x02"
+    with pytest.raises(PgolfError, match="directory is inconsistent"):
+        container.decode(DATA[:4] + larger[4:])
     with pytest.raises(PgolfError, match=r"not a model\.pgz"):
         container.decode(b"PK\x03\x04" + DATA[4:])

@@ -8,7 +8,7 @@ from quantized_models import same, trained_like
 from pgolf.codec import container
 
 
-@pytest.mark.parametrize("trellis", [0, 4, 8])
+@pytest.mark.parametrize("trellis", [0, 4, 8, 16, 32, 64])
 def test_a_reader_made_from_the_document_finds_the_same_model(trellis: int) -> None:
     model = trained_like(seed=trellis, trellis=trellis)
     model.matrices["blocks.1.weight"].symbols[3, 4] = -1234567  # an escape

@@ -17,8 +17,8 @@ from pgolf.model.gpt import GPT
 from pgolf.progress import Silent
 from pgolf.quant import hessian, methods, pipeline, rtn
 from pgolf.quant.allocate import in_parallel
-from pgolf.quant.calibrated_model import Matrix, each_matrix
 from pgolf.quant.divergence import Divergence
+from pgolf.quant.single_matrix import Matrix, each_matrix
 from pgolf.quantized.tensors import QuantizedModel, QuantizedTensor
 from pgolf.runtime import Runtime
 from pgolf.tokens.shards import TokenStream, write_shards

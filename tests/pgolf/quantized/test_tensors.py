@@ -43,13 +43,13 @@ def random_tensor(trellis: int, rows: int = 45, columns: int = 7) -> QuantizedTe
     )
 
 
-@pytest.mark.parametrize("trellis", [0, 4, 8])
+@pytest.mark.parametrize("trellis", [0, *NEXT_STATE])
 def test_weights_are_those_of_the_plain_walk(trellis: int) -> None:
     tensor = random_tensor(trellis)
     assert np.array_equal(dequantize(tensor).numpy(), plain(tensor))
 
 
-@pytest.mark.parametrize("states", [4, 8])
+@pytest.mark.parametrize("states", [*NEXT_STATE])
 def test_every_trellis_state_has_two_ways_in_and_two_out(states: int) -> None:
     table = NEXT_STATE[states]
     assert all(len(set(row)) == 2 for row in table.tolist())
