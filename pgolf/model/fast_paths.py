@@ -224,8 +224,8 @@ def _race(plain: Callable[[], Tensors], fast: Callable[[], Tensors], tolerance: 
     # On one thread other processes cannot disturb processor time; several threads do not add up to a time.
     clock = time.process_time if shape.threads == 1 else time.perf_counter
     times: tuple[list[float], list[float]] = [], []
-    begun = time.perf_counter()
-    stop = begun + RACE_SECONDS
+    begun = clock()
+    stop = begun + RACE_SECONDS  # by the same clock: on a busy machine, too, there are several rounds
     with torch.set_grad_enabled(shape.training):
         while len(times[0]) < RACE_ROUNDS:
             results = []
@@ -235,7 +235,7 @@ def _race(plain: Callable[[], Tensors], fast: Callable[[], Tensors], tolerance: 
                 kept.append(clock() - start)
             if len(times[0]) == 1:
                 _compare(results[0], results[1], tolerance)
-            now = time.perf_counter()
+            now = clock()
             if now + (now - begun) / len(times[0]) > stop:  # another round would end too late
                 break
     return Timing(*map(min, times))  # other load on the machine only adds time
