@@ -4,7 +4,8 @@
 
 Makes a run of the `demo` preset with a few steps in FOLDER, on Python's documentation, and runs every command in it,
 the stages with `--force`: once with all output into a pipe, once on a pseudo-terminal. Prints, as a Markdown table, the
-seconds that each took, its longest time without a byte of output, and the last words before that.
+seconds that each took, its longest time without a byte of output, and the last words before that. On a machine that
+does other work, `--processor` counts the command's own processor seconds in place of those of the clock.
 """
 
 import argparse
@@ -53,7 +54,16 @@ COMMANDS = (
 _ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[a-zA-Z]|\r")
 
 
-def measured(words: list[str], folder: Path, terminal: bool) -> tuple[int, float, float, str]:
+def processor_seconds(pid: int) -> float:
+    """That a process and its finished children have used; 0 once it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def measured(words: list[str], folder: Path, terminal: bool, processor: bool) -> tuple[int, float, float, str]:
     """(exit code, seconds, longest silence in seconds, last words before it)."""
     if terminal:
         reading, writing = pty.openpty()
@@ -66,7 +76,8 @@ def measured(words: list[str], folder: Path, terminal: bool) -> tuple[int, float
         command, cwd=folder, stdin=subprocess.DEVNULL, stdout=writing, stderr=writing, env=environment
     )
     os.close(writing)
-    begun = last = time.monotonic()
+    clock = (lambda: processor_seconds(process.pid)) if processor else time.monotonic
+    begun = last = clock()
     longest, shown, before = 0.0, b"", "the start"
     while True:
         ready, _, _ = select.select([reading], [], [], 0.05)
@@ -74,7 +85,7 @@ def measured(words: list[str], folder: Path, terminal: bool) -> tuple[int, float
             data = os.read(reading, 65536) if ready else b""
         except OSError:  # a pseudo-terminal whose other side is closed
             data, ready = b"", [reading]
-        now = time.monotonic()
+        now = clock() or last
         if ready:
             if now - last > longest:
                 longest = now - last
@@ -85,7 +96,7 @@ def measured(words: list[str], folder: Path, terminal: bool) -> tuple[int, float
             if not data:
                 break
     os.close(reading)
-    return process.wait(), time.monotonic() - begun, longest, before
+    return process.wait(), last - begun, longest, before
 
 
 def main() -> None:
@@ -94,6 +105,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="beginnings of the commands to run, comma-separated; all")
     parser.add_argument("--iterations", type=int, default=60)
     parser.add_argument("--terminal", action=argparse.BooleanOptionalAction, default=None, help="only one of the two")
+    parser.add_argument("--processor", action="store_true", help="count processor seconds")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     (given.folder / "short.jsonl").write_text('{"text": "The function returns a list of the names."}\n' * 5)
@@ -109,7 +121,7 @@ def main() -> None:
             for option, made in itertools.pairwise(words):
                 if option in ("--output", "--out"):
                     subprocess.run(["rm", "-rf", str(given.folder / made)], check=True)
-            code, seconds, silent, before = measured(words, given.folder, terminal)
+            code, seconds, silent, before = measured(words, given.folder, terminal, given.processor)
             failed = f" (exit code {code})" if code else ""
             cells += [f"{seconds:.1f}{failed}", f"{silent:.1f}", before.replace("|", "/")]
         print("| " + " | ".join(cells) + " |", flush=True)

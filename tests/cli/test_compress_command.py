@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typed import SMALL, assignments, pgolf, snapshot
 
-from cli import screen
+from cli import activity
 
 resource = pytest.importorskip("resource", reason="limits on file size are Unix's")
 
@@ -59,7 +59,7 @@ def test_another_number_of_threads_changes_nothing(here, tmp_path, monkeypatch):
 def test_ctrl_c_leaves_nothing(here, tmp_path, monkeypatch, command):
     pgolf("compress", tmp_path / "odd.bin", *here, "--output", tmp_path / "a.pgt")
     before = snapshot(tmp_path)
-    monkeypatch.setattr(screen._Task, "update", lambda self, *arguments, **named: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(activity.Task, "update", lambda self, *arguments, **named: signal.raise_signal(signal.SIGINT))
     file = tmp_path / ("odd.bin" if command == "compress" else "a.pgt")
     assert pgolf(command, file, *here).exit_code == 130
     assert snapshot(tmp_path) == before
