@@ -12,7 +12,7 @@ _OUTPUT = typer.Option("--output", help="File to write; default: FILE with .pgt 
 
 def add_to(app: typer.Typer) -> None:
     @command(
-        app, "compress", examples=("pgolf compress val.jsonl", "pgolf compress val.jsonl --ttt --output small.pgt")
+        app, "compress", examples=("pgolf compress val.jsonl",)
     )
     def compress(
         common: Common,
