@@ -1,6 +1,7 @@
 """The stage contract: up to date means untouched, an exception leaves nothing, a variant stands beside."""
 
 import json
+import time
 
 import pytest
 
@@ -210,6 +211,7 @@ def test_only_settings_that_change_a_result_redo_a_stage(context, assignment, re
 def test_changed_added_and_removed_inputs_are_named(context, chained, tmp_path):
     trained, _, _ = chained
     heard = Heard()
+    time.sleep(1.1)  # manifests give whole seconds
     newer = make(context, "ema-finalize", trained, force=True)
     make(context, "quantize", newer, reporter=heard)
     make(context, "quantize", newer, trained, reporter=heard)

