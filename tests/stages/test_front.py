@@ -35,6 +35,8 @@ def test_a_lone_package_scores_and_writes_as_pgolf_does(chain, tmp_path):
     assert said.stdout == f"{first}\n---\n{second}\n"
     with pytest.raises(PgolfError, match="empty"):
         model.bits_per_byte("")
+    refused = typed.pgolf("audit", "--from", package, "--artifacts", tmp_path, "--run", "r")
+    assert f"pgolf verify {package} --val TEXT --audit" in refused.stderr
 
 
 def test_runs_open_by_folder(chain):
