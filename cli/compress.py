@@ -11,9 +11,7 @@ _OUTPUT = typer.Option("--output", help="File to write; default: FILE with .pgt 
 
 
 def add_to(app: typer.Typer) -> None:
-    @command(
-        app, "compress", examples=("pgolf compress val.jsonl", "pgolf compress val.jsonl --ttt --output small.pgt")
-    )
+    @command(app, "compress", examples=("pgolf compress val.jsonl",))
     def compress(
         common: Common,
         file: Annotated[Path, typer.Argument(metavar="FILE", help="Any file of text.")],

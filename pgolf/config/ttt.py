@@ -65,6 +65,9 @@ class TttConfig:
     phases: int = 3
     """`phased`: number of groups of documents between which the global weights learn from all scored text (PR #1626:
     3)."""
+    phase_share: float = 0.0
+    """`phased`: share of the documents that comes before the last phase, divided evenly among the others (#2135: 0.05).
+    0: all phases alike."""
 
     def __post_init__(self) -> None:
         for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
@@ -99,3 +102,5 @@ class TttConfig:
                 raise PgolfError(f"ttt.{name} is {list(rates)}; give at most {most} rates, none negative")
         if not 0.0 <= self.decay < 1.0 or not 0.0 <= self.beta2 < 1.0:
             raise PgolfError("ttt.decay and ttt.beta2 must lie in [0, 1)")
+        if not 0.0 <= self.phase_share < 1.0:
+            raise PgolfError(f"ttt.phase_share is {self.phase_share:g}; it must lie in [0, 1)")

@@ -6,7 +6,7 @@ every document. Chunk by chunk: one forward over the last `seq_len` tokens up to
 its loss is the step's, so nothing is computed twice. Documents are taken longest first, so that those of one batch end
 together; none depends on another, so processes share them. Where time is short, the rest is scored without adapters.
 
-`phased` (PR #1610, #1626) cuts the documents, in stream order, into phases; after each phase the model's own weights
+`phased` (PR #1610, #1626) cuts the documents, in stream order, into phases; between two phases the model's own weights
 learn from all documents scored so far, on all processes together.
 """
 
@@ -118,7 +118,8 @@ PHASED = Method(
 def _plan(task: Task, phases: int) -> list[tuple[int, list[Group]]]:
     """By phase: the end of its last document, and its groups. The same on every process, however many there are."""
     documents = windows.segments(task.tokens, task.bos_id)
-    edges = np.linspace(0, len(documents), phases + 1).round().astype(int).tolist()
+    share = task.ttt.phase_share or (phases - 1) / phases
+    edges = [*np.linspace(0, share * len(documents), phases).round().astype(int).tolist(), len(documents)]
     step, plan = 0, []
     for first, end in pairwise(edges):
         ordered = sorted(documents[first:end], key=lambda document: document[0] - document[1])

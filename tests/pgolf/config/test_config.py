@@ -55,7 +55,7 @@ PR_2135 = {
     "ttt": {
         **{"method": "phased", "chunk_tokens": 48, "optimizer": "sgd", "lr": 0.001, "epochs": 1, "lora_rank": 80},
         **{"lora_alpha": 144.0, "lora_lr": 8e-5, "lora_decay": 2.0, "lora_without": ("attn.c_k",), "lora_chunks": ()},
-        **{"lora_documents": 64},
+        **{"lora_documents": 64, "phases": 2, "phase_share": 0.05},
     },
 }
 

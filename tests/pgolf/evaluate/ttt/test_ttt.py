@@ -229,6 +229,18 @@ def test_chunks_by_length_and_maps_without_adapters(model: GPT) -> None:
         TttConfig(lora_without=("c_q",))
 
 
+@pytest.mark.parametrize(
+    ("share", "phases", "ends"), [(0.0, 3, {91, 200}), (0.2, 2, {90}), (0.6, 2, {200}), (0.6, 3, {91, 200})]
+)
+def test_where_the_global_steps_are_taken(model: GPT, share: float, phases: int, ends: set[int]) -> None:
+    """Documents end at 90, 91, 200, 317 and 399; a global step learns from all of them up to its own."""
+    ttt = replace(METHODS["phased"], phase_share=share, phases=phases, lora_lr=0.0)
+    updates = TttEvaluator(model, SETTINGS, ttt, RUNTIME).score(stream()).updates
+    assert {last + 1 for _, _, last, _, _ in updates} == ends
+    with pytest.raises(PgolfError, match="phase_share is 1; it must lie in"):
+        TttConfig(phase_share=1.0)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_bfloat16_activations(method: str) -> None:
     model, tokens = build(), stream()
