@@ -31,11 +31,20 @@ def add_to(app: typer.Typer) -> None:
 
         Changes the text and watches which scores move. Exit code 1 when a check fails.
         """
+        from pgolf.errors import PgolfError
+        from pgolf.store import stage_directory
         from stages.audit import AuditOptions
         from stages.audit import audit as run
         from stages.views import claims
 
         context, source = common.prepare("audit", *assignments(None, False, mixture))
+        if source.manifest.stage == "package" and not stage_directory.exists(
+            stage_directory.locate(source.path, source.manifest.inputs["model"])
+        ):
+            raise PgolfError(
+                f"{source.path} is a package without its run, and an audit needs the text: "
+                f"pgolf verify {source.path} --val TEXT --audit"
+            )
         options = AuditOptions(evaluator, tokens, probes, seconds, limit_seconds, probe_seed)
         score = claims.scores_of(claims.scored_model(source), context.run).get(f"eval-{evaluator}")
         common.finish(run(context.adopt(score, context.own("audit"), source), source, options))

@@ -8,7 +8,7 @@ from cli.common import Common, command
 
 
 def add_to(app: typer.Typer) -> None:
-    @command(app, "prove", examples=("pgolf prove --score sliding --tokens 500",))
+    @command(app, "prove", examples=("pgolf prove --score sliding --tokens 500 --name part",))
     def prove(
         common: Common,
         score: Annotated[str, typer.Option(help="sliding or ttt, where the run has both scores.")] = "",

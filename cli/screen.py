@@ -63,30 +63,35 @@ class Screen:
         if detail and not self._verbose:
             return
         if self._as_json:
-            console.print(_table(title, columns, rows, console.width), crop=False)
+            _print_table(console, title, columns, rows)
             return
         with results.capture() as drawn:
-            results.print(_table(title, columns, rows, results.width), crop=False)
+            _print_table(results, title, columns, rows)
         write(drawn.get())
 
 
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Table:
-    table = Table(title=plain(title) or None, title_justify="left", title_style="bold")
+def _print_table(where: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Long texts are folded, short cells never: half a number is worse than a line that is too long. Where the frame
+    does not fit, there is none."""
     shown = [[plain(cell) for cell in row] for row in rows]
-    needed = 1
+    table, widths = Table(), []
     for index, column in enumerate(columns):
         cells = [row[index] for row in shown]
         longest = max(map(len, cells), default=0)
-        # Long texts are folded, short cells never: half a number is worse than a line that is too long.
         short = longest <= _SHORT and (index > 0 or len(columns) == 1)
         number = index > 0 and all(_NUMBER.fullmatch(cell) for cell in cells)
         table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=short)
-        needed += 3 + (max(longest, len(column)) if short else min(max(longest, len(column)), _SHORT))
+        longest = max(longest, len(column))
+        widths.append(longest if short else min(longest, _SHORT))
     for row in shown:
         table.add_row(*row)
-    if needed > width:
-        table.width = needed  # the terminal breaks the lines, or scrolls
-    return table
+    if sum(widths) + 3 * len(widths) + 1 > where.width:
+        table.box, table.padding = None, (0, 1, 0, 0)
+        if sum(widths) + len(widths) > where.width:
+            table.width = sum(widths) + len(widths)  # the terminal breaks the lines, or scrolls
+    if title:
+        where.print(Text(plain(title), style="bold"), soft_wrap=True)
+    where.print(table, crop=False)
 
 
 def write(text: str) -> None:

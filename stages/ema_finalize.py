@@ -79,8 +79,8 @@ def _choose(context: StageContext, build: StageBuild, trained: Stage) -> None:
     ordered = sorted(losses, key=lambda name: losses[name])
     gain = losses["last"] - losses[best]
     context.reporter.result(
-        f"averaged: of {len(losses)} weights {best} predict held-out train text best"
-        + (f", by {gain:.4f} nats per token before the last" if gain else "")
+        f"chosen weights: {best}, which predicts held-out train text best of {len(losses)} candidates"
+        + (f", {gain:.4f} nats per token better than the last step's weights" if gain else "")
     )
     context.reporter.table(
         "weights tried on held-out train tokens",

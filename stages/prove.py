@@ -93,7 +93,11 @@ def prove(context: StageContext, source: Stage, tokens: int = 0, score: str = ""
                 score=claim.name, text=text.source, whole=whole, came_back=came_back, wall=wall
             )
             rows = proofs.rows(build.metrics, build.details)
-            context.reporter.table(f"proof of {source.label}", ("measure", "value"), rows)
+            context.reporter.result(
+                f"proof of {source.label}: {text_bytes:,} bytes became {code_bytes:,}, {coded:.4f} bits per byte "
+                f"(claimed {stated:.4f}), and {rows[-1][0]} {rows[-1][1]}"
+            )
+            context.reporter.table("", ("measure", "value"), rows, detail=True)
             if not came_back:
                 raise CheckFailed("the proof decodes to other tokens: this model does not give the claimed score")
             if not proof.agrees(coded, stated, code_bytes):

@@ -113,6 +113,8 @@ def test_commands_run_in_order(folder, monkeypatch):
     # The examples of every command's help, in the order of the commands.
     for command in typer.main.get_command(app).commands.values():
         for example in getattr(command, "examples", ()):
+            if example in ours:  # run above
+                continue
             small = typed.assignments(*SMALL) if example.split()[1] in ("run", "train") else []
             result = typed.pgolf(*shlex.split(example)[1:], *small)
             # The log of a text of one's own contradicts the challenge's counts.

@@ -89,8 +89,8 @@ class Stage:
         stage = open_stage(path)
         if stage.manifest_sha256 != entry.sha256:
             raise PgolfError(
-                f"{path} is not the {entry.stage} that {self.path} was made from: its manifest's SHA-256 is "
-                f"{stage.manifest_sha256[:12]}…, expected {entry.sha256[:12]}…"
+                f"{path} is not the {entry.stage} that {self.path} was made from: it was made again since; make "
+                f"{self.label} again, too, or name another input"
             )
         return stage
 

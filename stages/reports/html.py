@@ -88,7 +88,7 @@ def render(run: str, stages: Sequence[Stage], written: Sequence[str] = ()) -> st
         repeated=[
             (score.label, repeat.lines(score)) for score in (_main(stages, kind) for kind in kinds.SCORED) if score
         ],
-        commands="\n".join(dict.fromkeys(" ".join(stage.manifest.command) for stage in stages)),
+        commands="\n".join(dict.fromkeys(repeat.typed(stage) for stage in stages)),
         **_scores(stages),
         **_training(stages),
         **_bytes(stages),

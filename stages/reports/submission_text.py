@@ -1,14 +1,13 @@
 """The README of a submission, section by section as the challenge's records have them; every figure from a manifest."""
 
-import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from pgolf.store.records import PackageDetails
 from pgolf.store.stage_directory import Stage
 from stages.reports import package_text
 from stages.reports.compare import Comparison
+from stages.views import repeat
 
 if TYPE_CHECKING:
     from stages.reports.submission import Seed
@@ -92,8 +91,7 @@ def is_registered(tokens: Stage) -> bool:
 
 def tokenizing(seed: "Seed") -> str:
     """The command line that made the shards."""
-    words = seed.package.ancestor("tokenize").manifest.command
-    return shlex.join([PurePath(word).name for word in words[:1]] + words[1:])
+    return repeat.typed(seed.package.ancestor("tokenize"))
 
 
 def _text(seed: "Seed") -> str:

@@ -3,7 +3,6 @@
 import importlib.metadata
 import os
 import shlex
-from pathlib import PurePath
 
 from pgolf.errors import PgolfError
 from pgolf.store import kinds
@@ -24,11 +23,16 @@ def package_versions() -> dict[str, str]:
     return found
 
 
+def typed(stage: Stage) -> str:
+    """The command line that made a stage, as it was typed: `pgolf`, not the path of the program that ran."""
+    return shlex.join(["pgolf", *stage.manifest.command[1:]])
+
+
 def command(stage: Stage) -> str:
     """The command line that makes a score once more, of the same model and text with the settings that are recorded;
     of another stage, or where the model is gone, the one that made it."""
     manifest = stage.manifest
-    recorded = shlex.join([*(PurePath(word).name for word in manifest.command[:1]), *manifest.command[1:]])
+    recorded = typed(stage)
     if manifest.stage not in kinds.SCORED:
         return recorded
     try:

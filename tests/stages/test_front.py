@@ -9,6 +9,7 @@ import pytest
 import typed
 
 import pgolf
+from cli.screen import plain
 from pgolf.errors import PgolfError
 
 
@@ -32,9 +33,11 @@ def test_a_lone_package_scores_and_writes_as_pgolf_does(chain, tmp_path):
     assert first.startswith("The import")
     assert first != second
     said = typed.pgolf("sample", "The import", "--from", package, *("--tokens", 8, "--seed", 2, "--count", 2))
-    assert said.stdout == f"{first}\n---\n{second}\n"
+    assert said.stdout == plain(f"{first}\n---\n{second}\n")
     with pytest.raises(PgolfError, match="empty"):
         model.bits_per_byte("")
+    refused = typed.pgolf("audit", "--from", package, "--artifacts", tmp_path, "--run", "r")
+    assert f"pgolf verify {package} --val TEXT --audit" in refused.stderr
 
 
 def test_runs_open_by_folder(chain):
