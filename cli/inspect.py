@@ -44,12 +44,13 @@ def add_to(app: typer.Typer) -> None:
             return
         if common.source is not None and common.source.is_file():
             with lineage_file.opened(common.source) as folder:
-                _show(dataclasses.replace(common, artifacts=folder.parent, run=folder.name, source=None), False)
+                there = dataclasses.replace(common, artifacts=folder.parent, run=folder.name, source=None)
+                _show(there, False, str(common.source))
             return
-        _show(common, check)
+        _show(common, check, str(common.source or common.run_dir))
 
 
-def _show(common: Common, check: bool) -> None:
+def _show(common: Common, check: bool, title: str) -> None:
     from cli.screen import say_error, say_json
     from pgolf.data import files
     from pgolf.errors import CheckFailed, PgolfError
@@ -78,7 +79,7 @@ def _show(common: Common, check: bool) -> None:
             json.loads(stage.manifest.to_json())
             | {"path": str(stage.path), "lineage": {item.role: item.state for item in inputs}}
         )
-    common.screen.table(str(common.source or common.run_dir), ("stage", "made from", "time", "result"), rows)
+    common.screen.table(title, ("stage", "made from", "time", "result"), rows)
     if common.json:
         say_json({"stages": report, "problems": problems})
     if problems:

@@ -35,7 +35,7 @@ COMMANDS = (
     "eval --ttt --seconds 60 --force",
     "package --force",
     "audit --tokens 2000 --probes 16 --force",
-    "prove --tokens 4000 --force",
+    "prove --score sliding --tokens 4000 --force",
     "verify artifacts/default/package --run-code",
     "sample The --tokens 40",
     "report --force",

@@ -202,6 +202,7 @@ def test_a_lineage_file_is_read_like_the_run(artifacts, chain, tmp_path):
     pgolf_look("share", "one", "--artifacts", artifacts, "--out", file)
     tensors = sum(item.stat().st_size for item in (artifacts / "one").rglob("*.safetensors"))
     assert file.stat().st_size < tensors
+    assert pgolf_look("inspect", "--from", file).startswith(f"{file}\n")
     told = json.loads(pgolf_look("inspect", "--from", file, "--json"))
     whole = json.loads(pgolf_look("inspect", "--artifacts", artifacts, "--run", "one", "--json"))
     assert [item["metrics"] for item in told["stages"]] == [item["metrics"] for item in whole["stages"]]
