@@ -22,7 +22,7 @@ MARGIN = 1.15  # scoring slower than measured by this much still fits
 RESERVE = 1.0  # seconds for writing the result
 PROBE_SECONDS, PROBE_STEPS = 0.5, 6
 """Least seconds and steps of a probe, without the first step, which compiles and fills caches."""
-PROBE_MOST = 5.0  # seconds after which any further step ends it
+PROBE_MOST = 5.0  # seconds after the first step, after which any further step ends it
 
 
 class Enough(Exception):
@@ -57,11 +57,11 @@ class Probe(Clock):
 
     def took(self, passes: float) -> None:
         elapsed = time.monotonic() - self._started - self.first[0]
-        if not self._steps:
-            self.first = elapsed, passes
-        else:
-            self.rest = elapsed, self.rest[1] + passes
         self._steps += 1
+        if self._steps == 1:  # whatever it took: compiling says nothing about the others
+            self.first = elapsed, passes
+            return
+        self.rest = elapsed, self.rest[1] + passes
         if (self._steps > PROBE_STEPS and elapsed > PROBE_SECONDS) or elapsed > PROBE_MOST:
             raise Enough
 
