@@ -33,8 +33,12 @@ from pathlib import Path
 
 NAMESPACES, LANDLOCK, NOTHING = "namespaces", "landlock", "nothing"
 LEVELS = (NAMESPACES, LANDLOCK)
-# The user's own choices of GPU and of libraries; without them CUDA finds no driver in many containers.
-_PASSED_ON = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "CUDA_PATH")
+# The user's own choices of GPU and of libraries, without which CUDA finds no driver in many containers, and of the
+# instruction set, without which a proof decodes to other bits.
+_PASSED_ON = (
+    "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "CUDA_PATH",
+    "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR",
+)  # fmt: skip
 _GPU_FILES = (
     "/dev/nvidia*",
     "/dev/dxg",

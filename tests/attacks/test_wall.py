@@ -291,6 +291,17 @@ def test_memory_is_bounded_over_all_processes(level):
 
 
 @levels
+def test_the_environment_holds_the_instruction_set_and_little_else(level, monkeypatch):
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    monkeypatch.setenv("SECRET_TOKEN", "x")
+    outcome = sandbox.run(
+        ["-I", "-c", "import os; print(os.environ.get('ATEN_CPU_CAPABILITY'), 'SECRET_TOKEN' in os.environ)"],
+        level=level,
+    )
+    assert outcome.stdout.split() == ["default", "False"], outcome.stderr
+
+
+@levels
 @pytest.mark.parametrize("stream", [1, 2])
 def test_output_is_bounded_in_the_parent(level, stream):
     code = f"import os\nwhile True: os.write({stream}, b'x' * 65536)"
