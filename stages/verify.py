@@ -4,9 +4,8 @@ The answer is `pass`, `fail` (a claim is wrong) or `cannot check` (something is 
 this pgolf computes decides: bytes are counted from documents or by the verifier's own tokenizer, the size limit and
 the counted files are the verifier's choice, `train_gpt.py` and `requirements.txt` are compared with those that pgolf
 makes for the same settings. Checks that need no text come first. Files are copied once, so that all checks see the same
-bytes;
-the process that decodes and scores them runs in the sandbox (docs/SECURITY.md). `run_code` also runs the package's
-script.
+bytes; the process that decodes and scores them runs in the sandbox (docs/SECURITY.md). `run_code` also runs the
+package's script.
 """
 
 import contextlib

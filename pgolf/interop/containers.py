@@ -169,6 +169,7 @@ def _unpacked_bytes(data: bytes) -> int:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error):
+        # zipfile raises NotImplementedError for archives of a later version of the format.
         return 0  # torch.load then reports the fault
 
 
@@ -180,7 +181,10 @@ def _check_sizes(found: Any, file_bytes: int, path: Path) -> None:
         try:
             dense = tensor.device.type == "cpu" and tensor.layout == torch.strided and not tensor.is_quantized
             stored = tensor.untyped_storage().nbytes() if dense else 0
-        except (RuntimeError, NotImplementedError):
+        except (
+            RuntimeError,
+            NotImplementedError,
+        ):  # what torch raises for tensors that have no storage, such as sparse ones
             dense = False
         if not dense:
             raise PgolfError(f"{path}: {name} is not a dense tensor ({tensor.layout}, {tensor.device.type})")
