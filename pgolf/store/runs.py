@@ -10,7 +10,7 @@ from pgolf.store.stage_directory import Stage
 def stages_of(run: Path) -> list[Stage]:
     """Every finished stage of a run, oldest first."""
     found = [stage_directory.open_stage(folder) for folder in stage_directory.stage_folders(run)]
-    return sorted(found, key=lambda stage: (stage.manifest.started, stage.label))
+    return sorted(found, key=age)
 
 
 def find(artifacts: Path, name: str) -> Path:
@@ -46,3 +46,13 @@ def last_stage(place: Path) -> Stage:
         return stage_directory.open_stage(place)
     found = {stage.label: stage for stage in stages_of(place)}
     return next((found[kind] for kind in kinds.MODELS if kind in found), [*found.values()][-1])
+
+
+def age(stage: Stage) -> tuple[str, int, str]:
+    """What orders stages, oldest first; those of one second stand in the order of the chain."""
+    kind = stage.manifest.stage
+    return (
+        stage.manifest.started,
+        list(kinds.KINDS).index(kind) if kind in kinds.KINDS else len(kinds.KINDS),
+        stage.label,
+    )

@@ -65,7 +65,7 @@ def rows(artifacts: Path, sort: str = "date", unreadable: Callable[[str], None] 
                 stages.append(stage_directory.open_stage(folder))
             except PgolfError as error:
                 unreadable(str(error))
-        found += _of_run(name, sorted(stages, key=lambda stage: (stage.manifest.started, stage.label)))
+        found += _of_run(name, sorted(stages, key=runs.age))
     return sorted(found, key=lambda row: (getattr(row, sort) is None, getattr(row, sort) or 0, row.run))
 
 
