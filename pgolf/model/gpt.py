@@ -53,6 +53,7 @@ from pgolf.model.value_embedding import ValueEmbedding
 
 __all__ = ["CHUNK_TOKENS", "GPT"]
 
+BARRED = -60.0  # logit of a barred token: e^-60 of the others' mass, and a finite loss should it come all the same
 BACKOUT = 0.2  # start of the share taken out: nanochat's code (the NanoGPT speedrun starts at 0.5)
 
 
@@ -80,6 +81,8 @@ class GPT(nn.Module):
         self.arithmetic: Arithmetic = PLAIN
         self.looped = True
         self.window = 0
+        # (vocab_size, vocab_size) bool, set by an evaluation: pairs that never come (`evaluate.canonical`).
+        self.barred: Tensor | None = None
         self.future_share = 1.0 if config.future_weights else 0.0
         width = config.embed_dim or config.dim
         self.tok_emb = nn.Embedding(config.vocab_size, width)
@@ -245,9 +248,13 @@ class GPT(nn.Module):
                 middle = x
         return x, second, middle
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """hidden (..., dim) -> (..., vocab_size) float32, softcapped."""
-        return self.project(self.before_head(hidden))
+    def logits(self, hidden: Tensor, previous: Tensor | None = None) -> Tensor:
+        """hidden (..., dim) -> (..., vocab_size) float32, softcapped.
+
+        previous: (...,) int64 ids of the tokens before; with them what is `barred` is ruled out.
+        """
+        z = self.project(self.before_head(hidden))
+        return z if previous is None or self.barred is None else z.masked_fill(self.barred[previous], BARRED)
 
     def project(self, x: Tensor) -> Tensor:
         """Output of `before_head` (..., dim or embed_dim) -> (..., vocab_size) float32 logits, softcapped."""
@@ -262,10 +269,12 @@ class GPT(nn.Module):
         """Negative log-likelihood of each target in nats, (B, T) float32."""
         return self.hidden_losses(self.hidden(tokens).flatten(0, 1), targets.flatten()).view(targets.shape)
 
-    def hidden_losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Negative log-likelihood in nats of targets (n,) after hidden states (n, dim): (n,) float32."""
-        if self.softcap_shift is not None and not self.training:
-            return F.cross_entropy(self.logits(hidden), targets, reduction="none")
+    def hidden_losses(self, hidden: Tensor, targets: Tensor, previous: Tensor | None = None) -> Tensor:
+        """Negative log-likelihood in nats of targets (n,) after hidden states (n, dim): (n,) float32; previous: as for
+        `logits`."""
+        ruled = previous is not None and self.barred is not None
+        if ruled or (self.softcap_shift is not None and not self.training):
+            return F.cross_entropy(self.logits(hidden, previous), targets, reduction="none")
         x, cap = self.before_head(hidden), self.config.logit_softcap
         return token_losses(x, self._head(), self.logit_bias, targets, cap, self.arithmetic)
 

@@ -36,6 +36,7 @@ _OPTIONAL: Mapping[str, Callable[[Config], bool]] = {
     "pgolf.codec.baseline": lambda config: config.package.coder != "range",
     "pgolf.evaluate.distributions": lambda config: config.evaluate.tilt_boost > 0,
     "pgolf.evaluate.tilt": lambda config: config.evaluate.tilt_boost > 0,
+    "pgolf.evaluate.canonical": lambda config: config.evaluate.canonical,
     "pgolf.evaluate.banded": lambda config: config.evaluate.context == "banded",
     "pgolf.evaluate.ttt.rows": lambda config: (
         config.evaluate.reset_at_documents or config.ttt.chunk_tokens > config.evaluate.stride

@@ -251,8 +251,10 @@ def _adapt(task: Task, group: Group, left: float) -> None:
                 inputs[row, : stop - start + begin - reach] = task.tokens[start - begin + reach : stop]
             learns = begin + chunk < longest and ttt.lora_lr > 0 and task.clock.may_learn(left + own)
             with torch.set_grad_enabled(learns):
-                hidden = model.hidden(torch.from_numpy(inputs).to(task.device), chunk)  # (B, chunk, dim)
-                loss = _record(task, model.logits(hidden) + adapters.on_logits(hidden), spans, group.step + index)
+                ids = torch.from_numpy(inputs).to(task.device)
+                hidden = model.hidden(ids, chunk)  # (B, chunk, dim)
+                logits = model.logits(hidden, ids[:, -hidden.shape[1] :]) + adapters.on_logits(hidden)
+                loss = _record(task, logits, spans, group.step + index)
             if learns:
                 optimizer.zero_grad()
                 loss.backward()
