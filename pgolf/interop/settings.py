@@ -20,6 +20,7 @@ _PARTS = {
     "smear_gate": "smear.weight",
     "value_x0": "blocks.0.attn.value_x0",
     "head_map": "head_map.weight",
+    "copy_token": "copy_heads.on_token",
     "logit_bias": "logit_bias",
     "backout": "backout",
     "asymmetric_softcap": "softcap_shift",

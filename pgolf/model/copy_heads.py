@@ -2,12 +2,16 @@
 
 Hard-wired n-gram heads (arXiv 2401.12973) in place of induction heads, which a model of three layers does not form. An
 earlier position matches in order n when the n tokens up to it equal the last n tokens; the token after it is a
-candidate. `copy_depth` candidates per order, the latest first, are looked up in the output embedding and added to the
-final hidden state, each times a gate that is linear in that state: with a tied head, the logit of a candidate v rises
-by about gate * |E_v|^2. With `copy_input` the latest candidate of each order is also added to the token's own
-embedding, times a learned vector. Gates and vectors start at zero and are control tensors, not quantized. Matching is
-a sort of integers per order.
+candidate. `copy_depth` candidates per order, the latest first, each get a gate that is linear in the final hidden state
+and, with `copy_token`, in the candidate's embedding. With `copy_logits` the gate is added to the candidate's logit
+(a pointer, arXiv 1704.04368, in logits in place of probabilities); else the candidate's output embedding times the gate
+is added to the state, so that with a tied head the logit of a candidate v rises by about gate * |E_v|^2, and those of
+similar tokens too. With `copy_input` the latest candidate of each order is also added to the token's own embedding,
+times a learned vector. Gates and vectors start at zero and are control tensors, not quantized. Matching is a sort of
+integers per order.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +26,7 @@ class CopyHeads(nn.Module):
         orders = len(config.copy_orders)
         self.gate = nn.Parameter(torch.zeros(orders * config.copy_depth, config.dim))
         self.bias = nn.Parameter(torch.zeros(orders * config.copy_depth))
+        self.on_token = nn.Parameter(torch.zeros(orders * config.copy_depth, config.dim)) if config.copy_token else None
         self.on_input = nn.Parameter(torch.zeros(orders, config.dim)) if config.copy_input else None
 
     def at_input(self, candidates: Tensor, table: Tensor, dtype: torch.dtype) -> Tensor | float:
@@ -34,12 +39,44 @@ class CopyHeads(nn.Module):
 
     def forward(self, hidden: Tensor, candidates: Tensor, table: Tensor) -> Tensor:
         """hidden (B, T, dim) -> the term added to it, (B, T, dim); the other arguments as in `at_input`."""
-        gates = F.linear(hidden, self.gate.to(hidden.dtype), self.bias.to(hidden.dtype))  # (B, T, candidates)
-        tokens = candidates.flatten(2)  # (B, T, candidates)
-        weights = (gates * (tokens >= 0)).flatten(0, 1).to(table.dtype)
-        bags = tokens.clamp(min=0).flatten(0, 1)
-        added = F.embedding_bag(bags, table, mode="sum", per_sample_weights=weights)
+        tokens, gates = self.gated(hidden, candidates, table)
+        weights = gates.flatten(0, 1).to(table.dtype)
+        added = F.embedding_bag(tokens.flatten(0, 1), table, mode="sum", per_sample_weights=weights)
         return added.view_as(hidden).to(hidden.dtype)
+
+    def gated(self, hidden: Tensor, candidates: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        """Candidate tokens int64 and their gates, both (B, T, orders * depth); the gate of a missing one is 0."""
+        gates = F.linear(hidden, self.gate.to(hidden.dtype), self.bias.to(hidden.dtype))
+        tokens = candidates.flatten(2)
+        given, tokens = tokens >= 0, tokens.clamp(min=0)
+        if self.on_token is not None:
+            by_token = F.linear(table, self.on_token)  # (vocab_size, orders * depth)
+            places = torch.arange(tokens.shape[2], device=tokens.device)
+            gates = gates + by_token[tokens, places].to(gates.dtype)
+        return tokens, gates * given
+
+
+class Raised(NamedTuple):
+    """Tokens whose logits are raised, int64 (..., n), and by how much, (..., n)."""
+
+    tokens: Tensor
+    amounts: Tensor
+
+    def beside(self, state: Tensor) -> Tensor:
+        """state (..., dim) with these behind it, (..., dim + 2 n) float32, which holds every token number exactly."""
+        return torch.cat((state.float(), self.tokens.float(), self.amounts.float()), -1)
+
+    def on(self, logits: Tensor) -> Tensor:
+        """logits (..., V) after the rise."""
+        return logits.scatter_add(-1, self.tokens, self.amounts.to(logits.dtype))
+
+
+def split(state: Tensor, dim: int) -> tuple[Tensor, Raised | None]:
+    """What `Raised.beside` put together; state alone, (..., dim), has None."""
+    if state.shape[-1] == dim:
+        return state, None
+    x, tokens, amounts = state.tensor_split((dim, (dim + state.shape[-1]) // 2), -1)
+    return x.contiguous(), Raised(tokens.detach().long(), amounts)  # the kernels take rows without gaps
 
 
 def candidates(tokens: Tensor, config: ModelConfig, window: int = 0) -> Tensor:

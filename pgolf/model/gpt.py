@@ -19,7 +19,7 @@ the block; off, its parameters do not exist.
 | U-Net skips | `skips`, `skip_gates` | `skips` |
 | SmearGate | `smear_gate` | `smear` |
 | short convolution | `canon_taps` | `canon` |
-| copy heads | `copy_orders`, `copy_depth`, `copy_input` | `copy_heads` |
+| copy heads | `copy_orders`, `copy_depth`, `copy_logits`, `copy_token`, `copy_input` | `copy_heads` |
 | hashed bigrams | `bigram_rows` | `bigram` |
 | factored, untied embedding; bias | `embed_dim`, `tied_head`, `logit_bias` | here |
 | map before the tied head | `head_map` | here |
@@ -39,7 +39,7 @@ from pgolf.config.model import ModelConfig
 from pgolf.model import attention_mask, multi_token_prediction
 from pgolf.model.bigram import BigramEmbedding
 from pgolf.model.block import Block
-from pgolf.model.copy_heads import CopyHeads, candidates
+from pgolf.model.copy_heads import CopyHeads, Raised, candidates, split
 from pgolf.model.depth_recurrence import layer_order
 from pgolf.model.forward_context import Step
 from pgolf.model.key_value_cache import KeyValueCache
@@ -156,7 +156,7 @@ class GPT(nn.Module):
         return len(self.layer_order()) * per_block + at_input + max(config.copy_orders, default=0)
 
     def hidden(self, tokens: Tensor, last: int = 0, cache: KeyValueCache | None = None) -> Tensor:
-        """tokens (B, T) -> (B, T, dim) after the final norm.
+        """tokens (B, T) -> (B, T, dim) after the final norm; with `copy_logits` as `copy_heads.Raised.beside`.
 
         last: return the last `last` positions only, (B, last, dim): the last block then computes keys and values
             everywhere and all else only there. 0: all.
@@ -178,6 +178,8 @@ class GPT(nn.Module):
         x = parts.closed(*self._run(parts, x, step, self._views(every), values, last), last)
         if self.copy_heads is None or copied is None:
             return x
+        if self.config.copy_logits:
+            return Raised(*self.copy_heads.gated(x, copied[:, -last:], self._head())).beside(x)
         return x + self.copy_heads(x, copied[:, -last:], self._head())
 
     def _parts(self, shape: tuple[int, ...]) -> Parts:
@@ -258,8 +260,10 @@ class GPT(nn.Module):
 
     def project(self, x: Tensor) -> Tensor:
         """Output of `before_head` (..., dim or embed_dim) -> (..., vocab_size) float32 logits, softcapped."""
+        x, raised = split(x, self._head().shape[1])
         z = F.linear(x, self.tok_emb.weight.to(x.dtype)) if self.lm_head is None else self.lm_head(x)
         z = z.float() if self.logit_bias is None else z.float() + self.logit_bias
+        z = z if raised is None else raised.on(z)
         if self.softcap_shift is None:
             return softcap(z, self.config.logit_softcap)
         above, below = self.config.logit_softcap + self.softcap_shift
@@ -275,19 +279,20 @@ class GPT(nn.Module):
         ruled = previous is not None and self.barred is not None
         if ruled or (self.softcap_shift is not None and not self.training):
             return F.cross_entropy(self.logits(hidden, previous), targets, reduction="none")
-        x, cap = self.before_head(hidden), self.config.logit_softcap
-        return token_losses(x, self._head(), self.logit_bias, targets, cap, self.arithmetic)
+        x, raised = split(self.before_head(hidden), self._head().shape[1])
+        return token_losses(
+            x, self._head(), self.logit_bias, targets, self.config.logit_softcap, self.arithmetic, raised
+        )
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """The training loss: mean nats per token and whatever terms exist in training only. A scalar."""
-        x = self.before_head(self.hidden(tokens)).flatten(0, 1)  # (B T, dim)
+        x, raised = split(self.before_head(self.hidden(tokens)).flatten(0, 1), self._head().shape[1])  # (B T, dim)
         count = targets.numel()
         wanted, weights = targets.reshape(-1, 1), torch.full((count, 1), 1.0 / count, device=targets.device)
         if self.future_share:
             wanted, weights = multi_token_prediction.targets(targets, self.config, self.future_share)
-        return weighted_loss(
-            x, self._head(), self.logit_bias, wanted, weights, self.config.logit_softcap, self.arithmetic
-        )
+        cap = self.config.logit_softcap
+        return weighted_loss(x, self._head(), self.logit_bias, wanted, weights, cap, self.arithmetic, raised)
 
     def matrix_roles(self) -> dict[str, str]:
         """Role of every weight matrix to be quantized, by parameter name; all else is a control tensor."""
@@ -305,9 +310,13 @@ class GPT(nn.Module):
         return self.tok_emb.weight if self.lm_head is None else self.lm_head.weight
 
     def before_head(self, hidden: Tensor) -> Tensor:
-        """Hidden states in the width of the output embedding."""
-        hidden = hidden if self.head_map is None else self.head_map(hidden)
-        return hidden if self.emb_proj is None else hidden @ self.emb_proj.weight.to(hidden.dtype)
+        """Hidden states in the width of the output embedding; raised logits stay beside them."""
+        x, raised = split(hidden, self.config.dim)
+        if raised is not None:
+            x = x.to(self.compute_dtype)
+        x = x if self.head_map is None else self.head_map(x)
+        x = x if self.emb_proj is None else x @ self.emb_proj.weight.to(x.dtype)
+        return x if raised is None else raised.beside(x)
 
     def _inside(self, tokens: Tensor) -> Tensor | None:
         if self.smear is None and not self.config.key_offset and not self.config.canon_taps:

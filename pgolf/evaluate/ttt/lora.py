@@ -32,6 +32,7 @@ from pgolf.evaluate.ttt import time_cap
 from pgolf.evaluate.ttt.optimizer import Learner
 from pgolf.evaluate.ttt.task import LEARNING, Method, Passes, Task
 from pgolf.evaluate.windows import Window
+from pgolf.model.copy_heads import split
 from pgolf.model.gpt import GPT
 from pgolf.model.layers import Linear
 
@@ -215,7 +216,7 @@ class Adapters:
 
     def on_logits(self, hidden: Tensor) -> Tensor:
         """Logits added by the head's adapters: hidden (B, T, dim) -> (B, T, vocab_size)."""
-        return self._added(hidden, self._head).float()
+        return self._added(split(hidden, self._head[0].shape[-1])[0], self._head).float()
 
     def _added(self, x: Tensor, pair: tuple[Tensor, Tensor]) -> Tensor:
         """x (B, T, in) -> (B, T, out)"""

@@ -325,6 +325,30 @@ def test_logits_are_their_formula(settings: dict[str, Any]) -> None:
     torch.testing.assert_close(model.logits(model.hidden(TOKENS)).double(), z, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("by_token", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_copied_logits_are_their_formula(by_token: bool, dtype: torch.dtype) -> None:
+    """Before the softcap, the logit of every candidate rises by its gate: a sum where two agree."""
+    model, w = build(dataclasses.replace(PLAIN, **COPY, copy_logits=True, copy_token=by_token))
+    model.compute_dtype = dtype
+    hidden, table = plain_hidden(TOKENS, w), w["tok_emb.weight"]
+    gates, z = hidden @ w["copy_heads.gate"].T + w["copy_heads.bias"], hidden @ table.T
+    for number, (order, depth) in enumerate([(1, 0), (1, 1), (3, 0), (3, 1)]):
+        found = matches(TOKENS, order, depth)
+        for place in (found >= 0).nonzero().tolist():
+            token = found[*place]
+            gate = gates[*place, number]
+            if by_token:
+                gate = gate + table[token] @ w["copy_heads.on_token"][number]
+            z[*place, token] += gate
+    z = 30 * torch.tanh(z / 30)
+    tolerance = 1e-4 if dtype == torch.float32 else 0.1
+    torch.testing.assert_close(model.logits(model.hidden(TOKENS)).double(), z, atol=tolerance, rtol=0)
+    losses = F.cross_entropy(z[:, :-1].flatten(0, 1), TOKENS[:, 1:].flatten(), reduction="none")
+    found = model.token_losses(TOKENS[:, :-1], TOKENS[:, 1:]).flatten().double()
+    torch.testing.assert_close(found, losses, atol=tolerance, rtol=0)
+
+
 def test_the_caps_above_and_below_zero_move_apart_only_outside_training() -> None:
     """PR #1923: `where(z > 0, p tanh(z / p), n tanh(z / n))`, p and n from 30 on, learned at test time alone."""
     model, w = build(dataclasses.replace(PLAIN, asymmetric_softcap=True, logit_softcap=6.0))
