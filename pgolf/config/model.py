@@ -94,6 +94,8 @@ class ModelConfig:
     """Gates of the copy heads also read the candidate's output embedding."""
     copy_input: bool = False
     """The latest candidate of each order is also added to the embedding of the token, times a learned vector."""
+    document_counts: bool = False
+    """Tokens that the document already holds get a higher logit, by a gate times the log of their count."""
     head_map: bool = False
     """A learned square matrix, starting as the identity, between the final norm and the output embedding."""
     bigram_rows: int = 0

@@ -11,13 +11,13 @@ times a learned vector. Gates and vectors start at zero and are control tensors,
 integers per order.
 """
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgolf.config.model import ModelConfig
+from pgolf.model.equal_keys import numbered
+from pgolf.model.raised_logits import Raised
 
 
 class CopyHeads(nn.Module):
@@ -39,13 +39,13 @@ class CopyHeads(nn.Module):
 
     def forward(self, hidden: Tensor, candidates: Tensor, table: Tensor) -> Tensor:
         """hidden (B, T, dim) -> the term added to it, (B, T, dim); the other arguments as in `at_input`."""
-        tokens, gates = self.gated(hidden, candidates, table)
+        tokens, gates = self.raised(hidden, candidates, table)
         weights = gates.flatten(0, 1).to(table.dtype)
         added = F.embedding_bag(tokens.flatten(0, 1), table, mode="sum", per_sample_weights=weights)
         return added.view_as(hidden).to(hidden.dtype)
 
-    def gated(self, hidden: Tensor, candidates: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        """Candidate tokens int64 and their gates, both (B, T, orders * depth); the gate of a missing one is 0."""
+    def raised(self, hidden: Tensor, candidates: Tensor, table: Tensor) -> Raised:
+        """The candidates and their gates, (B, T, orders * depth); the gate of a missing one is 0."""
         gates = F.linear(hidden, self.gate.to(hidden.dtype), self.bias.to(hidden.dtype))
         tokens = candidates.flatten(2)
         given, tokens = tokens >= 0, tokens.clamp(min=0)
@@ -53,30 +53,7 @@ class CopyHeads(nn.Module):
             by_token = F.linear(table, self.on_token)  # (vocab_size, orders * depth)
             places = torch.arange(tokens.shape[2], device=tokens.device)
             gates = gates + by_token[tokens, places].to(gates.dtype)
-        return tokens, gates * given
-
-
-class Raised(NamedTuple):
-    """Tokens whose logits are raised, int64 (..., n), and by how much, (..., n)."""
-
-    tokens: Tensor
-    amounts: Tensor
-
-    def beside(self, state: Tensor) -> Tensor:
-        """state (..., dim) with these behind it, (..., dim + 2 n) float32, which holds every token number exactly."""
-        return torch.cat((state.float(), self.tokens.float(), self.amounts.float()), -1)
-
-    def on(self, logits: Tensor) -> Tensor:
-        """logits (..., V) after the rise."""
-        return logits.scatter_add(-1, self.tokens, self.amounts.to(logits.dtype))
-
-
-def split(state: Tensor, dim: int) -> tuple[Tensor, Raised | None]:
-    """What `Raised.beside` put together; state alone, (..., dim), has None."""
-    if state.shape[-1] == dim:
-        return state, None
-    x, tokens, amounts = state.tensor_split((dim, (dim + state.shape[-1]) // 2), -1)
-    return x.contiguous(), Raised(tokens.detach().long(), amounts)  # the kernels take rows without gaps
+        return Raised(tokens, gates * given)
 
 
 def candidates(tokens: Tensor, config: ModelConfig, window: int = 0) -> Tensor:
@@ -91,13 +68,13 @@ def candidates(tokens: Tensor, config: ModelConfig, window: int = 0) -> Tensor:
     starts = tokens == config.bos_id
     starts[:, 0] = True
     starts = starts.flatten()
-    gram = _numbered(starts.cumsum(0) * step + flat)[0]  # equal where document and last token are
+    gram = numbered(starts.cumsum(0) * step + flat)[0]  # equal where document and last token are
     found = []
     for order in range(1, max(config.copy_orders) + 1):
         if order > 1:
             # A context that crosses the start of a document matches nothing.
             gram = torch.where(starts, count + place, gram.roll(1)) * step + flat
-        gram, ranked, same = _numbered(gram)
+        gram, ranked, same = numbered(gram)
         if order not in config.copy_orders:
             continue
         earlier = torch.full((count,), -1, device=flat.device)
@@ -108,12 +85,3 @@ def candidates(tokens: Tensor, config: ModelConfig, window: int = 0) -> Tensor:
             found.append(torch.where(kept, flat[(match + 1).clamp(max=count - 1)], -1))
             match = torch.where(match >= 0, earlier[match.clamp(min=0)], -1)
     return torch.stack(found, -1).view(*tokens.shape, len(config.copy_orders), config.copy_depth)
-
-
-def _numbered(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """keys (N,) -> numbers below N, equal where keys are; the keys' stable order; (N-1,) where it repeats a key."""
-    ordered, ranked = keys.sort(stable=True)
-    same = ordered[1:] == ordered[:-1]
-    numbers = torch.zeros_like(keys)
-    numbers[ranked[1:]] = (~same).cumsum(0)
-    return numbers, ranked, same

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pgolf.model.copy_heads import Raised
+from pgolf.model.raised_logits import Raised
 
 CHUNK_TOKENS = 256  # on a CPU: 256 rows of 1,024 logits are 1 MB and stay in a core's cache from product to product
 GPU_CHUNK_ELEMENTS = 1 << 27  # 256 MB of bfloat16 logits, so that a chunk fills the device

@@ -28,8 +28,8 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from pgolf.errors import PgolfError
-from pgolf.model.copy_heads import split
 from pgolf.model.gpt import CHUNK_TOKENS, GPT
+from pgolf.model.raised_logits import split
 from pgolf.quant import hessian_ranks, precision
 from pgolf.quant.grid import Floats
 from pgolf.runtime import Runtime

@@ -32,9 +32,9 @@ from pgolf.evaluate.ttt import time_cap
 from pgolf.evaluate.ttt.optimizer import Learner
 from pgolf.evaluate.ttt.task import LEARNING, Method, Passes, Task
 from pgolf.evaluate.windows import Window
-from pgolf.model.copy_heads import split
 from pgolf.model.gpt import GPT
 from pgolf.model.layers import Linear
+from pgolf.model.raised_logits import split
 
 BETA2 = 0.99  # record 2026-04-27
 EPSILON = 1e-10  # record 2026-04-27

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pgolf.model.copy_heads import Raised
 from pgolf.model.kernels import linear
 from pgolf.model.kernels import loss as loss_kernel
 from pgolf.model.loss import CHUNK_TOKENS, PLAIN, Arithmetic, plain_softmax, softcap, token_losses, weighted_loss
+from pgolf.model.raised_logits import Raised
 from pgolf.runtime import Runtime
 
 
