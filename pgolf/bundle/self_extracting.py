@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import brotli
 
 from pgolf.bundle import word_codes
-from pgolf.bundle.minify import minify
+from pgolf.bundle.minify import is_private, minify
 from pgolf.bundle.module_graph import BundleError, third_party
 from pgolf.bundle.tree_shaking import shake
 
@@ -90,9 +90,12 @@ def bundle(
     """
     shaken = shake(entry, ["main"], roots, without_methods, without_modules)
     files = {}
+    elsewhere = {module.name: _private_names(tree) for module, tree in shaken}
     for number, (module, tree) in enumerate(shaken, 1):
         path = module.name.replace(".", "/") + ("/__init__.py" if module.is_package else ".py")
-        files[path] = minify(ast.unparse(tree))
+        source = ast.unparse(tree)
+        used = set().union(*(names for other, names in elsewhere.items() if other != module.name))
+        files[path] = minify(source, frozenset(name for name in used if name in source))
         if "\0" in files[path]:
             raise BundleError(f"{module.name} contains a NUL character; write it as an escape")
         on_module(number, len(shaken))
@@ -136,6 +139,17 @@ def unpack(script: bytes) -> dict[str, str]:
         return {**data, **dict(zip(parts[::2], parts[1::2], strict=True))}
     except Exception as error:  # whatever a damaged or hostile file raises
         raise BundleError(f"this is not a bundled program ({' '.join(str(error).split())[:120]})") from error
+
+
+def _private_names(tree: ast.AST) -> set[str]:
+    """Those that a module imports, or reads as attributes of something."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+    return {name for name in found if is_private(name)}
 
 
 def _loader(entry: str, roots: Collection[str]) -> str:
