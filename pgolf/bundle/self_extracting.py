@@ -94,7 +94,7 @@ def bundle(
     for number, (module, tree) in enumerate(shaken, 1):
         path = module.name.replace(".", "/") + ("/__init__.py" if module.is_package else ".py")
         source = ast.unparse(tree)
-        used = set().union(*(names for other, names in elsewhere.items() if other != module.name))
+        used = {name for other, names in elsewhere.items() if other != module.name for name in names}
         files[path] = minify(source, frozenset(name for name in used if name in source))
         if "\0" in files[path]:
             raise BundleError(f"{module.name} contains a NUL character; write it as an escape")
@@ -143,7 +143,7 @@ def unpack(script: bytes) -> dict[str, str]:
 
 def _private_names(tree: ast.AST) -> set[str]:
     """Those that a module imports, or reads as attributes of something."""
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             found |= {alias.name for alias in node.names}
