@@ -101,9 +101,9 @@ def bundle(
         on_module(number, len(shaken))
     text = "\0".join(part for item in files.items() for part in item)
     coded = word_codes.encode(text).encode("utf-8")
-    source = max(len(text.encode("utf-8")), len(coded))
+    source_bytes = max(len(text.encode("utf-8")), len(coded))
     values = ascii(dict(data or {}))
-    for what, size, limit in (("source", source, _MAX_TEXT), ("data", len(values), _MAX_DATA)):
+    for what, size, limit in (("source", source_bytes, _MAX_TEXT), ("data", len(values), _MAX_DATA)):
         if size > limit:
             raise BundleError(f"the program has {size:,} bytes of {what}; a bundle holds at most {limit:,}")
     modes = brotli.MODE_GENERIC, brotli.MODE_TEXT, brotli.MODE_FONT  # hints; which one is best is not known beforehand
