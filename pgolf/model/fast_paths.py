@@ -24,7 +24,7 @@ from pgolf.model import attention_mask
 from pgolf.model.attention import attend
 from pgolf.model.attention_mask import View
 from pgolf.model.gpt import GPT, Parts
-from pgolf.model.kernels import attention, cache, linear, loss, native, shapes  # noqa: F401 - shapes registers
+from pgolf.model.kernels import amx, attention, cache, linear, loss, native, shapes  # noqa: F401 - shapes registers
 from pgolf.model.kernels import scoring as scoring_kernel
 from pgolf.model.layers import Linear, bfloat16_linear
 from pgolf.model.loss import CHUNK_TOKENS, plain_outer, plain_product, plain_softmax
@@ -32,10 +32,10 @@ from pgolf.model.paths import IN_C, LOADERS, TOLERANCE, plain_model, use_paths
 from pgolf.runtime import Runtime
 
 BFLOAT16_TOLERANCE = 0.05  # 8 bits of mantissa
-RACE_SECONDS = 0.25  # for each of at most five races, so that all of them take less than 2 s
+RACE_SECONDS = 0.2  # for each of at most six races, so that all of them take less than 2 s
 RACE_ROUNDS = 9
 RACE_TOKENS = 4096  # at most in a race: beyond, the ratio of two times no longer changes
-RACE_OPERATIONS = 1.8e9  # at most in one run of a race: 0.09 s at 20 GFLOP/s, so that wide models keep to RACE_SECONDS
+RACE_OPERATIONS = 1.6e9  # at most in one run of a race: 0.08 s at 20 GFLOP/s, so that wide models keep to RACE_SECONDS
 BY_RULE = ("attention in C", "softmax in C")
 """The kernels that won by 1.3 to 10 times at every instruction set measured; products in C won at some only
 (benchmarks/results/training_speed.md)."""
@@ -198,8 +198,18 @@ def _races(model: GPT, shape: Shape, matmul: str, runtime: Runtime) -> dict[str,
         share = 1.0 if layers is None else min(1.0, layers.fast / layers.plain)
         return found._replace(plain=found.plain * share)
 
+    def race_tiles(before: dict[str, Timing]) -> Timing:
+        """Against torch in bfloat16, or with `auto` the faster of that and float32."""
+        LOADERS["bfloat16 in C"](model, runtime.cache)
+        plain, fast = _layer_products(model, shape, amx.linear)
+        found = _race(plain, fast, BFLOAT16_TOLERANCE, shape)
+        torch_ = before["bfloat16 products"]
+        return found._replace(plain=min(torch_) if matmul == "auto" else torch_.fast)
+
     made: dict[str, Callable[[dict[str, Timing]], Timing]] = {name: functools.partial(race, name) for name in PAIRS}
-    return made | ({"bfloat16 products": race_bfloat16} if shape.training and matmul != "float32" else {})
+    if shape.training and matmul != "float32":
+        made |= {"bfloat16 products": race_bfloat16, "bfloat16 in C": race_tiles}
+    return made
 
 
 def _check(plain: Callable[[], Tensors], fast: Callable[[], Tensors], tolerance: float, learns: bool) -> None:
@@ -340,7 +350,7 @@ def _tokens(shape: Shape, most: int, operations: int) -> int:
 
 
 def _key(kind: str, model: GPT, runtime: Runtime, shape: Shape, matmul: str = "") -> str:
-    sources = attention.SOURCE, linear.SOURCE, loss.SOURCE
+    sources = attention.SOURCE, linear.SOURCE, loss.SOURCE, amx.SOURCE
     facts = kind, sources, dataclasses.astuple(model.config), shape, runtime.device.type, matmul
     return cache.key(repr(facts), native.compiler())
 

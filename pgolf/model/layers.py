@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pgolf.model.kernels import amx
 from pgolf.model.kernels.linear import fast_linear
 
 NORM_EPS = torch.finfo(torch.float32).eps  # torch's own default for float32, the same in every activation type
@@ -18,11 +19,13 @@ class Linear(nn.Linear):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, bias=False)
-        self.products = "torch"  # or "C", "bfloat16": chosen by `fast_paths`
+        self.products = "torch"  # or "C", "bfloat16", "tiles": chosen by `fast_paths`
 
     def forward(self, x: Tensor) -> Tensor:
         if self.products == "C":
             return fast_linear(x, self.weight)
+        if self.products == "tiles" and torch.is_grad_enabled():
+            return amx.linear(x, self.weight)
         if self.products == "bfloat16" and torch.is_grad_enabled():
             return bfloat16_linear(x, self.weight)
         return F.linear(x, self.weight.to(x.dtype))

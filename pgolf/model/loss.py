@@ -70,6 +70,9 @@ class Arithmetic(NamedTuple):
     softmax: Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
     product: Callable[[Tensor, Tensor, Tensor], Tensor]
     outer: Callable[[Tensor, Tensor, Tensor, bool], Tensor]
+    whole: Callable[..., tuple[Tensor, tuple[Tensor, Tensor, Tensor | None]]] | None = None
+    """All of training's loss and gradients at once, in other arithmetic than the three steps: takes hidden, head, bias,
+    targets, weights and cap of `weighted_loss`; returns each token's weighted loss and the three gradients."""
 
 
 PLAIN = Arithmetic(plain_softmax, plain_product, plain_outer)
@@ -116,7 +119,10 @@ class _WeightedLoss(torch.autograd.Function):
         cap: float,
         arithmetic: Arithmetic,
     ) -> Tensor:
-        losses, gradients = _gradients(hidden, head, bias, targets, weights, cap, arithmetic, ctx.needs_input_grad)
+        if arithmetic.whole is not None and any(ctx.needs_input_grad):
+            losses, gradients = arithmetic.whole(hidden, head, bias, targets, weights, cap)
+        else:
+            losses, gradients = _gradients(hidden, head, bias, targets, weights, cap, arithmetic, ctx.needs_input_grad)
         ctx.save_for_backward(*gradients)
         return losses.sum()
 

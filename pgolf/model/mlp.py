@@ -4,10 +4,12 @@ relu squared (arXiv 2109.08668), or with `mlp_slope` 0.5 leaky relu squared: z^2
 unit dies (challenge PR #549: -0.0021 BPB; slope 0.3 equal).
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgolf.config.model import ModelConfig
+from pgolf.model.kernels import amx
 from pgolf.model.layers import Linear
 
 
@@ -21,6 +23,8 @@ class MLP(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """h (..., dim) -> (..., dim)."""
+        if self.fc.products == "tiles" and torch.is_grad_enabled():
+            return amx.mlp(h, self.fc.weight, self.proj.weight, self.slope)
         z = self.fc(h)
         z = F.relu(z) if self.slope == 0.0 else F.leaky_relu(z, self.slope)
         return self.proj(z * z)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pgolf.model.attention import Attention
 from pgolf.model.gpt import GPT, Parts
-from pgolf.model.kernels import attention, linear, loss, native
+from pgolf.model.kernels import amx, attention, linear, loss, native
 from pgolf.model.lanes import advance
 from pgolf.model.layers import Linear
 from pgolf.model.loss import PLAIN, Arithmetic, bfloat16_outer, bfloat16_product, plain_softmax
@@ -30,6 +30,7 @@ LOADERS: dict[str, Callable[[GPT, Path | None], object]] = {
     "layer products in C": lambda model, cache: linear.load(cache),
     "head products in C": lambda model, cache: linear.load(cache),
     "bfloat16 products": lambda model, cache: None,
+    "bfloat16 in C": lambda model, cache: amx.load(cache),
 }
 """Loaders of the fast paths: model and folder of compiled kernels in. They raise native.Unavailable."""
 
@@ -39,15 +40,17 @@ def use_paths(model: GPT, names: Iterable[str]) -> None:
     plain_model(model)
     chosen = set(names)
     model.native = "attention in C" in chosen
-    bfloat16 = "bfloat16 products" in chosen
-    layers = "bfloat16" if bfloat16 else "C" if "layer products in C" in chosen else "torch"
+    bfloat16, tiles = "bfloat16 products" in chosen, "bfloat16 in C" in chosen
+    layers = "tiles" if tiles else "bfloat16" if bfloat16 else "C" if "layer products in C" in chosen else "torch"
     for module in model.modules():
         if isinstance(module, Attention):
             module.native = model.native
         elif isinstance(module, Linear):
             module.products = layers
     softmax = loss.softmax if "softmax in C" in chosen else plain_softmax
-    if bfloat16:
+    if tiles:
+        model.arithmetic = PLAIN._replace(softmax=softmax, whole=amx.weighted_loss)
+    elif bfloat16:
         model.arithmetic = Arithmetic(softmax, bfloat16_product, bfloat16_outer)
     elif "head products in C" in chosen:
         model.arithmetic = Arithmetic(softmax, linear.product, linear.outer)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from pgolf.model.kernels import amx
 from pgolf.model.kernels.attention import attention, attention_backward
 from pgolf.model.kernels.linear import linear, linear_backward
 
@@ -27,3 +28,25 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
 @linear_backward.register_fake
 def _gradients(grad: Tensor, x: Tensor, weight: Tensor, by_x: bool, by_weight: bool) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape if by_x else 0), x.new_empty(weight.shape if by_weight else 0)
+
+
+@amx.linear.register_fake
+def _tiled_product(x: Tensor, weight: Tensor) -> Tensor:
+    return x.new_empty(*x.shape[:-1], len(weight))
+
+
+@amx.linear_backward.register_fake
+def _tiled_gradients(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(weight.shape)
+
+
+@amx.mlp.register_fake
+def _tiled_mlp(x: Tensor, fc: Tensor, proj: Tensor, slope: float) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@amx.mlp_backward.register_fake
+def _tiled_mlp_gradients(
+    grad: Tensor, x: Tensor, fc: Tensor, proj: Tensor, slope: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(fc.shape), x.new_empty(proj.shape)
