@@ -70,10 +70,14 @@ class Block(nn.Module):
     def attended(self, h: Tensor, step: Step, view: View, values: Tensor | None = None, last: int = 0) -> Tensor:
         """The output of attention, to be added to the stream."""
         h = h if self.attn_canon is None or step.inside is None else self.attn_canon(h, step.inside)
+        if self.training:
+            return self.attn(h, step, view, values, last, self.attn_scale)
         return self.attn_scale.to(h.dtype) * self.attn(h, step, view, values, last)
 
     def expanded(self, h: Tensor, step: Step, last: int = 0) -> Tensor:
         """The output of the MLP at the last positions (0: all); h (B, L, dim) holds the last L of T positions."""
         if self.mlp_canon is not None and step.inside is not None:
             h = self.mlp_canon(h, step.inside[:, -h.shape[1] :])
+        if self.training:
+            return self.mlp(h[:, -last:], self.mlp_scale)
         return self.mlp_scale.to(h.dtype) * self.mlp(h[:, -last:])

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgolf.config.model import ModelConfig
+from pgolf.model.kernels import copies
 
 
 class CopyHeads(nn.Module):
@@ -23,12 +24,16 @@ class CopyHeads(nn.Module):
         self.gate = nn.Parameter(torch.zeros(orders * config.copy_depth, config.dim))
         self.bias = nn.Parameter(torch.zeros(orders * config.copy_depth))
         self.on_input = nn.Parameter(torch.zeros(orders, config.dim)) if config.copy_input else None
+        self.native = False  # whether the C kernel searches and looks up
 
     def at_input(self, candidates: Tensor, table: Tensor, dtype: torch.dtype) -> Tensor | float:
         """The term added to the embedding, (B, T, dim); candidates (B, T, orders, depth), table (vocab_size, dim)."""
         if self.on_input is None:
             return 0.0
         latest = candidates[:, :, :, 0]  # (B, T, orders)
+        if self.native:
+            added = copies.look_up(latest.flatten(0, 1), table, self.on_input[:, None])
+            return added.view(*latest.shape[:2], -1).to(dtype)
         found = F.embedding(latest.clamp(min=0), table) * (latest >= 0)[..., None]  # (B, T, orders, dim)
         return (found * self.on_input).sum(2).to(dtype)
 
@@ -36,18 +41,23 @@ class CopyHeads(nn.Module):
         """hidden (B, T, dim) -> the term added to it, (B, T, dim); the other arguments as in `at_input`."""
         gates = F.linear(hidden, self.gate.to(hidden.dtype), self.bias.to(hidden.dtype))  # (B, T, candidates)
         tokens = candidates.flatten(2)  # (B, T, candidates)
+        if self.native:
+            added = copies.look_up(tokens.flatten(0, 1), table, gates.flatten(0, 1).to(table.dtype))
+            return added.view_as(hidden).to(hidden.dtype)
         weights = (gates * (tokens >= 0)).flatten(0, 1).to(table.dtype)
         bags = tokens.clamp(min=0).flatten(0, 1)
         added = F.embedding_bag(bags, table, mode="sum", per_sample_weights=weights)
         return added.view_as(hidden).to(hidden.dtype)
 
 
-def candidates(tokens: Tensor, config: ModelConfig, window: int = 0) -> Tensor:
+def candidates(tokens: Tensor, config: ModelConfig, window: int = 0, native: bool = False) -> Tensor:
     """tokens (B, T) -> int64 (B, T, orders, depth): the tokens behind the latest matches of each order; -1 for none.
 
     window: largest distance of a match in tokens, the token itself included; 0: any in the row. A row's start counts
-    as a document's.
+    as a document's. native: in the C kernel.
     """
+    if native:
+        return copies.candidates(tokens, sorted(config.copy_orders), config.copy_depth, config.bos_id, window)
     flat = tokens.flatten()
     count, step = len(flat), config.vocab_size
     place = torch.arange(count, device=flat.device)

@@ -23,19 +23,20 @@ from torch import Tensor
 from pgolf.model import attention_mask
 from pgolf.model.attention import attend
 from pgolf.model.attention_mask import View
+from pgolf.model.copy_heads import CopyHeads, candidates
 from pgolf.model.gpt import GPT, Parts
-from pgolf.model.kernels import amx, attention, cache, linear, loss, native, shapes  # noqa: F401 - shapes registers
+from pgolf.model.kernels import amx, attention, cache, copies, linear, loss, native, shapes  # noqa: F401 - shapes registers
 from pgolf.model.kernels import scoring as scoring_kernel
 from pgolf.model.layers import Linear, bfloat16_linear
 from pgolf.model.loss import CHUNK_TOKENS, plain_outer, plain_product, plain_softmax
-from pgolf.model.paths import IN_C, LOADERS, TOLERANCE, plain_model, use_paths
+from pgolf.model.paths import COPIES, IN_C, LOADERS, TOLERANCE, plain_model, use_paths
 from pgolf.runtime import Runtime
 
 BFLOAT16_TOLERANCE = 0.05  # 8 bits of mantissa
-RACE_SECONDS = 0.2  # for each of at most six races, so that all of them take less than 2 s
+RACE_SECONDS = 0.2  # for each of at most seven races, so that all of them take less than 2 s
 RACE_ROUNDS = 9
 RACE_TOKENS = 4096  # at most in a race: beyond, the ratio of two times no longer changes
-RACE_OPERATIONS = 1.6e9  # at most in one run of a race: 0.08 s at 20 GFLOP/s, so that wide models keep to RACE_SECONDS
+RACE_OPERATIONS = 1.4e9  # at most in one run of a race: 0.07 s at 20 GFLOP/s, so that wide models keep to RACE_SECONDS
 BY_RULE = ("attention in C", "softmax in C")
 """The kernels that won by 1.3 to 10 times at every instruction set measured; products in C won at some only
 (benchmarks/results/training_speed.md)."""
@@ -206,7 +207,9 @@ def _races(model: GPT, shape: Shape, matmul: str, runtime: Runtime) -> dict[str,
         torch_ = before["bfloat16 products"]
         return found._replace(plain=min(torch_) if matmul == "auto" else torch_.fast)
 
-    made: dict[str, Callable[[dict[str, Timing]], Timing]] = {name: functools.partial(race, name) for name in PAIRS}
+    made: dict[str, Callable[[dict[str, Timing]], Timing]] = {
+        name: functools.partial(race, name) for name in PAIRS if name != COPIES or model.copy_heads is not None
+    }
     if shape.training and matmul != "float32":
         made |= {"bfloat16 products": race_bfloat16, "bfloat16 in C": race_tiles}
     return made
@@ -338,8 +341,32 @@ def _head_products(model: GPT, shape: Shape) -> Pair:
     return lambda: work(plain_product, plain_outer), lambda: work(linear.product, linear.outer)
 
 
+def _copies(model: GPT, shape: Shape) -> Pair:
+    """Search, look-ups and in training their gradients."""
+    config, numbers, heads = model.config, torch.Generator().manual_seed(0), model.copy_heads
+    assert heads is not None
+    count = _tokens(shape, RACE_TOKENS, 6 * config.dim * heads.gate.shape[0])
+    tokens = torch.randint(config.vocab_size, (max(1, count // shape.length), shape.length), generator=numbers) // 2
+    hidden, grad = torch.randn(2, *tokens.shape, config.dim, generator=numbers)
+    table, made = model.tok_emb.weight, CopyHeads(config)
+    with torch.no_grad():
+        for part in made.parameters():
+            part.normal_(generator=numbers)
+    inputs = [hidden.requires_grad_(shape.training), table, *made.parameters()]
+
+    def work(native: bool) -> Tensors:
+        made.native = native
+        found = candidates(tokens, config, native=native)
+        results = [made(hidden, found, table)]
+        if made.on_input is not None:
+            results[0] = results[0] + made.at_input(found, table, table.dtype)
+        return results + list(torch.autograd.grad(results[0], inputs, grad)) if shape.training else results
+
+    return lambda: work(False), lambda: work(True)
+
+
 PAIRS: dict[str, Callable[[GPT, Shape], Pair]] = dict(
-    zip(IN_C, (_attention, _softmax, _layer_products, _head_products), strict=True)
+    zip((*IN_C, COPIES), (_attention, _softmax, _layer_products, _head_products, _copies), strict=True)
 )
 """By kernel, plain torch and the kernel computing the same at a model's shapes."""
 
@@ -350,7 +377,7 @@ def _tokens(shape: Shape, most: int, operations: int) -> int:
 
 
 def _key(kind: str, model: GPT, runtime: Runtime, shape: Shape, matmul: str = "") -> str:
-    sources = attention.SOURCE, linear.SOURCE, loss.SOURCE, amx.SOURCE
+    sources = attention.SOURCE, linear.SOURCE, loss.SOURCE, copies.SOURCE, amx.SOURCE
     facts = kind, sources, dataclasses.astuple(model.config), shape, runtime.device.type, matmul
     return cache.key(repr(facts), native.compiler())
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pgolf.model.attention import Attention
 from pgolf.model.gpt import GPT, Parts
-from pgolf.model.kernels import amx, attention, linear, loss, native
+from pgolf.model.kernels import amx, attention, copies, linear, loss, native
 from pgolf.model.lanes import advance
 from pgolf.model.layers import Linear
 from pgolf.model.loss import PLAIN, Arithmetic, bfloat16_outer, bfloat16_product, plain_softmax
@@ -22,6 +22,7 @@ from pgolf.runtime import Runtime
 
 TOLERANCE = 1e-4  # of a kernel against plain torch, relative to the largest value; rounding stays below 1e-5
 IN_C = ("attention in C", "softmax in C", "layer products in C", "head products in C")
+COPIES = "copies in C"  # of a model with copy heads
 GRAPHS = 64  # compiled variants that may exist: shapes of a sequence schedule times kinds of layer
 
 LOADERS: dict[str, Callable[[GPT, Path | None], object]] = {
@@ -29,6 +30,7 @@ LOADERS: dict[str, Callable[[GPT, Path | None], object]] = {
     "softmax in C": lambda model, cache: loss.load(cache),
     "layer products in C": lambda model, cache: linear.load(cache),
     "head products in C": lambda model, cache: linear.load(cache),
+    COPIES: lambda model, cache: copies.load(cache),
     "bfloat16 products": lambda model, cache: None,
     "bfloat16 in C": lambda model, cache: amx.load(cache),
 }
@@ -47,6 +49,8 @@ def use_paths(model: GPT, names: Iterable[str]) -> None:
             module.native = model.native
         elif isinstance(module, Linear):
             module.products = layers
+    if model.copy_heads is not None:
+        model.copy_heads.native = COPIES in chosen
     softmax = loss.softmax if "softmax in C" in chosen else plain_softmax
     if tiles:
         model.arithmetic = PLAIN._replace(softmax=softmax, whole=amx.weighted_loss)
@@ -61,6 +65,8 @@ def use_paths(model: GPT, names: Iterable[str]) -> None:
 def plain_model(model: GPT) -> None:
     """Every part in plain torch."""
     model.native, model.compiled, model.scoring, model.arithmetic = False, None, None, PLAIN
+    if model.copy_heads is not None:
+        model.copy_heads.native = False
     for module in model.modules():
         if isinstance(module, Attention):
             module.native = False

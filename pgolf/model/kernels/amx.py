@@ -107,17 +107,18 @@ static inline void turn_rows(half *to, const float *x, int count, int m, int64_t
   }
 }
 
-/* to[UP(m, 16) / 16][UP(k, 32) / 32][TILE]: w (k, m), or with turned (m, k), as tiles on the right */
-static void pack_right(half *to, const float *w, int k, int m, int turned) {
+/* to[UP(m, 16) / 16][UP(k, 32) / 32][TILE]: w (k, m), or with turned (m, k), as tiles on the right; ld: from row to
+   row of w */
+static void pack_right(half *to, const float *w, int k, int m, int turned, int64_t ld) {
   const int64_t deep = (int64_t)UP(k, 32) / 32 * TILE;
   if (!turned) {
-    for (int p = 0; p < k; p += 32) pair_rows(to + p / 32 * TILE, w + (int64_t)p * m, LESS(32, k - p), m, m, deep);
+    for (int p = 0; p < k; p += 32) pair_rows(to + p / 32 * TILE, w + p * ld, LESS(32, k - p), m, ld, deep);
     return;
   }
   for (int j = 0; j < m; j += 16)
     for (int p = 0; p < k; p += 32) {
       __m512i r[16];
-      UNROLL for (int i = 0; i < 16; i++) r[i] = rounded(w + (int64_t)(j + i) * k + p, j + i < m ? k - p : 0);
+      UNROLL for (int i = 0; i < 16; i++) r[i] = rounded(w + (j + i) * ld + p, j + i < m ? k - p : 0);
       transpose16(r);
       half *tile = to + j / 16 * deep + p / 32 * TILE;
       UNROLL for (int i = 0; i < 16; i++) _mm512_store_si512(tile + i * 32, r[i]);
@@ -125,8 +126,8 @@ static void pack_right(half *to, const float *w, int k, int m, int turned) {
 }
 static size_t right_size(int k, int m) { return (size_t)UP(m, 16) * UP(k, 32) * 2; } /* bytes */
 
-/* c (+)= a b for `high` x `wide` (1 or 2 each) tiles of c, `steps` tiles deep. From row to row: lda numbers in a, ldc in
-   c; from tile to tile of the depth: `along` in a, TILE in b; to the second tile: `below` in a, `beside` in b. */
+/* c (+)= a b for `high` x `wide` (1 or 2 each) tiles of c, `steps` tiles deep. From row to row: lda numbers in a, ldc
+   in c; from tile to tile of the depth: `along` in a, TILE in b; to the second tile: `below` in a, `beside` in b. */
 static inline void multiply(const half *a, int64_t lda, int64_t along, int64_t below, const half *b, int64_t beside,
                             int steps, float *c, int64_t ldc, int high, int wide, int add) {
   lda *= 2, ldc *= 4;
@@ -170,7 +171,8 @@ static void times(float *out, int64_t ldo, int count, const half *rows, const ha
   for (int j = 0; j < m; j += 32) {
     const int wide = m - j > 16 ? 2 : 1, whole = count == 32 && (m - j) >= 16 * wide;
     float *to = whole ? out + j : edge;
-    multiply(rows, UP(k, 32), 32, 16 * UP(k, 32), right + j / 16 * beside, beside, deep, to, whole ? ldo : 32, 2, wide, 0);
+    multiply(rows, UP(k, 32), 32, 16 * UP(k, 32), right + j / 16 * beside, beside, deep, to, whole ? ldo : 32, 2, wide,
+             0);
     if (!whole)
       for (int i = 0; i < count; i++) memcpy(out + i * ldo + j, edge + i * 32, (size_t)LESS(32, m - j) * 4);
   }
@@ -210,7 +212,7 @@ SOURCE = (
 /* out (n, m) = x (n, k) w; w is (k, m), or with turned (m, k) */
 void product(const float *x, const float *w, float *out, int n, int k, int m, int turned, int threads) {
   half *right = memory(right_size(k, m));
-  pack_right(right, w, k, m, turned);
+  pack_right(right, w, k, m, turned, turned ? k : m);
 #pragma omp parallel num_threads(threads)
   {
     use_tiles();
@@ -258,8 +260,8 @@ void outer(const float *g, const float *x, float *out, int n, int m, int k, int 
 void mlp(const float *x, const float *fc, const float *proj, float *out, float slope, int n, int d, int h,
          int threads) {
   half *up = memory(right_size(d, h)), *down = memory(right_size(h, d));
-  pack_right(up, fc, d, h, 1);
-  pack_right(down, proj, h, d, 1);
+  pack_right(up, fc, d, h, 1, d);
+  pack_right(down, proj, h, d, 1, h);
 #pragma omp parallel num_threads(threads)
   {
     use_tiles();
@@ -290,9 +292,9 @@ void mlp_backward(const float *g, const float *x, const float *fc, const float *
   const size_t size = (size_t)UP(d, 16) * UP(h, 16);
   half *up = memory(right_size(d, h)), *back = memory(right_size(d, h)), *down = memory(right_size(h, d));
   float *sums = memory(parts * size * 8), *more = sums + parts * size;
-  pack_right(up, fc, d, h, 1);
-  pack_right(back, proj, d, h, 0);
-  pack_right(down, fc, h, d, 0);
+  pack_right(up, fc, d, h, 1, d);
+  pack_right(back, proj, d, h, 0, h);
+  pack_right(down, fc, h, d, 0, d);
 #pragma omp parallel num_threads(threads)
   {
     use_tiles();
@@ -399,7 +401,7 @@ static float softmax_row(float *z, float *powers, const int64_t *targets, const 
 #define CHUNK 256 /* tokens whose rounded logits exist at a time */
 
 /* Each token's loss as in `softmax_row` of logits hidden head^T (+ bias); gradients by hidden (n, d), head (v, d) and
-   bias (v), of which each may be null. weights, targets (n, count). */
+   bias (v; null without a bias). weights, targets (n, count). */
 void loss(const float *hidden, const float *head, const float *bias, const int64_t *targets, const float *weights,
           float *losses, float *d_hidden, float *d_head, float *d_bias, float cap, int n, int d, int v, int count,
           int threads) {
@@ -407,8 +409,8 @@ void loss(const float *hidden, const float *head, const float *bias, const int64
   half *right = memory(right_size(d, v)), *back = memory(right_size(v, d));
   half *left = memory((size_t)vp * CHUNK * 2), *pairs_of = memory((size_t)dp * CHUNK * 2);
   float *sums = memory((size_t)vp * dp * 4);
-  pack_right(right, head, d, v, 1);
-  pack_right(back, head, v, d, 0);
+  pack_right(right, head, d, v, 1, d);
+  pack_right(back, head, v, d, 0, d);
   if (d_bias) memset(d_bias, 0, (size_t)v * 4);
 #pragma omp parallel num_threads(threads)
   {
@@ -434,11 +436,11 @@ void loss(const float *hidden, const float *head, const float *bias, const int64
         }
         for (int i = tokens; i < 32; i++) memset(z + (int64_t)i * vp, 0, (size_t)v * 4);
         turn_rows(left + part * TILE, z, 32, v, vp, deep * TILE);
-        if (!d_hidden || !tokens) continue;
+        if (!tokens) continue;
         for (int j = 0; j < vp; j += 32) /* as tiles on the left */
           for (int i = 0; i < 32; i++)
             _mm512_store_si512(slopes + j * 32 + i * 32, rounded(z + (int64_t)i * vp + j, 32));
-        float *to = tokens == 32 ? d_hidden + (int64_t)at * d : powers, edge[32 * 32] __attribute__((aligned(64)));
+        float *to = d_hidden + (int64_t)at * d, edge[32 * 32] __attribute__((aligned(64)));
         for (int j = 0; j < d; j += 32) {
           const int wide = d - j > 16 ? 2 : 1, whole = tokens == 32 && d - j >= 16 * wide;
           const int64_t beside = (int64_t)vp / 32 * TILE;
@@ -451,25 +453,192 @@ void loss(const float *hidden, const float *head, const float *bias, const int64
       }
 #pragma omp for schedule(static)
       for (int i = 0; i < vp; i += 32) {
-        if (d_head)
-          add_outer(sums + (int64_t)i * dp, left + (int64_t)i / 16 * deep * TILE, pairs_of, LESS(32, UP(v, 16) - i), d, deep);
+        const half *slopes_of = left + (int64_t)i / 16 * deep * TILE;
+        add_outer(sums + (int64_t)i * dp, slopes_of, pairs_of, LESS(32, UP(v, 16) - i), d, deep);
         if (d_bias)
           for (int j = i; j < LESS(v, i + 32); j++)
             for (int p = 0; p < CHUNK; p++) {
-              const uint32_t bits = (uint32_t)left[((int64_t)j / 16 * deep + p / 32) * TILE + j % 16 * 32 + p % 32] << 16;
+              const half top = slopes_of[((j - i) / 16 * deep + p / 32) * TILE + j % 16 * 32 + p % 32];
+              const uint32_t bits = (uint32_t)top << 16;
               float slope;
               memcpy(&slope, &bits, 4);
               d_bias[j] += slope;
             }
       }
     }
-    if (d_head)
 #pragma omp for schedule(static)
-      for (int i = 0; i < v; i++) memcpy(d_head + (int64_t)i * d, sums + (int64_t)i * dp, (size_t)d * 4);
+    for (int i = 0; i < v; i++) memcpy(d_head + (int64_t)i * d, sums + (int64_t)i * dp, (size_t)d * 4);
     free(rows), free(slopes), free(z), free(powers);
     _tile_release();
   }
   free(right), free(back), free(left), free(pairs_of), free(sums);
+}
+
+/* to [32 / 16][16][32] at each 32 columns: x (32, width) rounded, as tiles on the left */
+static void left_tiles(half *to, const float *x, int width, int64_t ld) {
+  for (int j = 0; j < width; j += 32)
+    for (int i = 0; i < 32; i++) _mm512_store_si512(to + j * 32 + i * 32, rounded(x + i * ld + j, 32));
+}
+
+/* the lanes of the keys j to j + 15 that are low to high */
+static inline __mmask16 seen(int j, int low, int high) {
+  return (__mmask16)(first16(high + 1 - j) & ~first16(low - j));
+}
+
+/* Attention as in `attention`: q (batch, queries, heads, d), k and v (batch, length, kv_heads, d); query i sees the keys
+   first[i] <= j <= i. The scores of 32 queries exist at a time. */
+void attention_forward(const float *q, const float *k, const float *v, const int32_t *first, float *out, float *lse,
+                       int batch, int length, int queries, int heads, int kv_heads, int d, int threads) {
+  const int padded = UP(length, 32), groups = heads / kv_heads, shift = length - queries, dp = UP(d, 32);
+  const int64_t beside = (int64_t)padded / 32 * TILE, ldk = (int64_t)kv_heads * d, ldq = (int64_t)heads * d;
+  const float scale = LOG2E / sqrtf(d);
+#pragma omp parallel num_threads(threads)
+  {
+    use_tiles();
+    half *keys = memory((size_t)padded * dp * 4), *values = keys + (size_t)padded * dp;
+    half *rows = memory(32 * dp * 2), *weights = memory((size_t)padded * 64);
+    float *score = memory((size_t)padded * 128), *sums = memory(32 * dp * 4), total[32];
+#pragma omp for schedule(dynamic)
+    for (int unit = 0; unit < batch * kv_heads; unit++) {
+      const int b = unit / kv_heads, kv = unit % kv_heads;
+      pack_right(keys, k + ((int64_t)b * length * kv_heads + kv) * d, d, length, 1, ldk);
+      pack_right(values, v + ((int64_t)b * length * kv_heads + kv) * d, length, d, 0, ldk);
+      const int32_t *low_of = first ? first + (int64_t)b * length : 0;
+      for (int g = 0; g < groups; g++)
+        for (int start = 0; start < queries; start += 32) {
+          const int h = kv * groups + g, count = LESS(32, queries - start), place = shift + start;
+          const int64_t at = ((int64_t)b * queries + start) * heads + h;
+          const int begin = low_of ? low_of[place] / 32 * 32 : 0, wide = UP(place + count, 32) - begin;
+          round_rows(rows, q + at * d, 32, count, d, ldq);
+          for (int j = 0; j < wide; j += 32)
+            multiply(rows, dp, 32, 16 * dp, keys + (int64_t)(begin + j) / 16 * dp * 16, (int64_t)dp * 16, dp / 32,
+                     score + j, padded, 2, begin + j + 16 < UP(length, 16) ? 2 : 1, 0);
+          for (int i = 0; i < count; i++) {
+            float *row = score + (int64_t)i * padded;
+            const int high = place + i - begin, low = low_of ? low_of[place + i] - begin : 0;
+            __m512 top = _mm512_set1_ps(-1e30f), sum = {};
+            for (int j = low / 16 * 16; j <= high; j += 16)
+              top = _mm512_mask_max_ps(top, seen(j, low, high), top, _mm512_load_ps(row + j));
+            const float most = _mm512_reduce_max_ps(top) * scale;
+            for (int j = 0; j < wide; j += 16) {
+              const __mmask16 m = seen(j, low, high);
+              __m512 e = {};
+              if (m) e = _mm512_maskz_mov_ps(m, (__m512)exp2v((vec)_mm512_maskz_mov_ps(
+                             m, _mm512_load_ps(row + j) * _mm512_set1_ps(scale) - _mm512_set1_ps(most))));
+              sum += e;
+              _mm512_store_ps(row + j, e);
+            }
+            total[i] = _mm512_reduce_add_ps(sum);
+            lse[((int64_t)b * heads + h) * queries + start + i] = most + log2f(total[i]);
+          }
+          left_tiles(weights, score, wide, padded);
+          for (int j = 0; j < d; j += 32)
+            multiply(weights, 32, 2 * TILE, TILE, values + j / 16 * beside + (int64_t)begin / 32 * TILE, beside,
+                     wide / 32, sums + j, dp, 2, d - j > 16 ? 2 : 1, 0);
+          for (int i = 0; i < count; i++) {
+            const __m512 share = _mm512_set1_ps(1.f / total[i]);
+            for (int j = 0; j < d; j += 16)
+              _mm512_mask_storeu_ps(out + at * d + i * ldq + j, first16(d - j),
+                                    _mm512_load_ps(sums + i * dp + j) * share);
+          }
+        }
+    }
+    free(keys), free(rows), free(weights), free(score), free(sums);
+    _tile_release();
+  }
+}
+
+void attention_backward(const float *grad, const float *q, const float *k, const float *v, const int32_t *first,
+                        const float *out, const float *lse, float *dq, float *dk, float *dv, int batch, int length,
+                        int queries, int heads, int kv_heads, int d, int threads) {
+  const int padded = UP(length, 32), groups = heads / kv_heads, shift = length - queries, dp = UP(d, 32);
+  const int64_t beside = (int64_t)padded / 32 * TILE, ldk = (int64_t)kv_heads * d, ldq = (int64_t)heads * d;
+  const float scale = 1.f / sqrtf(d);
+#pragma omp parallel num_threads(threads)
+  {
+    use_tiles();
+    const size_t size = (size_t)padded * dp;
+    half *keys = memory(size * 6), *values = keys + size, *back = values + size;
+    float *dkeys = memory(size * 8), *dvalues = dkeys + size;
+    half *rows = memory(32 * dp * 8), *grads = rows + 32 * dp, *row_pairs = grads + 32 * dp;
+    half *grad_pairs = row_pairs + 32 * dp;
+    half *weights = memory((size_t)padded * 64), *turned = memory((size_t)padded * 64);
+    float *score = memory((size_t)padded * 256), *slope = score + (size_t)padded * 32, *sums = memory(32 * dp * 4);
+#pragma omp for schedule(dynamic)
+    for (int unit = 0; unit < batch * kv_heads; unit++) {
+      const int b = unit / kv_heads, kv = unit % kv_heads;
+      const int64_t own = ((int64_t)b * length * kv_heads + kv) * d;
+      pack_right(keys, k + own, d, length, 1, ldk);
+      pack_right(values, v + own, d, length, 1, ldk);
+      pack_right(back, k + own, length, d, 0, ldk);
+      memset(dkeys, 0, size * 8);
+      const int32_t *low_of = first ? first + (int64_t)b * length : 0;
+      for (int g = 0; g < groups; g++)
+        for (int start = 0; start < queries; start += 32) {
+          const int h = kv * groups + g, count = LESS(32, queries - start), place = shift + start;
+          const int64_t at = ((int64_t)b * queries + start) * heads + h;
+          const int begin = low_of ? low_of[place] / 32 * 32 : 0, wide = UP(place + count, 32) - begin;
+          round_rows(rows, q + at * d, 32, count, d, ldq);
+          round_rows(grads, grad + at * d, 32, count, d, ldq);
+          pair_rows(row_pairs, q + at * d, count, d, ldq, TILE);
+          pair_rows(grad_pairs, grad + at * d, count, d, ldq, TILE);
+          for (int j = 0; j < wide; j += 32) {
+            const int64_t tile = (int64_t)(begin + j) / 16 * dp * 16;
+            const int two = begin + j + 16 < UP(length, 16) ? 2 : 1;
+            multiply(rows, dp, 32, 16 * dp, keys + tile, (int64_t)dp * 16, dp / 32, score + j, padded, 2, two, 0);
+            multiply(grads, dp, 32, 16 * dp, values + tile, (int64_t)dp * 16, dp / 32, slope + j, padded, 2, two, 0);
+          }
+          for (int i = 0; i < 32; i++) {
+            float *row = score + (int64_t)i * padded, *by = slope + (int64_t)i * padded;
+            const int high = i < count ? place + i - begin : -1;
+            const int low = low_of && i < count ? low_of[place + i] - begin : 0;
+            __m512 delta = {};
+            if (i < count)
+              for (int j = 0; j < d; j += 16)
+                delta += floats(grad + at * d + i * ldq + j, d - j) * floats(out + at * d + i * ldq + j, d - j);
+            const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(delta));
+            const __m512 norm = _mm512_set1_ps(i < count ? lse[((int64_t)b * heads + h) * queries + start + i] : 0.f);
+            for (int j = 0; j < wide; j += 16) {
+              const __mmask16 m = seen(j, low, high);
+              __m512 e = {}, s = {};
+              if (m) {
+                e = _mm512_maskz_mov_ps(m, (__m512)exp2v((vec)_mm512_maskz_mov_ps(
+                        m, _mm512_load_ps(row + j) * _mm512_set1_ps(scale * LOG2E) - norm)));
+                s = _mm512_maskz_mov_ps(m, e * (_mm512_load_ps(by + j) - mean));
+              }
+              _mm512_store_ps(row + j, e);
+              _mm512_store_ps(by + j, s);
+            }
+          }
+          left_tiles(weights, slope, wide, padded);
+          for (int j = 0; j < d; j += 32)
+            multiply(weights, 32, 2 * TILE, TILE, back + j / 16 * beside + (int64_t)begin / 32 * TILE, beside,
+                     wide / 32, sums + j, dp, 2, d - j > 16 ? 2 : 1, 0);
+          for (int i = 0; i < count; i++)
+            for (int j = 0; j < d; j += 16)
+              _mm512_mask_storeu_ps(dq + at * d + i * ldq + j, first16(d - j),
+                                    _mm512_load_ps(sums + i * dp + j) * _mm512_set1_ps(scale));
+          turn_rows(turned, slope, 32, wide, padded, TILE);
+          for (int i = 0; i < wide; i += 32)
+            for (int j = 0; j < d; j += 32)
+              multiply(turned + i / 16 * TILE, 32, TILE, TILE, row_pairs + j / 16 * TILE, TILE, 1,
+                       dkeys + (int64_t)(begin + i) * dp + j, dp, 2, d - j > 16 ? 2 : 1, 1);
+          turn_rows(turned, score, 32, wide, padded, TILE);
+          for (int i = 0; i < wide; i += 32)
+            for (int j = 0; j < d; j += 32)
+              multiply(turned + i / 16 * TILE, 32, TILE, TILE, grad_pairs + j / 16 * TILE, TILE, 1,
+                       dvalues + (int64_t)(begin + i) * dp + j, dp, 2, d - j > 16 ? 2 : 1, 1);
+        }
+      for (int i = 0; i < length; i++)
+        for (int j = 0; j < d; j += 16) {
+          _mm512_mask_storeu_ps(dk + own + i * ldk + j, first16(d - j),
+                                _mm512_load_ps(dkeys + (int64_t)i * dp + j) * _mm512_set1_ps(scale));
+          _mm512_mask_storeu_ps(dv + own + i * ldk + j, first16(d - j), _mm512_load_ps(dvalues + (int64_t)i * dp + j));
+        }
+    }
+    free(keys), free(dkeys), free(rows), free(weights), free(turned), free(score), free(sums);
+    _tile_release();
+  }
 }
 """
 )
@@ -513,6 +682,33 @@ def weighted_loss(
     sizes = count, width, pieces, targets.shape[1], torch.get_num_threads()
     load().loss(*tensors, ctypes.c_float(cap), *sizes)
     return losses, gradients
+
+
+@torch.library.custom_op("pgolf::tiled_attention", mutates_args=())
+def attention(q: Tensor, k: Tensor, v: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
+    """As `attention.attention`, with every factor of a product rounded."""
+    (batch, queries, heads, width), (_, length, kv_heads, _) = q.shape, k.shape
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    first = None if first is None else first.contiguous()
+    y, lse = torch.empty_like(q), q.new_empty(batch, heads, queries)
+    tensors = map(native.pointer, (q, k, v, first, y, lse))
+    load().attention_forward(*tensors, batch, length, queries, heads, kv_heads, width, torch.get_num_threads())
+    return y, lse
+
+
+@torch.library.custom_op("pgolf::tiled_attention_backward", mutates_args=())
+def attention_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, first: Tensor | None, y: Tensor, lse: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients by q, k and v, shaped like them; the arguments are as in `attention`."""
+    (batch, queries, heads, width), (_, length, kv_heads, _) = q.shape, k.shape
+    grad, q, k, v = grad.contiguous(), q.contiguous(), k.contiguous(), v.contiguous()
+    first = None if first is None else first.contiguous()
+    gradients = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    tensors = map(native.pointer, (grad, q, k, v, first, y, lse, *gradients))
+    sizes = batch, length, queries, heads, kv_heads, width, torch.get_num_threads()
+    load().attention_backward(*tensors, *sizes)
+    return gradients
 
 
 @torch.library.custom_op("pgolf::tiled_linear", mutates_args=())
@@ -572,3 +768,14 @@ def _differentiate_mlp(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, 
 
 linear.register_autograd(_differentiate_linear, setup_context=_save_linear)
 mlp.register_autograd(_differentiate_mlp, setup_context=_save_mlp)
+
+
+def _save_attention(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs, *output)
+
+
+def _differentiate_attention(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    return (*attention_backward(grad, *ctx.saved_tensors), None)
+
+
+attention.register_autograd(_differentiate_attention, setup_context=_save_attention)
