@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from pgolf.model.attention import Attention
+from pgolf.model.block import Block
 from pgolf.model.gpt import GPT, Parts
-from pgolf.model.kernels import amx, attention, copies, linear, loss, native
+from pgolf.model.kernels import amx, attention, copies, linear, loss, native, residual
 from pgolf.model.lanes import advance
 from pgolf.model.layers import Linear
 from pgolf.model.loss import PLAIN, Arithmetic, bfloat16_outer, bfloat16_product, plain_softmax
@@ -23,6 +24,7 @@ from pgolf.runtime import Runtime
 TOLERANCE = 1e-4  # of a kernel against plain torch, relative to the largest value; rounding stays below 1e-5
 IN_C = ("attention in C", "softmax in C", "layer products in C", "head products in C")
 COPIES = "copies in C"  # of a model with copy heads
+NORMS = "norms in C"  # of blocks that mix the embedding in, in training
 GRAPHS = 64  # compiled variants that may exist: shapes of a sequence schedule times kinds of layer
 
 LOADERS: dict[str, Callable[[GPT, Path | None], object]] = {
@@ -31,6 +33,7 @@ LOADERS: dict[str, Callable[[GPT, Path | None], object]] = {
     "layer products in C": lambda model, cache: linear.load(cache),
     "head products in C": lambda model, cache: linear.load(cache),
     COPIES: lambda model, cache: copies.load(cache),
+    NORMS: lambda model, cache: residual.load(cache),
     "bfloat16 products": lambda model, cache: None,
     "bfloat16 in C": lambda model, cache: amx.load(cache),
 }
@@ -49,6 +52,8 @@ def use_paths(model: GPT, names: Iterable[str]) -> None:
             module.native = model.native
         elif isinstance(module, Linear):
             module.products = layers
+        elif isinstance(module, Block):
+            module.native = NORMS in chosen
     if model.copy_heads is not None:
         model.copy_heads.native = COPIES in chosen
     softmax = loss.softmax if "softmax in C" in chosen else plain_softmax
@@ -72,6 +77,8 @@ def plain_model(model: GPT) -> None:
             module.native = False
         elif isinstance(module, Linear):
             module.products = "torch"
+        elif isinstance(module, Block):
+            module.native = False
 
 
 def use_graph(model: GPT, runtime: Runtime) -> None:

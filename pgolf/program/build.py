@@ -21,6 +21,7 @@ _OPTIONAL: Mapping[str, Callable[[Config], bool]] = {
     "pgolf.model.kernels.cache": lambda config: False,  # the program keeps no compiled kernels
     "pgolf.model.kernels.amx": lambda config: False,  # it trains in float32
     "pgolf.model.kernels.copies": lambda config: False,
+    "pgolf.model.kernels.residual": lambda config: False,
     "pgolf.model.canon": lambda config: config.model.canon_taps > 0,
     "pgolf.model.copy_heads": lambda config: bool(config.model.copy_orders),
     "pgolf.model.head_gate": lambda config: config.model.head_gate != "none",

@@ -485,8 +485,8 @@ static inline __mmask16 seen(int j, int low, int high) {
   return (__mmask16)(first16(high + 1 - j) & ~first16(low - j));
 }
 
-/* Attention as in `attention`: q (batch, queries, heads, d), k and v (batch, length, kv_heads, d); query i sees the keys
-   first[i] <= j <= i. The scores of 32 queries exist at a time. */
+/* Attention as in `attention`: q (batch, queries, heads, d), k and v (batch, length, kv_heads, d); query i sees the
+   keys first[i] <= j <= i. The scores of 32 queries exist at a time. */
 void attention_forward(const float *q, const float *k, const float *v, const int32_t *first, float *out, float *lse,
                        int batch, int length, int queries, int heads, int kv_heads, int d, int threads) {
   const int padded = UP(length, 32), groups = heads / kv_heads, shift = length - queries, dp = UP(d, 32);
