@@ -9,6 +9,8 @@ from torch import Tensor
 
 from pgolf import config as configs
 from pgolf.config.model import ModelConfig
+from pgolf.model.attention import attend
+from pgolf.model.attention_mask import View
 from pgolf.model.gpt import GPT
 from pgolf.model.kernels import amx, native
 from pgolf.model.loss import PLAIN, weighted_loss
@@ -65,6 +67,28 @@ def test_an_mlp_and_its_gradients(rows: int, width: int, hidden: int, slope: flo
         assert off(mine, right) < 4 * ROUNDED
 
 
+@pytest.mark.parametrize(
+    ("rows", "length", "queries", "heads", "kv_heads", "width"),
+    [(2, 100, 100, 2, 2, 40), (1, 77, 7, 4, 2, 16), (3, 64, 64, 2, 1, 32), (1, 1, 1, 1, 1, 24)],
+)
+@pytest.mark.parametrize("documents", [True, False])
+def test_attention_and_its_gradients(
+    rows: int, length: int, queries: int, heads: int, kv_heads: int, width: int, documents: bool
+) -> None:
+    q, grad = torch.randn(2, rows, queries, heads, width).unbind()
+    k, v = torch.randn(2, rows, length, kv_heads, width).unbind()
+    first = None
+    if documents:
+        starts = torch.where(torch.rand(rows, length) < 0.05, torch.arange(length), 0)
+        first = starts.cummax(1).values.int()
+    inputs = [part.requires_grad_() for part in (q, k, v)]
+    plain, tiled = attend(q, k, v, View(first)), amx.attention(q, k, v, first)[0]
+    assert off(tiled, plain) < 4 * ROUNDED
+    found, right = (torch.autograd.grad(y, inputs, grad) for y in (tiled, plain))
+    for mine, theirs in zip(found, right, strict=True):
+        assert float((mine - theirs).abs().max()) < 8 * ROUNDED * max(1.0, float(theirs.abs().max()))
+
+
 @pytest.mark.parametrize("cap", [0.0, 30.0])
 @pytest.mark.parametrize(("count", "width", "pieces"), [(300, 24, 77), (512, 80, 512)])
 def test_the_loss_and_its_gradients(cap: float, count: int, width: int, pieces: int) -> None:
@@ -89,7 +113,7 @@ def test_a_model_trains_in_it_as_in_float32_and_scores_in_float32() -> None:
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     losses, gradients = [], []
-    for names in ([], ["bfloat16 in C"]):
+    for names in ([], ["attention in C", "bfloat16 in C"]):
         use_paths(model, names)
         loss = model.loss(tokens[:, :-1], tokens[:, 1:])
         losses.append(loss.item())
@@ -98,5 +122,5 @@ def test_a_model_trains_in_it_as_in_float32_and_scores_in_float32() -> None:
     assert F.cosine_similarity(gradients[0], gradients[1], dim=0) > 0.99
     with torch.no_grad():
         scored = model.token_losses(tokens[:, :-1], tokens[:, 1:])
-        use_paths(model, [])
+        use_paths(model, ["attention in C"])
         assert torch.equal(scored, model.token_losses(tokens[:, :-1], tokens[:, 1:]))
