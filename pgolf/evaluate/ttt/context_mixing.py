@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from numba import njit
 
-from pgolf.evaluate.sliding import scored_hidden
+from pgolf.evaluate.sliding import scored_logits
 from pgolf.evaluate.ttt import token_tree
 from pgolf.evaluate.ttt.fast_output import FastOutput, _slot
 from pgolf.evaluate.ttt.task import Task
@@ -127,8 +127,8 @@ class OverOutput:
         _, slopes, found = self.output.score(previous, targets, logits, set(range(len(targets))))
         adapted = np.exp(np.stack([found[row] for row in range(len(targets))]))
         with torch.no_grad():
-            hidden = scored_hidden(self.trained, self.task.tokens, batch, self.task.device)
-            trained = torch.softmax(self.trained.logits(hidden).double(), -1).cpu().numpy()
+            logits_trained = scored_logits(self.trained, self.task.tokens, batch, self.task.device)
+            trained = torch.softmax(logits_trained.double(), -1).cpu().numpy()
         nll, kept = self.contexts.score(previous, targets, np.stack([adapted, trained]), wanted)
         return nll, slopes, kept
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pgolf.model.kernels import native
+from pgolf.model.raised_logits import Raised
 
 TILES = (
     native.VECTORS
@@ -401,10 +402,10 @@ static float softmax_row(float *z, float *powers, const int64_t *targets, const 
 #define CHUNK 256 /* tokens whose rounded logits exist at a time */
 
 /* Each token's loss as in `softmax_row` of logits hidden head^T (+ bias); gradients by hidden (n, d), head (v, d) and
-   bias (v; null without a bias). weights, targets (n, count). */
+   bias (v; null without a bias). weights, targets (n, count). amounts (n, few) are added to the logits of `raised`. */
 void loss(const float *hidden, const float *head, const float *bias, const int64_t *targets, const float *weights,
-          float *losses, float *d_hidden, float *d_head, float *d_bias, float cap, int n, int d, int v, int count,
-          int threads) {
+          const int64_t *raised, const float *amounts, float *losses, float *d_hidden, float *d_head, float *d_bias,
+          float *d_amounts, float cap, int n, int d, int v, int count, int few, int threads) {
   const int vp = UP(v, 32), dp = UP(d, 16), deep = CHUNK / 32;
   half *right = memory(right_size(d, v)), *back = memory(right_size(v, d));
   half *left = memory((size_t)vp * CHUNK * 2), *pairs_of = memory((size_t)dp * CHUNK * 2);
@@ -432,7 +433,9 @@ void loss(const float *hidden, const float *head, const float *bias, const int64
           if (bias)
             for (int j = 0; j < v; j++) row[j] += bias[j];
           const int64_t token = at + i;
+          for (int j = 0; j < few; j++) row[raised[token * few + j]] += amounts[token * few + j];
           losses[token] = softmax_row(row, powers, targets + token * count, weights + token * count, cap, v, count);
+          for (int j = 0; j < few; j++) d_amounts[token * few + j] = row[raised[token * few + j]];
         }
         for (int i = tokens; i < 32; i++) memset(z + (int64_t)i * vp, 0, (size_t)v * 4);
         turn_rows(left + part * TILE, z, 32, v, vp, deep * TILE);
@@ -668,20 +671,31 @@ def outer(g: Tensor, x: Tensor, out: Tensor) -> Tensor:
 
 
 def weighted_loss(
-    hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, weights: Tensor, cap: float
-) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor | None]]:
-    """Weighted loss of each token (N,), and the gradients of their sum by hidden, head and bias.
+    hidden: Tensor,
+    head: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    weights: Tensor,
+    cap: float,
+    raised: Raised | None,
+) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """Weighted loss of each token (N,), and the gradients of their sum by hidden, head, bias and the amounts raised.
 
-    hidden (N, d), head (V, d), bias (V,) or None, targets int64 (N, K), weights (N, K), as in `model.loss`.
+    hidden (N, d), head (V, d), bias (V,) or None, targets int64 (N, K), weights (N, K), raised (N, n) or None, as in
+    `model.loss`.
     """
     (count, width), pieces = hidden.shape, len(head)
     hidden, head, targets, weights = (part.contiguous() for part in (hidden, head, targets, weights))
-    gradients = torch.empty_like(hidden), torch.empty_like(head), None if bias is None else torch.empty_like(bias)
+    tokens, amounts = (None, None) if raised is None else (part.contiguous() for part in raised)
     losses = hidden.new_empty(count)
-    tensors = map(native.pointer, (hidden, head, bias, targets, weights, losses, *gradients))
-    sizes = count, width, pieces, targets.shape[1], torch.get_num_threads()
-    load().loss(*tensors, ctypes.c_float(cap), *sizes)
-    return losses, gradients
+    d_hidden, d_head = torch.empty_like(hidden), torch.empty_like(head)
+    d_bias = None if bias is None else torch.empty_like(bias)
+    d_amounts = None if amounts is None else torch.empty_like(amounts)
+    given = hidden, head, bias, targets, weights, tokens, amounts, losses, d_hidden, d_head, d_bias, d_amounts
+    few = 0 if amounts is None else amounts.shape[1]
+    sizes = count, width, pieces, targets.shape[1], few, torch.get_num_threads()
+    load().loss(*map(native.pointer, given), ctypes.c_float(cap), *sizes)
+    return losses, (d_hidden, d_head, d_bias, d_amounts)
 
 
 @torch.library.custom_op("pgolf::tiled_attention", mutates_args=())
