@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from cli.main import app
+from cli.app import app
 from pgolf import config as configs
 from pgolf import runtime
 from pgolf.audit import evaluators, record
