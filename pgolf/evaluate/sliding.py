@@ -77,7 +77,12 @@ class SlidingEvaluator:
 
 @contextmanager
 def scoring(model: GPT, settings: EvaluateConfig) -> Iterator[None]:
-    """Put the model into evaluation mode with the evaluation's attention window; remove the window afterwards."""
+    """Put the model into evaluation mode with the evaluation's attention window; remove the window afterwards.
+
+    Raises PgolfError for banded contexts of a model whose counts reach through the whole row.
+    """
+    if settings.context == "banded" and model.config.document_counts:
+        raise PgolfError("evaluate.context is 'banded', but model.document_counts reaches beyond the band; set sliding")
     model.eval()
     model.set_window(settings.seq_len if settings.context == "banded" else 0)
     try:

@@ -21,6 +21,7 @@ _OPTIONAL: Mapping[str, Callable[[Config], bool]] = {
     "pgolf.model.kernels.cache": lambda config: False,  # the program keeps no compiled kernels
     "pgolf.model.canon": lambda config: config.model.canon_taps > 0,
     "pgolf.model.copy_heads": lambda config: bool(config.model.copy_orders),
+    "pgolf.model.document_counts": lambda config: config.model.document_counts,
     "pgolf.model.head_gate": lambda config: config.model.head_gate != "none",
     "pgolf.model.lanes": lambda config: config.model.parallel_lanes > 1,
     "pgolf.model.multi_token_prediction": lambda config: bool(config.model.future_weights),
