@@ -205,7 +205,7 @@ def guarded(work: Callable[[], None], debug: bool, as_json: bool) -> None:
             traceback.print_exc()
         # Compiled code turns a KeyboardInterrupt into a SystemError, or loses it.
         if isinstance(error, KeyboardInterrupt) or interrupts.asked:
-            _fail("interrupted; everything finished so far is kept", 130, as_json)
+            _fail(interrupts.TEXT, 130, as_json)
         if isinstance(error, PgolfError):
             _fail(str(error), error.exit_code, as_json, every_rank=error.every_rank)
         if isinstance(error, BrokenPipeError):

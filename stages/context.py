@@ -11,6 +11,7 @@ Leaving the block without an exception writes the manifest and commits the direc
 """
 
 import dataclasses
+import functools
 import json
 import subprocess
 import time
@@ -195,7 +196,7 @@ class StageContext:
                 )
                 yield build
                 return
-            started, clock = datetime.now(UTC), time.monotonic()
+            started, clock, commit = datetime.now(UTC), time.monotonic(), git_commit()
             try:
                 yield build
                 if self.runtime.is_main:
@@ -203,7 +204,7 @@ class StageContext:
                         Manifest(
                             stage=stage,
                             name=label,
-                            pgolf={"version": pgolf.__version__, "commit": git_commit()},
+                            pgolf={"version": pgolf.__version__, "commit": commit},
                             command=list(self.command),
                             config=resolved,
                             inputs=entries,
@@ -287,6 +288,7 @@ class StageContext:
         return dataclasses.replace(self, **changes)
 
 
+@functools.cache  # of the code that this process began with, whatever is checked out while it runs
 def git_commit() -> str | None:
     """The commit of the source tree that pgolf runs from, with `+` when it has changes; None outside a checkout."""
     folder = Path(pgolf.__file__).parent

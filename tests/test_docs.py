@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from cli.main import app
+from cli.app import app
 from pgolf.config import Config, load, to_dict
 from pgolf.data import hub
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import pgolf
-from cli.main import app
+from cli.app import app
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (

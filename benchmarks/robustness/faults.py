@@ -41,7 +41,7 @@ def command(words: list[str]) -> None:
     """Run `pgolf WORDS` in this process. Raises Failed with its exit code."""
     from typer.testing import CliRunner
 
-    from cli.main import app
+    from cli.app import app
 
     result = CliRunner().invoke(app, [*words, "--threads", "1"])
     if result.exit_code:

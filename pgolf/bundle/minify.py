@@ -23,8 +23,8 @@ _C_SOURCE = re.compile(r"^ *#(include|pragma) ", re.M)
 
 
 @functools.cache  # a byte target and the package that is then made minify the same modules
-def minify(source: str) -> str:
-    """The module in fewer characters; it behaves the same."""
+def minify(source: str, keep: frozenset[str] = frozenset()) -> str:
+    """The module in fewer characters; it behaves the same. keep: private globals that other modules use."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and _C_SOURCE.search(node.value):
@@ -42,5 +42,9 @@ def minify(source: str) -> str:
         preserve_locals=sorted(parameters),
         hoist_literals=False,
         rename_globals=True,
-        preserve_globals=sorted(name for name in names if not name.startswith("_") or name.startswith("__")),
+        preserve_globals=sorted(name for name in names if name in keep or not is_private(name)),
     )
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")

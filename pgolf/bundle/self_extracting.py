@@ -1,10 +1,10 @@
 """One Python file that carries a whole program: `bundle` writes it, `unpack` reads it without running anything.
 
-The modules are minified, compressed together with brotli (2% smaller than LZMA or bzip2 on such text) and written
-into a string literal of a Latin-1 source file, in base 251: a literal can hold every character of Latin-1 but five,
-so that 279 bytes take 280 characters (base85, which records of the challenge use, costs 25%; escapes cost 2%). Data
-stays readable at the top of the file. An import hook serves the modules from memory; their source, one statement per
-line, goes to `linecache`, so that tracebacks and `inspect` show real lines.
+The modules are minified, their frequent words replaced by codes (`word_codes`), compressed together with brotli (3%
+smaller than LZMA on such text) and written into a string literal of a Latin-1 source file, in base 251: a literal can
+hold every character of Latin-1 but five, so that 279 bytes take 280 characters (base85, which records of the challenge
+use, costs 25%; escapes cost 2%). Data stays readable at the top of the file. An import hook serves the modules from
+memory; their source, one statement per line, goes to `linecache`, so that tracebacks and `inspect` show real lines.
 """
 
 import ast
@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import brotli
 
-from pgolf.bundle.minify import minify
+from pgolf.bundle import word_codes
+from pgolf.bundle.minify import is_private, minify
 from pgolf.bundle.module_graph import BundleError, third_party
 from pgolf.bundle.tree_shaking import shake
 
@@ -27,7 +28,8 @@ _MAX_TEXT, _MAX_DATA = 2 << 20, 1 << 16  # bytes of source, and of data: `unpack
 _MODULE = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
 _LOADER = r"""import ast,brotli,functools,importlib.util,linecache,sys,traceback
 def digits(s):return functools.reduce(lambda n,c:n*251+ord(c)-1-sum(c>x for x in'\n\r\'\\'),s,0).to_bytes(len(s)-1)
-t=brotli.decompress(b''.join(digits(P[i:i+280])for i in range(0,len(P),280))).decode().split('\0')
+w,_,t=brotli.decompress(b''.join(digits(P[i:i+280])for i in range(0,len(P),280))).decode().partition('\n')
+t=t.translate(dict(zip([*range(1,9),*range(14,32),*range(127,2048)],w.split(' ')))).split('\0')
 F|=zip(t[::2],t[1::2])
 class Loader:
  def find_spec(self,name,*_):
@@ -88,19 +90,24 @@ def bundle(
     """
     shaken = shake(entry, ["main"], roots, without_methods, without_modules)
     files = {}
+    elsewhere = {module.name: _private_names(tree) for module, tree in shaken}
     for number, (module, tree) in enumerate(shaken, 1):
         path = module.name.replace(".", "/") + ("/__init__.py" if module.is_package else ".py")
-        files[path] = minify(ast.unparse(tree))
+        source = ast.unparse(tree)
+        used = {name for other, names in elsewhere.items() if other != module.name for name in names}
+        files[path] = minify(source, frozenset(name for name in used if name in source))
         if "\0" in files[path]:
             raise BundleError(f"{module.name} contains a NUL character; write it as an escape")
         on_module(number, len(shaken))
-    text = "\0".join(part for item in files.items() for part in item).encode("utf-8")
+    text = "\0".join(part for item in files.items() for part in item)
+    coded = word_codes.encode(text).encode("utf-8")
+    source_bytes = max(len(text.encode("utf-8")), len(coded))
     values = ascii(dict(data or {}))
-    for what, size, limit in (("source", len(text), _MAX_TEXT), ("data", len(values), _MAX_DATA)):
+    for what, size, limit in (("source", source_bytes, _MAX_TEXT), ("data", len(values), _MAX_DATA)):
         if size > limit:
             raise BundleError(f"the program has {size:,} bytes of {what}; a bundle holds at most {limit:,}")
     modes = brotli.MODE_GENERIC, brotli.MODE_TEXT, brotli.MODE_FONT  # hints; which one is best is not known beforehand
-    literal = _to_literal(min((brotli.compress(text, mode=mode, quality=11, lgwin=24) for mode in modes), key=len))
+    literal = _to_literal(min((brotli.compress(coded, mode=mode, quality=11, lgwin=24) for mode in modes), key=len))
     head = ["# coding: latin-1", *(f"# {line}" for line in title.splitlines())]
     lines = [*head, f"F={values}", f"P='{literal}'", _loader(entry, roots)]
     script = "\n".join(lines).encode("latin-1")
@@ -128,10 +135,21 @@ def unpack(script: bytes) -> dict[str, str]:
         found = re.search(rf"in (\([^()]*\)):del.*\n importlib\.import_module\('({_MODULE})'\)\.main\(F\)\n$", loader)
         if not found or loader != _loader(found[2], ast.literal_eval(found[1])):
             raise ValueError("its loader is not this version's")
-        parts = _decompress(_from_literal(literal[3:-1])).decode("utf-8").split("\0")
+        parts = word_codes.decode(_decompress(_from_literal(literal[3:-1])).decode("utf-8"), _MAX_TEXT).split("\0")
         return {**data, **dict(zip(parts[::2], parts[1::2], strict=True))}
     except Exception as error:  # whatever a damaged or hostile file raises
         raise BundleError(f"this is not a bundled program ({' '.join(str(error).split())[:120]})") from error
+
+
+def _private_names(tree: ast.AST) -> set[str]:
+    """Those that a module imports, or reads as attributes of something."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+    return {name for name in found if is_private(name)}
 
 
 def _loader(entry: str, roots: Collection[str]) -> str:

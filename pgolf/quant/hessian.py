@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import CHUNK_TOKENS, GPT
+from pgolf.model.raised_logits import split
 from pgolf.quant import hessian_ranks, precision
 from pgolf.quant.grid import Floats
 from pgolf.runtime import Runtime
@@ -178,7 +179,7 @@ def _one_batch(model: GPT, tokens: Tensor, collector: _Collector, generator: tor
             x = model.before_head(leaf)  # once: a map in front of the head is counted by its hook
             log_p = torch.log_softmax(model.project(x).float(), dim=-1)
         with torch.no_grad():
-            _add_head(collector, head, x.float(), log_p)
+            _add_head(collector, head, split(x, model.config.embed_dim or model.config.dim)[0].float(), log_p)
         if upstream is not None:
             labels = torch.multinomial(log_p.detach().exp(), 1, generator=generator)
             (upstream[start : start + CHUNK_TOKENS],) = torch.autograd.grad(-log_p.gather(1, labels).sum(), leaf)

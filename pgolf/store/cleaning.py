@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgolf.errors import PgolfError, did_you_mean
-from pgolf.store import runs, stage_directory, work_folder
+from pgolf.store import kinds, runs, stage_directory, work_folder
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,9 @@ def leftovers(artifacts: Path, run: Path, only: Sequence[str] = ()) -> list[Left
     """The variants of a run and its unfinished attempts, each with the reason if it has to stay.
 
     only: variants (`int5`) or labels (`quantize@int5`, `train.partial`); none: all. A stage stays while any stage in
-    `artifacts` that is not removed with it was made from it, and when anything in it is not pgolf's own.
-    Raises PgolfError for a name that is none of them.
+    `artifacts` that is not removed with it was made from it, and when anything in it is not pgolf's own. A report
+    shows every stage, but its page is whole without them, so it keeps none. Raises PgolfError for a name that is
+    none of them.
     """
     variants = {path: path.name.partition("@") for path in stage_directory.stage_folders(run) if "@" in path.name}
     partial = work_folder.abandoned(run)
@@ -33,7 +34,8 @@ def leftovers(artifacts: Path, run: Path, only: Sequence[str] = ()) -> list[Left
     chosen = [path for path, parts in variants.items() if not only or {parts[2], "".join(parts)} & {*only}]
     reasons = {path: _foreign(path) for path in chosen}
     stages = {path: stage_directory.open_stage(path) for path in chosen}
-    others = [stage for name in runs.names(artifacts) for stage in runs.stages_of(artifacts / name)]
+    everything = (stage for name in runs.names(artifacts) for stage in runs.stages_of(artifacts / name))
+    others = [stage for stage in everything if stage.manifest.stage not in kinds.holding("page")]
     while True:
         stay = [stage for stage in others if reasons.get(stage.path, "stays")]
         made_from = {entry.sha256: stage for stage in stay for entry in stage.manifest.inputs.values()}

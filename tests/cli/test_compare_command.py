@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from cli.main import app
+from cli.app import app
 from pgolf.errors import PgolfError
 from stages.reports import compare
 

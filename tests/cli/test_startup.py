@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cli.main import COMMANDS
+from cli import interrupts
+from cli.app import COMMANDS
 
 HEAVY = ("torch", "numba", "matplotlib", "sentencepiece", "constriction", "pyarrow", "fsspec", "python_minifier")
 SCRIPT = """
@@ -22,6 +23,19 @@ print(json.dumps([codes, [name for name in json.loads(sys.stdin.read()) if name 
 """
 
 
+INTERRUPTED = """
+import os, signal, sys
+class Finder:
+    def find_spec(name, *_):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder)
+sys.argv = ["pgolf", "runs"]
+from cli.main import main
+main()
+"""
+
+
 def imported(*commands: list[str]) -> list[str]:
     """The heavy libraries that a new process has imported after these commands, all of which must succeed."""
     words = [sys.executable, "-c", SCRIPT, json.dumps(commands)]
@@ -30,6 +44,11 @@ def imported(*commands: list[str]) -> list[str]:
     codes, found = json.loads(done.stdout.splitlines()[-1])
     assert not any(codes), f"{codes}\n{done.stdout}\n{done.stderr}"
     return found
+
+
+def test_ctrl_c_while_modules_are_loaded_is_one_line_and_130() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", f"pgolf: {interrupts.TEXT}\n")
 
 
 def test_help_imports_no_heavy_library() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import typer
 from typer.testing import CliRunner
 
-from cli.main import app
+from cli.app import app
 
 SMALL = (
     *("tokenizer.vocab_size=384", "model.vocab_size=384", "model.dim=16", "model.num_layers=2", "model.num_heads=2"),

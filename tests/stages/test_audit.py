@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from cli.main import app
+from cli.app import app
 from pgolf import config as configs
 from pgolf import runtime
 from pgolf.audit import evaluators, record
@@ -46,6 +46,7 @@ SETTINGS = (
     "model.num_kv_heads=1",
     "train.seq_len=32",
     "evaluate.stride=16",
+    "evaluate.canonical=true",
     "ttt.chunk_tokens=64",
 )
 OPTIONS = AuditOptions(tokens=300, probes=10)

@@ -64,6 +64,7 @@ def test_a_matrix_that_the_loss_does_not_feel_yet_counts_all_inputs_alike() -> N
         {},
         {"embed_dim": 8, "tied_head": False, "bigram_rows": 50, "bigram_dim": 8},
         {"head_map": True, "copy_orders": (1,), "copy_input": True, "canon_taps": 2},
+        {"head_map": True, "copy_orders": (1,), "copy_logits": True, "copy_token": True, "document_counts": True},
     ],
 )
 def test_the_fisher_form_predicts_the_divergence_of_noise(changes: dict[str, object]) -> None:
