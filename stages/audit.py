@@ -25,6 +25,7 @@ from pgolf.audit import text as text_checks
 from pgolf.audit.subject import FLOOR_FP32, ISOLATES_NOTHING
 from pgolf.config import Config
 from pgolf.errors import CheckFailed, PgolfError
+from pgolf.evaluate import canonical
 from pgolf.evaluate.bpb import Score
 from pgolf.evaluate.compare import by_document
 from pgolf.evaluate.evaluator import Trace
@@ -127,6 +128,8 @@ def _run(case: _Case) -> dict[str, Any]:
     model = load_model(case.source, runtime)
     adapts = options.evaluator == evaluators.TTT
     tokenizer = token_stages.tokenizer_of(case.tokenized)
+    if config.evaluate.canonical:
+        model.barred = canonical.barred(tokenizer, runtime.device)
     expected_runs = options.probes + 24
     with context.reporter.progress("audit", total=expected_runs) as bar:
         black_box, subjects = evaluators.black_box(
@@ -328,6 +331,7 @@ def _isolation(case: _Case, nll: np.ndarray, noise: float) -> Finding:
 
 def _child_alone(case: _Case, nll: np.ndarray, noise: float, inputs: Path) -> Finding:
     tokens, job = inputs / "tokens.npy", inputs / "job.json"
+    tokenizer = case.tokenized.file(kinds.TOKENIZER).resolve()
     np.save(tokens, case.tokens.astype(np.int64))
     values = {
         "stage": str(case.source.path.resolve()),
@@ -336,10 +340,11 @@ def _child_alone(case: _Case, nll: np.ndarray, noise: float, inputs: Path) -> Fi
         "device": case.context.runtime.device.type,
         "threads": case.context.runtime.threads,
         "tokens": str(tokens),
+        "tokenizer": str(tokenizer),
     }
     job.write_text(json.dumps(values))
     payload = [name for name in (WEIGHTS, QUANTIZED, PACKED) if name in case.source.manifest.outputs]
-    allowed = [job, tokens, *(case.source.path.resolve() / name for name in ("manifest.json", *payload))]
+    allowed = [job, tokens, tokenizer, *(case.source.path.resolve() / name for name in ("manifest.json", *payload))]
     gpu = values["device"] != "cpu"
     watched = watch.run("module", "stages.workers.audit_child", [str(job)], allowed, gpu=gpu)
     finding = watch.isolation(watched, allowed)

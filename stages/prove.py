@@ -1,9 +1,9 @@
 """Prove a score: code the scored tokens with the evaluated model, and let a fresh process get them back.
 
-That process sees pgolf and the stage that holds the model, nothing else: no text, no run, no network. Where the system
-has no means to build such a wall, the process is only fresh, and `details.wall` says so. What comes back must be the
-tokens, and the code must have the claimed length. The score is that of an evaluation, or the claim of a package, whose
-own script is never run.
+That process sees pgolf and the stage that holds the model (with `evaluate.canonical` the tokenizer as well), nothing
+else: no text, no run, no network. Where the system has no means to build such a wall, the process is only fresh, and
+`details.wall` says so. What comes back must be the tokens, and the code must have the claimed length. The score is that
+of an evaluation, or the claim of a package, whose own script is never run.
 """
 
 import dataclasses
@@ -23,10 +23,13 @@ from pgolf import sandbox
 from pgolf.compress import proof
 from pgolf.compress.proof import Evaluation
 from pgolf.errors import CheckFailed, PgolfError
+from pgolf.evaluate import canonical
+from pgolf.saved import tokens as token_stages
 from pgolf.saved.models import load_model
 from pgolf.store import kinds
 from pgolf.store.records import PackageDetails, ProveDetails, ProveMetrics, ScoreDetails, ScoreMetrics
 from pgolf.store.stage_directory import Stage
+from pgolf.tokens.sentencepiece_model import Pieces
 from stages.context import StageContext
 from stages.views import claims, evaluation, proofs
 from stages.views.evaluation import VAL, Documents, Text
@@ -74,10 +77,14 @@ def prove(context: StageContext, source: Stage, tokens: int = 0, score: str = ""
             runtime = dataclasses.replace(
                 context.runtime, device=torch.device("cpu"), dtype=torch.float32, compile=False
             )
-            data, code_bytes = proof.encode(load_model(claim.model, runtime), claim.evaluation, part, context.reporter)
+            model, tokenizer = load_model(claim.model, runtime), None
+            if claim.evaluation.evaluate.canonical:
+                tokenizer = token_stages.tokenizer_file(claim.model)
+                model.barred = canonical.barred(Pieces.open(tokenizer), runtime.device)
+            data, code_bytes = proof.encode(model, claim.evaluation, part, context.reporter)
             build.writer.path(kinds.PROOF).write_bytes(data)
             with context.reporter.progress("decode in a fresh process"):
-                digest, wall = _decoded_elsewhere(build.writer.path(kinds.PROOF), claim.model)
+                digest, wall = _decoded_elsewhere(build.writer.path(kinds.PROOF), claim.model, tokenizer)
             came_back = digest == proof.digest(part)
             coded = proof.bits_per_byte(code_bytes, text_bytes)
             build.metrics |= ProveMetrics(
@@ -176,12 +183,17 @@ def _claimed_of(claim: _Claim, text: Text, count: int) -> float:
     return float(bits[: count - 1].sum()) / int(text.token_bytes[1:count].sum())
 
 
-def _decoded_elsewhere(file: Path, model: Stage) -> tuple[str, str]:
-    """SHA-256 of the tokens that a fresh process gets from the file and the model's stage, and the wall around it."""
-    job = json.dumps({"file": str(file.resolve()), "model": str(model.path.resolve())})
+def _decoded_elsewhere(file: Path, model: Stage, tokenizer: Path | None) -> tuple[str, str]:
+    """SHA-256 of the tokens that a fresh process gets from the file and the model's stage, and the wall around it.
+
+    tokenizer: its file, which is readable too, if the evaluation rules out what it never writes.
+    """
+    given = {"file": file, "model": model.path} | ({} if tokenizer is None else {"tokenizer": tokenizer})
+    paths = {name: path.resolve() for name, path in given.items()}
+    job = json.dumps({name: str(path) for name, path in paths.items()})
     arguments = sandbox.module("stages.workers.proof_worker", job)
     try:
-        outcome = sandbox.run(arguments, [file.resolve(), model.path.resolve()], sandbox.Limits(seconds=24 * 3600.0))
+        outcome = sandbox.run(arguments, [*paths.values()], sandbox.Limits(seconds=24 * 3600.0))
     except sandbox.Unavailable as error:
         raise PgolfError(f"the fresh process could not be walled in: {error}") from error
     if outcome.ended or outcome.status:

@@ -59,6 +59,11 @@ def parts(model: ModelConfig) -> dict[str, tuple[dict[str, Any], dict[str, Any]]
             {"copy_orders": (1, 2, 3), "copy_depth": 4, "copy_input": True},
             {"copy_depth": 1, "copy_input": False},
         ),
+        "copied logits": (
+            {"copy_orders": (1, 2, 3), "copy_logits": True, "copy_token": True},
+            {"copy_logits": False, "copy_token": False},
+        ),
+        "document counts": ({"document_counts": True}, {"document_counts": False}),
         "head map": ({"head_map": True}, {"head_map": False}),
         "sparse head gate": ({"head_gate": "sparse"}, {"head_gate": "none"}),
         "dense head gate": ({"head_gate": "dense"}, {"head_gate": "none"}),

@@ -14,7 +14,7 @@ import torch
 from pgolf.config.evaluate import EvaluateConfig
 from pgolf.config.ttt import TttConfig
 from pgolf.errors import PgolfError
-from pgolf.evaluate.sliding import expected_tokens, scored_hidden, targets_of
+from pgolf.evaluate.sliding import expected_tokens, scored_logits, targets_of
 from pgolf.evaluate.ttt.fast_output import FastOutput
 from pgolf.evaluate.ttt.optimizer import Learner
 from pgolf.evaluate.windows import Window
@@ -67,7 +67,7 @@ class Documents:
             self._known -= self._stride
             self._cache.start()
         window = torch.from_numpy(self._tokens[:, : self._known]).to(self._device)
-        return probabilities(self._model.logits(self._model.hidden(window, 1, self._cache)[:, 0]))
+        return probabilities(self._model.logits(self._model.hidden(window, 1, self._cache)[:, 0], window[:, -1]))
 
     def reveal(self, tokens: np.ndarray) -> None:
         self._tokens[:, self._known] = tokens
@@ -104,7 +104,7 @@ class Stream:
             self._start += self._settings.stride
             self._cache.start()
         window = torch.from_numpy(self._tokens[self._start : self._known][None]).to(self._device)
-        return self._distribution(self._model.logits(self._model.hidden(window, 1, self._cache)[:, 0]))
+        return self._distribution(self._model.logits(self._model.hidden(window, 1, self._cache)[:, 0], window[:, -1]))
 
     def _distribution(self, logits: torch.Tensor) -> np.ndarray:
         return probabilities(logits)
@@ -160,7 +160,7 @@ class LearningStream(Stream):
     def _learn(self) -> None:
         window = Window(self._start, self._known - 1, self._scored)
         if self._ttt.epochs and self._ttt.lr:
-            logits = self._model.logits(scored_hidden(self._model, self._tokens, [window], self._device))
+            logits = scored_logits(self._model, self._tokens, [window], self._device)
             if self._output is None:
                 expected = expected_tokens(self._tokens, targets_of([window]), self._device)
                 loss = torch.nn.functional.cross_entropy(logits, expected)

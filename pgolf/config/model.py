@@ -87,8 +87,15 @@ class ModelConfig:
     """Lengths of the contexts whose earlier occurrences in the document propose the token that followed; empty: off."""
     copy_depth: int = 1
     """Candidates per order of `copy_orders`, the latest first."""
+    copy_logits: bool = False
+    """Gates of the copy heads are added to the candidates' own logits; false: times their embeddings to the final
+    state, which raises similar tokens too."""
+    copy_token: bool = False
+    """Gates of the copy heads also read the candidate's output embedding."""
     copy_input: bool = False
     """The latest candidate of each order is also added to the embedding of the token, times a learned vector."""
+    document_counts: bool = False
+    """Tokens that the document already holds get a higher logit, by a gate times the log of their count."""
     head_map: bool = False
     """A learned square matrix, starting as the identity, between the final norm and the output embedding."""
     bigram_rows: int = 0
@@ -137,6 +144,8 @@ class ModelConfig:
             )
         if self.copy_orders and (self.embed_dim or not self.tied_head):
             raise PgolfError("model.copy_orders needs the tied embedding: leave model.embed_dim and model.tied_head")
+        if (self.copy_logits or self.copy_token) and not self.copy_orders:
+            raise PgolfError("model.copy_logits and model.copy_token need model.copy_orders")
         for name in ("layer_windows", "value_embed_layers"):
             if any(value < 0 for value in getattr(self, name)):
                 raise PgolfError(f"model.{name} holds a negative number: {list(getattr(self, name))}")

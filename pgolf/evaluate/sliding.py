@@ -77,7 +77,12 @@ class SlidingEvaluator:
 
 @contextmanager
 def scoring(model: GPT, settings: EvaluateConfig) -> Iterator[None]:
-    """Put the model into evaluation mode with the evaluation's attention window; remove the window afterwards."""
+    """Put the model into evaluation mode with the evaluation's attention window; remove the window afterwards.
+
+    Raises PgolfError for banded contexts of a model whose counts reach through the whole row.
+    """
+    if settings.context == "banded" and model.config.document_counts:
+        raise PgolfError("evaluate.context is 'banded', but model.document_counts reaches beyond the band; set sliding")
     model.eval()
     model.set_window(settings.seq_len if settings.context == "banded" else 0)
     try:
@@ -147,6 +152,17 @@ def scored_hidden(model: GPT, tokens: np.ndarray, batch: Sequence[Window], devic
     return model.hidden(inputs, last).flatten(0, 1)[picked]
 
 
+def scored_logits(model: GPT, tokens: np.ndarray, batch: Sequence[Window], device: torch.device) -> Tensor:
+    """Logits (n, vocab_size) of the targets of `targets_of(batch)`, from one forward."""
+    hidden = scored_hidden(model, tokens, batch, device)
+    return model.logits(hidden, previous_tokens(tokens, targets_of(batch), device))
+
+
+def previous_tokens(tokens: np.ndarray, targets: np.ndarray, device: torch.device) -> Tensor:
+    """(n,) int64 ids of the tokens before the targets, given as index into the scores."""
+    return torch.from_numpy(tokens[targets].astype(np.int64)).to(device)
+
+
 def expected_tokens(tokens: np.ndarray, targets: np.ndarray, device: torch.device) -> Tensor:
     """(n,) int64 ids of the targets, given as index into the scores."""
     return torch.from_numpy(tokens[targets + 1].astype(np.int64)).to(device)
@@ -158,19 +174,20 @@ def score_windows(
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
     """Nats of the targets of `targets_of(batch)` in one forward, and whole distributions at the requested positions."""
     hidden, targets = scored_hidden(model, tokens, batch, device), targets_of(batch)
-    return score_hidden(model, hidden, expected_tokens(tokens, targets, device), targets + 1, wanted)
+    ids = previous_tokens(tokens, targets, device), expected_tokens(tokens, targets, device)
+    return score_hidden(model, hidden, *ids, targets + 1, wanted)
 
 
 def score_hidden(
-    model: GPT, hidden: Tensor, expected: Tensor, positions: np.ndarray, wanted: Mapping[int, Any]
+    model: GPT, hidden: Tensor, previous: Tensor, expected: Tensor, positions: np.ndarray, wanted: Mapping[int, Any]
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
     """Nats of the expected tokens, and distributions at the requested positions.
 
-    hidden: (n, dim); expected: (n,) int64 ids; positions: (n,) their positions in the stream.
+    hidden: (n, dim); previous, expected: (n,) int64 ids, before each target and of it; positions: (n,) in the stream.
     Returns (n,) float64 and, by position, (vocab_size,) float64 log-probabilities or the wanted part of them.
     """
-    losses = model.hidden_losses(hidden, expected)
-    found = chosen(lambda rows: model.logits(hidden[rows]), positions, wanted) if wanted else {}
+    losses = model.hidden_losses(hidden, expected, previous)
+    found = chosen(lambda rows: model.logits(hidden[rows], previous[rows]), positions, wanted) if wanted else {}
     return losses.double().cpu().numpy(), found
 
 

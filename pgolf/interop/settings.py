@@ -20,6 +20,8 @@ _PARTS = {
     "smear_gate": "smear.weight",
     "value_x0": "blocks.0.attn.value_x0",
     "head_map": "head_map.weight",
+    "copy_token": "copy_heads.on_token",
+    "document_counts": "counts.gate",
     "logit_bias": "logit_bias",
     "backout": "backout",
     "asymmetric_softcap": "softcap_shift",
@@ -28,7 +30,7 @@ _PARTS = {
 _UNTOLD = (
     "mlp_slope", "rope_dims", "rope_base", "logit_softcap", "norm_scale", "xsa_from", "parallel_from", "loop_first",
     "loop_last", "loop_passes", "eval_loop_passes", "layer_windows", "document_attention", "key_offset",
-    "head_gate_factor", "value_embed_layers",
+    "head_gate_factor", "value_embed_layers", "copy_logits"
 )  # fmt: skip
 
 

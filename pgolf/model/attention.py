@@ -9,7 +9,7 @@ from pgolf.model.attention_mask import View, mask
 from pgolf.model.banded_attention import attend_banded
 from pgolf.model.forward_context import Step
 from pgolf.model.head_gate import HeadGate
-from pgolf.model.kernels import attention
+from pgolf.model.kernels import amx, attention
 from pgolf.model.layers import Linear, previous, rms_norm
 from pgolf.model.rotary import rotate
 from pgolf.model.xsa import exclude_self
@@ -36,10 +36,12 @@ class Attention(nn.Module):
         self.offset_from = config.rope_dims if config.key_offset else 0
         self.native = False  # whether the C kernel computes the attention itself
 
-    def forward(self, h: Tensor, step: Step, view: View, values: Tensor | None, last: int = 0) -> Tensor:
+    def forward(
+        self, h: Tensor, step: Step, view: View, values: Tensor | None, last: int = 0, scale: Tensor | None = None
+    ) -> Tensor:
         """h (B, T, dim) normed; view: the keys seen; values (B, T, kv_dim) to add -> (B, T, dim).
 
-        last: compute the output of the last `last` positions only, (B, last, dim); 0: all.
+        last: compute the output of the last `last` positions only, (B, last, dim); 0: all. scale: (dim,) of the output.
         """
         batch, length, _ = h.shape
         asking = h[:, -last:] if last else h  # (B, L, dim)
@@ -54,12 +56,15 @@ class Attention(nn.Module):
             k = offset_keys(k, self.offset_from, step.inside)
         if step.cache is not None:
             k, v = step.cache.extend(k, v, step.total)
-        y = attend(q, k, v, view, self.native)
+        if self.native and self.proj.products == "tiles" and torch.is_grad_enabled():
+            y = amx.attention(q, k, v, view.first)[0]
+        else:
+            y = attend(q, k, v, view, self.native)
         if self.exclusive:
             y = exclude_self(y, v[:, -y.shape[1] :])
         if self.gate is not None:
             y = self.gate(y, asking)
-        return self.proj(y.reshape(batch, last or length, -1))
+        return self.proj(y.reshape(batch, last or length, -1), scale)
 
 
 def offset_keys(k: Tensor, start: int, inside: Tensor) -> Tensor:

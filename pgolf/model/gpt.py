@@ -19,7 +19,8 @@ the block; off, its parameters do not exist.
 | U-Net skips | `skips`, `skip_gates` | `skips` |
 | SmearGate | `smear_gate` | `smear` |
 | short convolution | `canon_taps` | `canon` |
-| copy heads | `copy_orders`, `copy_depth`, `copy_input` | `copy_heads` |
+| copy heads | `copy_orders`, `copy_depth`, `copy_logits`, `copy_token`, `copy_input` | `copy_heads` |
+| document counts | `document_counts` | `document_counts` |
 | hashed bigrams | `bigram_rows` | `bigram` |
 | factored, untied embedding; bias | `embed_dim`, `tied_head`, `logit_bias` | here |
 | map before the tied head | `head_map` | here |
@@ -41,11 +42,13 @@ from pgolf.model.bigram import BigramEmbedding
 from pgolf.model.block import Block
 from pgolf.model.copy_heads import CopyHeads, candidates
 from pgolf.model.depth_recurrence import layer_order
+from pgolf.model.document_counts import DocumentCounts
 from pgolf.model.forward_context import Step
 from pgolf.model.key_value_cache import KeyValueCache
 from pgolf.model.lanes import Lanes, advance
 from pgolf.model.layers import Linear, rms_norm
 from pgolf.model.loss import CHUNK_TOKENS, PLAIN, Arithmetic, softcap, token_losses, weighted_loss
+from pgolf.model.raised_logits import Raised, joined, split
 from pgolf.model.rotary import rotary_tables
 from pgolf.model.skips import Skip, Skips
 from pgolf.model.smear import SmearGate
@@ -53,6 +56,7 @@ from pgolf.model.value_embedding import ValueEmbedding
 
 __all__ = ["CHUNK_TOKENS", "GPT"]
 
+BARRED = -60.0  # logit of a barred token: e^-60 of the others' mass, and a finite loss should it come all the same
 BACKOUT = 0.2  # start of the share taken out: nanochat's code (the NanoGPT speedrun starts at 0.5)
 
 
@@ -80,6 +84,8 @@ class GPT(nn.Module):
         self.arithmetic: Arithmetic = PLAIN
         self.looped = True
         self.window = 0
+        # (vocab_size, vocab_size) bool, set by an evaluation: pairs that never come (`evaluate.canonical`).
+        self.barred: Tensor | None = None
         self.future_share = 1.0 if config.future_weights else 0.0
         width = config.embed_dim or config.dim
         self.tok_emb = nn.Embedding(config.vocab_size, width)
@@ -103,6 +109,7 @@ class GPT(nn.Module):
         self.backout = nn.Parameter(torch.tensor(BACKOUT)) if config.backout else None
         self.head_map = Linear(config.dim, config.dim) if config.head_map else None
         self.copy_heads = CopyHeads(config) if config.copy_orders else None
+        self.counts = DocumentCounts(config) if config.document_counts else None
         self.lm_head = None if config.tied_head else Linear(width, config.vocab_size)
         # PR #1923 trains the two caps at test time only; kept as distances from `logit_softcap`, so decay leaves them.
         self.softcap_shift = nn.Parameter(torch.zeros(2)) if config.asymmetric_softcap else None
@@ -153,12 +160,17 @@ class GPT(nn.Module):
         return len(self.layer_order()) * per_block + at_input + max(config.copy_orders, default=0)
 
     def hidden(self, tokens: Tensor, last: int = 0, cache: KeyValueCache | None = None) -> Tensor:
-        """tokens (B, T) -> (B, T, dim) after the final norm.
+        """tokens (B, T) -> (B, T, dim) after the final norm; raised logits behind it, as in `raised_logits`.
 
         last: return the last `last` positions only, (B, last, dim): the last block then computes keys and values
             everywhere and all else only there. 0: all.
         cache: holds the keys and values of the tokens before, and gets those of the new ones; `last` is then 1.
         """
+        x, raised = self._final(tokens, last, cache)
+        return x if raised is None else raised.beside(x)
+
+    def _final(self, tokens: Tensor, last: int = 0, cache: KeyValueCache | None = None) -> tuple[Tensor, Raised | None]:
+        """As `hidden`, the raised logits apart: (B, T or last, dim)."""
         every, total = tokens, tokens.shape[1]
         if cache is not None:
             tokens = tokens[:, -cache.begin(total, self.local_reach()) :]
@@ -166,16 +178,23 @@ class GPT(nn.Module):
         parts = self._parts((*tokens.shape, last))
         copied = None
         if self.copy_heads is not None:
-            copied = candidates(every, self.config, self.window)[:, -tokens.shape[1] :]
+            copied = candidates(every, self.config, self.window, self.copy_heads.native)[:, -tokens.shape[1] :]
         inside = self._inside(tokens)
         x = parts.embedded(tokens, inside, copied)
         cos, sin = self._rotary(total, tokens.device)
         step = Step(_alias(x), cos[-tokens.shape[1] :], sin[-tokens.shape[1] :], inside, cache, total)
         values = {} if self.value_emb is None else self.value_emb(tokens, self.compute_dtype)
         x = parts.closed(*self._run(parts, x, step, self._views(every), values, last), last)
-        if self.copy_heads is None or copied is None:
-            return x
-        return x + self.copy_heads(x, copied[:, -last:], self._head())
+        raised = []
+        if self.counts is not None:
+            raised.append(self.counts(x, every, self._head()))
+        if self.copy_heads is not None and copied is not None:
+            given = x, copied[:, -last:], self._head()
+            if self.config.copy_logits:
+                raised.append(self.copy_heads.raised(*given))
+            else:
+                x = x + self.copy_heads(*given)
+        return x, joined(raised)
 
     def _parts(self, shape: tuple[int, ...]) -> Parts:
         """The compiled parts in training and for the one shape of an evaluation, the kernels without gradients, where
@@ -245,14 +264,20 @@ class GPT(nn.Module):
                 middle = x
         return x, second, middle
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """hidden (..., dim) -> (..., vocab_size) float32, softcapped."""
-        return self.project(self.before_head(hidden))
+    def logits(self, hidden: Tensor, previous: Tensor | None = None) -> Tensor:
+        """hidden (..., dim) -> (..., vocab_size) float32, softcapped.
+
+        previous: (...,) int64 ids of the tokens before; with them what is `barred` is ruled out.
+        """
+        z = self.project(self.before_head(hidden))
+        return z if previous is None or self.barred is None else z.masked_fill(self.barred[previous], BARRED)
 
     def project(self, x: Tensor) -> Tensor:
         """Output of `before_head` (..., dim or embed_dim) -> (..., vocab_size) float32 logits, softcapped."""
+        x, raised = split(x, self._head().shape[1])
         z = F.linear(x, self.tok_emb.weight.to(x.dtype)) if self.lm_head is None else self.lm_head(x)
         z = z.float() if self.logit_bias is None else z.float() + self.logit_bias
+        z = z if raised is None else raised.on(z)
         if self.softcap_shift is None:
             return softcap(z, self.config.logit_softcap)
         above, below = self.config.logit_softcap + self.softcap_shift
@@ -262,23 +287,28 @@ class GPT(nn.Module):
         """Negative log-likelihood of each target in nats, (B, T) float32."""
         return self.hidden_losses(self.hidden(tokens).flatten(0, 1), targets.flatten()).view(targets.shape)
 
-    def hidden_losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Negative log-likelihood in nats of targets (n,) after hidden states (n, dim): (n,) float32."""
-        if self.softcap_shift is not None and not self.training:
-            return F.cross_entropy(self.logits(hidden), targets, reduction="none")
-        x, cap = self.before_head(hidden), self.config.logit_softcap
-        return token_losses(x, self._head(), self.logit_bias, targets, cap, self.arithmetic)
+    def hidden_losses(self, hidden: Tensor, targets: Tensor, previous: Tensor | None = None) -> Tensor:
+        """Negative log-likelihood in nats of targets (n,) after hidden states (n, dim): (n,) float32; previous: as for
+        `logits`."""
+        ruled = previous is not None and self.barred is not None
+        if ruled or (self.softcap_shift is not None and not self.training):
+            return F.cross_entropy(self.logits(hidden, previous), targets, reduction="none")
+        x, raised = split(self.before_head(hidden), self._head().shape[1])
+        return token_losses(
+            x, self._head(), self.logit_bias, targets, self.config.logit_softcap, self.arithmetic, raised
+        )
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """The training loss: mean nats per token and whatever terms exist in training only. A scalar."""
-        x = self.before_head(self.hidden(tokens)).flatten(0, 1)  # (B T, dim)
+        x, raised = self._final(tokens)
+        x = self.before_head(x).flatten(0, 1)  # (B T, dim)
+        raised = None if raised is None else Raised(*(part.flatten(0, 1) for part in raised))
         count = targets.numel()
         wanted, weights = targets.reshape(-1, 1), torch.full((count, 1), 1.0 / count, device=targets.device)
         if self.future_share:
             wanted, weights = multi_token_prediction.targets(targets, self.config, self.future_share)
-        return weighted_loss(
-            x, self._head(), self.logit_bias, wanted, weights, self.config.logit_softcap, self.arithmetic
-        )
+        cap = self.config.logit_softcap
+        return weighted_loss(x, self._head(), self.logit_bias, wanted, weights, cap, self.arithmetic, raised)
 
     def matrix_roles(self) -> dict[str, str]:
         """Role of every weight matrix to be quantized, by parameter name; all else is a control tensor."""
@@ -296,9 +326,13 @@ class GPT(nn.Module):
         return self.tok_emb.weight if self.lm_head is None else self.lm_head.weight
 
     def before_head(self, hidden: Tensor) -> Tensor:
-        """Hidden states in the width of the output embedding."""
-        hidden = hidden if self.head_map is None else self.head_map(hidden)
-        return hidden if self.emb_proj is None else hidden @ self.emb_proj.weight.to(hidden.dtype)
+        """Hidden states in the width of the output embedding; raised logits stay beside them."""
+        x, raised = split(hidden, self.config.dim)
+        if raised is not None:
+            x = x.to(self.compute_dtype)
+        x = x if self.head_map is None else self.head_map(x)
+        x = x if self.emb_proj is None else x @ self.emb_proj.weight.to(x.dtype)
+        return x if raised is None else raised.beside(x)
 
     def _inside(self, tokens: Tensor) -> Tensor | None:
         if self.smear is None and not self.config.key_offset and not self.config.canon_taps:

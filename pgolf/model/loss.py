@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pgolf.model.raised_logits import Raised
+
 CHUNK_TOKENS = 256  # on a CPU: 256 rows of 1,024 logits are 1 MB and stay in a core's cache from product to product
 GPU_CHUNK_ELEMENTS = 1 << 27  # 256 MB of bfloat16 logits, so that a chunk fills the device
 
@@ -70,6 +72,9 @@ class Arithmetic(NamedTuple):
     softmax: Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
     product: Callable[[Tensor, Tensor, Tensor], Tensor]
     outer: Callable[[Tensor, Tensor, Tensor, bool], Tensor]
+    whole: Callable[..., tuple[Tensor, tuple[Tensor | None, ...]]] | None = None
+    """All of training's loss and gradients at once, in other arithmetic than the three steps: takes hidden, head, bias,
+    targets, weights, cap and raised of `weighted_loss`; returns each token's weighted loss and the four gradients."""
 
 
 PLAIN = Arithmetic(plain_softmax, plain_product, plain_outer)
@@ -88,20 +93,28 @@ def weighted_loss(
     weights: Tensor,
     cap: float,
     arithmetic: Arithmetic,
+    raised: Raised | None = None,
 ) -> Tensor:
     """Sum over tokens n and targets k of weights[n, k] * -ln p(targets[n, k] | n), a scalar.
 
     hidden (N, d), head (V, d), bias (V,) or None, targets int64 (N, K), weights float32 (N, K). `arithmetic` is
-    `PLAIN` or faster functions that do the same. Differentiable by hidden, head and bias.
+    `PLAIN` or faster functions that do the same; `raised` (N, n) is added to the logits. Differentiable by hidden,
+    head, bias and the amounts raised.
     """
-    return _WeightedLoss.apply(hidden, head, bias, targets, weights, cap, arithmetic)
+    return _WeightedLoss.apply(hidden, head, bias, targets, weights, cap, arithmetic, *(raised or (None, None)))
 
 
 def token_losses(
-    hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, cap: float, arithmetic: Arithmetic
+    hidden: Tensor,
+    head: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    cap: float,
+    arithmetic: Arithmetic,
+    raised: Raised | None = None,
 ) -> Tensor:
     """-ln p(targets[n] | n) of every token, (N,) float32; arguments as in `weighted_loss`, targets (N,)."""
-    return _TokenLosses.apply(hidden, head, bias, targets, cap, arithmetic)
+    return _TokenLosses.apply(hidden, head, bias, targets, cap, arithmetic, *(raised or (None, None)))
 
 
 class _WeightedLoss(torch.autograd.Function):
@@ -115,41 +128,58 @@ class _WeightedLoss(torch.autograd.Function):
         weights: Tensor,
         cap: float,
         arithmetic: Arithmetic,
+        tokens: Tensor | None,
+        amounts: Tensor | None,
     ) -> Tensor:
-        losses, gradients = _gradients(hidden, head, bias, targets, weights, cap, arithmetic, ctx.needs_input_grad)
+        raised = None if tokens is None or amounts is None else Raised(tokens, amounts)
+        given = hidden, head, bias, targets, weights, cap
+        if arithmetic.whole is not None and any(ctx.needs_input_grad):
+            losses, gradients = arithmetic.whole(*given, raised)
+        else:
+            losses, gradients = _gradients(*given, arithmetic, raised, ctx.needs_input_grad)
         ctx.save_for_backward(*gradients)
         return losses.sum()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         scaled = [None if part is None else part * grad for part in ctx.saved_tensors]
-        return (*scaled, None, None, None, None)
+        return (*scaled[:3], None, None, None, None, None, scaled[3])
 
 
 class _TokenLosses(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, cap: float, arithmetic: Arithmetic
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        cap: float,
+        arithmetic: Arithmetic,
+        tokens: Tensor | None,
+        amounts: Tensor | None,
     ) -> Tensor:
-        ctx.save_for_backward(hidden, head, bias, targets)
+        ctx.save_for_backward(hidden, head, bias, targets, tokens, amounts)
         ctx.cap, ctx.arithmetic = cap, arithmetic
         losses = hidden.new_empty(len(hidden), dtype=torch.float32)
-        for part, z in _chunks(hidden, head, bias, arithmetic):
+        raised = None if tokens is None or amounts is None else Raised(tokens, amounts)
+        for part, z in _chunks(hidden, head, bias, arithmetic, raised):
             losses[part] = arithmetic.softmax(z, targets[part, None], None, cap)
         return losses
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, head, bias, targets = ctx.saved_tensors
+        hidden, head, bias, targets, tokens, amounts = ctx.saved_tensors
+        raised = None if tokens is None else Raised(tokens, amounts)
         weights = grad.float()[:, None].contiguous()
         _, gradients = _gradients(
-            hidden, head, bias, targets[:, None], weights, ctx.cap, ctx.arithmetic, ctx.needs_input_grad
+            hidden, head, bias, targets[:, None], weights, ctx.cap, ctx.arithmetic, raised, ctx.needs_input_grad
         )
-        return (*gradients, None, None, None)
+        return (*gradients[:3], None, None, None, None, gradients[3])
 
 
 def _chunks(
-    hidden: Tensor, head: Tensor, bias: Tensor | None, arithmetic: Arithmetic
+    hidden: Tensor, head: Tensor, bias: Tensor | None, arithmetic: Arithmetic, raised: Raised | None
 ) -> Iterator[tuple[slice, Tensor]]:
     """The uncapped logits (chunk, V) of each chunk of tokens; the tensor is only good until the next one."""
     size = max(CHUNK_TOKENS, GPU_CHUNK_ELEMENTS // len(head)) if hidden.is_cuda else CHUNK_TOKENS
@@ -158,6 +188,8 @@ def _chunks(
     for start in range(0, len(hidden), size):
         part = slice(start, min(start + size, len(hidden)))
         z = arithmetic.product(hidden[part], columns, buffer[: part.stop - start])
+        if raised is not None:
+            z.scatter_add_(1, raised.tokens[part], raised.amounts[part].to(z.dtype))
         yield part, z if bias is None else z.add_(bias.to(z.dtype))
 
 
@@ -169,20 +201,25 @@ def _gradients(
     weights: Tensor,
     cap: float,
     arithmetic: Arithmetic,
+    raised: Raised | None,
     wanted: tuple[bool, ...],
-) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None]]:
-    """Weighted loss of each token (N,), and the gradients of their sum by hidden, head and bias where required."""
+) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """Weighted loss of each token (N,), and the gradients of their sum by hidden, head, bias and the amounts raised,
+    where required."""
     losses = hidden.new_empty(len(hidden), dtype=torch.float32)
     d_hidden = torch.empty_like(hidden) if wanted[0] else None
     d_head = torch.zeros_like(head) if wanted[1] else None
     d_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
+    d_amounts = None if raised is None else torch.empty_like(raised.amounts)
     rows = head.to(hidden.dtype)
-    for part, z in _chunks(hidden, head, bias, arithmetic):
+    for part, z in _chunks(hidden, head, bias, arithmetic, raised):
         losses[part] = arithmetic.softmax(z, targets[part], weights[part], cap)
+        if raised is not None and d_amounts is not None:
+            d_amounts[part] = z.gather(1, raised.tokens[part])
         if d_hidden is not None:
             arithmetic.product(z, rows, d_hidden[part])
         if d_head is not None:
             arithmetic.outer(z, hidden[part], d_head, True)
         if d_bias is not None:
             d_bias += z.sum(0, dtype=d_bias.dtype)
-    return losses, (d_hidden, d_head, d_bias)
+    return losses, (d_hidden, d_head, d_bias, d_amounts)

@@ -22,8 +22,12 @@ _OPTIONAL: Mapping[str, Callable[[Config], bool]] = {
     ),
     "pgolf.model.bigram": lambda config: config.model.bigram_rows > 0,
     "pgolf.model.kernels.cache": lambda config: False,  # the program keeps no compiled kernels
+    "pgolf.model.kernels.amx": lambda config: False,  # it trains in float32
+    "pgolf.model.kernels.copies": lambda config: False,
+    "pgolf.model.kernels.residual": lambda config: False,
     "pgolf.model.canon": lambda config: config.model.canon_taps > 0,
     "pgolf.model.copy_heads": lambda config: bool(config.model.copy_orders),
+    "pgolf.model.document_counts": lambda config: config.model.document_counts,
     "pgolf.model.head_gate": lambda config: config.model.head_gate != "none",
     "pgolf.model.lanes": lambda config: config.model.parallel_lanes > 1,
     "pgolf.model.multi_token_prediction": lambda config: bool(config.model.future_weights),
@@ -39,6 +43,7 @@ _OPTIONAL: Mapping[str, Callable[[Config], bool]] = {
     "pgolf.codec.baseline": lambda config: config.package.coder != "range",
     "pgolf.evaluate.distributions": lambda config: config.evaluate.tilt_boost > 0,
     "pgolf.evaluate.tilt": lambda config: config.evaluate.tilt_boost > 0,
+    "pgolf.evaluate.canonical": lambda config: config.evaluate.canonical,
     "pgolf.evaluate.banded": lambda config: config.evaluate.context == "banded",
     "pgolf.evaluate.ttt.rows": lambda config: (
         config.evaluate.reset_at_documents or config.ttt.chunk_tokens > config.evaluate.stride

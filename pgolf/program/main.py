@@ -79,11 +79,12 @@ def _score(given: Any, config: Config) -> None:
     from pgolf.tokens.sentencepiece_model import Pieces
 
     runtime = runtimes.choose(given.device, given.threads)
-    text = scoring.read_shards(given.val, Pieces.open(given.tokenizer or folder / "tokenizer.model"))
+    tokenizer = Pieces.open(given.tokenizer or folder / "tokenizer.model")
+    text = scoring.read_shards(given.val, tokenizer)
     if text is None:
         raise PgolfError(f"{given.val} holds no shards {scoring.VAL}; pgolf tokenize makes them")
     model = scoring.load_model(model_file.read_bytes(), config.model, runtime)
-    result = scoring.score(model, text, config.evaluate, config.ttt if given.ttt else None, runtime)
+    result = scoring.score(model, tokenizer, text, config.evaluate, config.ttt if given.ttt else None, runtime)
     if runtime.is_main:
         print(line := json.dumps(result.metrics()))
         log = model_file.with_suffix(".log")

@@ -13,7 +13,7 @@ import torch
 from pgolf.codec import container
 from pgolf.config import EvaluateConfig, ModelConfig, TttConfig
 from pgolf.errors import PgolfError
-from pgolf.evaluate import tilt
+from pgolf.evaluate import canonical, tilt
 from pgolf.evaluate.bpb import Score
 from pgolf.evaluate.evaluator import OnProgress
 from pgolf.evaluate.sliding import SlidingEvaluator
@@ -89,6 +89,7 @@ def read_text(path: Path, tokenizer: Tokenizer, threads: int, documents: Callabl
 
 def score(
     model: GPT,
+    tokenizer: Pieces,
     text: Text,
     evaluate: EvaluateConfig,
     ttt: TttConfig | None,
@@ -96,6 +97,7 @@ def score(
     on_progress: OnProgress | None = None,
 ) -> Score:
     """Sliding-window score, or with `ttt` the score with test-time training, without a time limit."""
+    model.barred = canonical.barred(tokenizer, runtime.device) if evaluate.canonical else None
     evaluator = (
         SlidingEvaluator(model, evaluate, runtime, on_progress)
         if ttt is None

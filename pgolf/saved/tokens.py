@@ -51,10 +51,14 @@ def token_bytes(stage: Stage) -> np.ndarray:
     return counts
 
 
-def tokenizer_of(stage: Stage) -> Tokenizer:
+def tokenizer_file(stage: Stage) -> Path:
     """The tokenizer of a stage: its own file, or that of the tokenize stage it comes from."""
     holder = stage if kinds.TOKENIZER in stage.manifest.outputs else stage.ancestor("tokenize")
-    return Tokenizer.open(holder.file(kinds.TOKENIZER))
+    return holder.file(kinds.TOKENIZER)
+
+
+def tokenizer_of(stage: Stage) -> Tokenizer:
+    return Tokenizer.open(tokenizer_file(stage))
 
 
 def with_bos(config: Config, stage: Stage) -> Config:

@@ -27,6 +27,8 @@ _ALWAYS: tuple[tuple[str, str, _Used], ...] = (
     ("bigram_hash", "PR #1218", lambda c: c.model.bigram_rows > 0),
     ("canon_layers", "arXiv 2512.17351", lambda c: c.model.canon_taps > 0),
     ("copy_heads", "arXiv 2401.12973", lambda c: bool(c.model.copy_orders)),
+    ("copied_logits", "arXiv 1704.04368", lambda c: c.model.copy_logits),
+    ("document_counts", "Kuhn and De Mori 1990", lambda c: c.model.document_counts),
     ("asymmetric_softcap", "PR #1923", lambda c: c.model.asymmetric_softcap),
     ("ngram_tilt", "PR #1514, #2135", lambda c: c.evaluate.tilt_boost > 0),
     ("gptq", "arXiv 2210.17323, @clarkkev (PR #1394)", lambda c: c.quantize.method == "gptq"),

@@ -14,7 +14,7 @@ from pgolf import data
 from pgolf.config import EvaluateConfig
 from pgolf.data import Source
 from pgolf.errors import PgolfError
-from pgolf.evaluate import mixture
+from pgolf.evaluate import canonical, mixture
 from pgolf.evaluate.bpb import Score
 from pgolf.evaluate.evaluator import OnProgress, Trace
 from pgolf.evaluate.mixture import MixtureEvaluator
@@ -112,6 +112,8 @@ def model_of(source: Stage, runtime: Runtime, settings: EvaluateConfig, learns: 
     """The stage's model on this machine's kernels (`paths_by_rule`) for its windows, or (`learns`) for one window at a
     time forward and backward."""
     model = load_model(source, runtime)
+    if settings.canonical:
+        model.barred = canonical.barred(token_stages.tokenizer_of(source), runtime.device)
     rows, threads = (1, runtime.threads) if learns else (settings.batch_windows, 1)
     paths_by_rule(model, runtime, Shape(rows, settings.seq_len, learns, threads), scoring=not learns)
     return model

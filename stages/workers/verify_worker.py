@@ -20,6 +20,7 @@ from pgolf.audit import PASSED, AuditSettings, evaluators, explain, first_failur
 from pgolf.audit.text import ORDINARY_TEXT, byte_accounting
 from pgolf.codec import container
 from pgolf.errors import PgolfError
+from pgolf.evaluate import canonical
 from pgolf.model.gpt import GPT
 from pgolf.program import scoring
 from pgolf.runtime import Runtime
@@ -77,7 +78,7 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
         config = configs.from_dict(settings)
         ttt = config.ttt if name == "ttt" else None
         started = time.monotonic()
-        measured = scoring.score(model, text, config.evaluate, ttt, runtime).metrics()
+        measured = scoring.score(model, tokenizer, text, config.evaluate, ttt, runtime).metrics()
         measured["seconds"] = round(time.monotonic() - started, 1)
         scores[name] = measured | {"device": runtime.device.type, "dtype": str(runtime.dtype).removeprefix("torch.")}
     audits = {name: _audit(name, job["scores"][name], model, tokenizer, text, runtime) for name in job["audits"]}
@@ -159,6 +160,7 @@ def _audit(
 ) -> dict[str, Any]:
     """Audit of pgolf's own evaluator with the claimed settings; the verifier chooses the extent."""
     config = evaluators.resolve(configs.from_dict(settings), 0)
+    model.barred = canonical.barred(tokenizer, runtime.device) if config.evaluate.canonical else None
     count = evaluators.audited_tokens(text.tokens, tokenizer.bos_id, name, config)
     tokens, budget = text.tokens[:count], AuditSettings(seconds=AUDIT_SECONDS)
     black_box, subjects = evaluators.black_box(

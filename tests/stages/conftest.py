@@ -23,7 +23,7 @@ SETTINGS = {
         "holdout_tokens": 500,
     },
     "quantize": {"method": "trellis", "calibration_tokens": 1024, "distill_steps": 4, "distill_tokens": 256},
-    "evaluate": {"stride": 16},
+    "evaluate": {"stride": 16, "canonical": True},
     "ttt": {"chunk_tokens": 512, "epochs": 1},
 }
 

@@ -46,6 +46,7 @@ SETTINGS = (
     "model.num_kv_heads=1",
     "train.seq_len=32",
     "evaluate.stride=16",
+    "evaluate.canonical=true",
     "ttt.chunk_tokens=64",
 )
 OPTIONS = AuditOptions(tokens=300, probes=10)

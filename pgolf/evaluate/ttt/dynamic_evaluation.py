@@ -17,7 +17,7 @@ from torch import Tensor
 from pgolf.config.ttt import TttConfig
 from pgolf.evaluate import windows
 from pgolf.evaluate.evaluator import Trace
-from pgolf.evaluate.sliding import expected_tokens, scored_hidden, targets_of
+from pgolf.evaluate.sliding import expected_tokens, scored_logits, targets_of
 from pgolf.evaluate.ttt import context_mixing, rows, time_cap
 from pgolf.evaluate.ttt.fast_output import FastOutput
 from pgolf.evaluate.ttt.optimizer import Learner
@@ -108,7 +108,7 @@ def _score(
     step: the evaluation step; None when every target is a separate step.
     """
     targets = targets_of(batch)
-    logits = task.model.logits(scored_hidden(task.model, task.tokens, batch, task.device))  # (n, vocab_size)
+    logits = scored_logits(task.model, task.tokens, batch, task.device)
     recorder = task.recorder
     if output is None:
         expected = expected_tokens(task.tokens, targets, task.device)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluator import Trace
-from pgolf.evaluate.sliding import expected_tokens, plan_windows, rows_of, scoring, targets_of
+from pgolf.evaluate.sliding import expected_tokens, plan_windows, previous_tokens, rows_of, scoring, targets_of
 from pgolf.evaluate.ttt.task import Method, Passes, Task
 from pgolf.evaluate.windows import Window
 from pgolf.model.block import Block
@@ -101,7 +101,7 @@ class _FastWeights:
         with torch.set_grad_enabled(learns):
             moved = stream + self._scale * F.linear(inner, self._weights.to(inner.dtype))
             moved.requires_grad_(learns)
-            logits = task.model.logits(rms_norm(moved))
+            logits = task.model.logits(rms_norm(moved), previous_tokens(task.tokens, targets, task.device))
             losses = F.cross_entropy(logits, expected_tokens(task.tokens, targets, task.device), reduction="none")
         task.recorder.add(targets, losses.detach().double().cpu().numpy(), self.steps)
         task.recorder.keep(targets, logits)

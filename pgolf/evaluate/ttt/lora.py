@@ -34,6 +34,7 @@ from pgolf.evaluate.ttt.task import LEARNING, Method, Passes, Task
 from pgolf.evaluate.windows import Window
 from pgolf.model.gpt import GPT
 from pgolf.model.layers import Linear
+from pgolf.model.raised_logits import split
 
 BETA2 = 0.99  # record 2026-04-27
 EPSILON = 1e-10  # record 2026-04-27
@@ -215,7 +216,7 @@ class Adapters:
 
     def on_logits(self, hidden: Tensor) -> Tensor:
         """Logits added by the head's adapters: hidden (B, T, dim) -> (B, T, vocab_size)."""
-        return self._added(hidden, self._head).float()
+        return self._added(split(hidden, self._head[0].shape[-1])[0], self._head).float()
 
     def _added(self, x: Tensor, pair: tuple[Tensor, Tensor]) -> Tensor:
         """x (B, T, in) -> (B, T, out)"""
@@ -251,8 +252,10 @@ def _adapt(task: Task, group: Group, left: float) -> None:
                 inputs[row, : stop - start + begin - reach] = task.tokens[start - begin + reach : stop]
             learns = begin + chunk < longest and ttt.lora_lr > 0 and task.clock.may_learn(left + own)
             with torch.set_grad_enabled(learns):
-                hidden = model.hidden(torch.from_numpy(inputs).to(task.device), chunk)  # (B, chunk, dim)
-                loss = _record(task, model.logits(hidden) + adapters.on_logits(hidden), spans, group.step + index)
+                ids = torch.from_numpy(inputs).to(task.device)
+                hidden = model.hidden(ids, chunk)  # (B, chunk, dim)
+                logits = model.logits(hidden, ids[:, -hidden.shape[1] :]) + adapters.on_logits(hidden)
+                loss = _record(task, logits, spans, group.step + index)
             if learns:
                 optimizer.zero_grad()
                 loss.backward()

@@ -8,6 +8,7 @@ from torch import Tensor
 from pgolf.model.kernels import linear
 from pgolf.model.kernels import loss as loss_kernel
 from pgolf.model.loss import CHUNK_TOKENS, PLAIN, Arithmetic, plain_softmax, softcap, token_losses, weighted_loss
+from pgolf.model.raised_logits import Raised
 from pgolf.runtime import Runtime
 
 
@@ -32,18 +33,25 @@ def arithmetic(request: pytest.FixtureRequest) -> Arithmetic:
     return Arithmetic(loss_kernel.softmax, linear.product, linear.outer)
 
 
+@pytest.mark.parametrize("raising", [False, True])
 @pytest.mark.parametrize("cap", [0.0, 5.0, 30.0])
-def test_chunked_loss_and_gradients_are_the_direct_ones(cap: float, arithmetic: Arithmetic) -> None:
+def test_chunked_loss_and_gradients_are_the_direct_ones(cap: float, raising: bool, arithmetic: Arithmetic) -> None:
     hidden, head, bias, targets, weights, cap = problem(cap)
-    log_p = softcap(F.linear(hidden, head, bias), cap).log_softmax(1)
+    z, raised, learned = F.linear(hidden, head, bias), None, (hidden, head, bias)
+    if raising:
+        numbers = torch.Generator().manual_seed(1)
+        tokens = torch.randint(77, (len(hidden), 3), generator=numbers)  # some of them twice in a row
+        raised = Raised(tokens, torch.randn(len(hidden), 3, generator=numbers).requires_grad_())
+        z, learned = raised.on(z), (*learned, raised.amounts)
+    log_p = softcap(z, cap).log_softmax(1)
     direct = -(log_p.gather(1, targets) * weights).sum()
-    chunked = weighted_loss(hidden, head, bias, targets, weights, cap, arithmetic)
-    single = [token_losses(hidden, head, bias, targets[:, k], cap, arithmetic) for k in range(2)]
+    chunked = weighted_loss(hidden, head, bias, targets, weights, cap, arithmetic, raised)
+    single = [token_losses(hidden, head, bias, targets[:, k], cap, arithmetic, raised) for k in range(2)]
     torch.testing.assert_close(torch.stack(single, 1), -log_p.gather(1, targets), rtol=1e-5, atol=1e-5)
-    wanted = torch.autograd.grad(direct, (hidden, head, bias))
+    wanted = torch.autograd.grad(direct, learned)
     for loss in (chunked, (torch.stack(single, 1) * weights).sum()):
         torch.testing.assert_close(loss, direct, rtol=1e-5, atol=1e-5)
-        for found, right in zip(torch.autograd.grad(loss, (hidden, head, bias)), wanted, strict=True):
+        for found, right in zip(torch.autograd.grad(loss, learned), wanted, strict=True):
             torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
 
 

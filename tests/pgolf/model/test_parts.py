@@ -63,6 +63,11 @@ PARTS: dict[str, tuple[dict[str, Any], set[str]]] = {  # what switches it on, an
         {"copy_orders": (1, 2), "copy_depth": 2, "copy_input": True},
         {"copy_heads.gate", "copy_heads.bias", "copy_heads.on_input"},
     ),
+    "copied logits": (
+        {"copy_orders": (1, 2), "copy_depth": 2, "copy_logits": True, "copy_token": True, "head_map": True},
+        {"copy_heads.gate", "copy_heads.bias", "copy_heads.on_token", "head_map.weight"},
+    ),
+    "counts": ({"document_counts": True}, {"counts.gate", "counts.bias", "counts.on_token"}),
     "head map": ({"head_map": True}, {"head_map.weight"}),
     "key offset": ({"rope_dims": 8, "key_offset": True}, set()),
     "all": (

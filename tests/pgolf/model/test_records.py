@@ -5,6 +5,8 @@
 """
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -323,6 +325,46 @@ def test_logits_are_their_formula(settings: dict[str, Any]) -> None:
     z = hidden @ head.T + w.get("logit_bias", 0.0)
     z = z if settings.get("logit_softcap") == 0.0 else 30 * torch.tanh(z / 30)
     torch.testing.assert_close(model.logits(model.hidden(TOKENS)).double(), z, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("by_token", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_copied_logits_are_their_formula(by_token: bool, dtype: torch.dtype) -> None:
+    """Before the softcap, the logit of every candidate rises by its gate: a sum where two agree."""
+    model, w = build(dataclasses.replace(PLAIN, **COPY, copy_logits=True, copy_token=by_token))
+    model.compute_dtype = dtype
+    hidden, table = plain_hidden(TOKENS, w), w["tok_emb.weight"]
+    gates, z = hidden @ w["copy_heads.gate"].T + w["copy_heads.bias"], hidden @ table.T
+    for number, (order, depth) in enumerate([(1, 0), (1, 1), (3, 0), (3, 1)]):
+        found = matches(TOKENS, order, depth)
+        for place in (found >= 0).nonzero().tolist():
+            token = found[*place]
+            gate = gates[*place, number]
+            if by_token:
+                gate = gate + table[token] @ w["copy_heads.on_token"][number]
+            z[*place, token] += gate
+    z = 30 * torch.tanh(z / 30)
+    tolerance = 1e-4 if dtype == torch.float32 else 0.1
+    torch.testing.assert_close(model.logits(model.hidden(TOKENS)).double(), z, atol=tolerance, rtol=0)
+    losses = F.cross_entropy(z[:, :-1].flatten(0, 1), TOKENS[:, 1:].flatten(), reduction="none")
+    found = model.token_losses(TOKENS[:, :-1], TOKENS[:, 1:]).flatten().double()
+    torch.testing.assert_close(found, losses, atol=tolerance, rtol=0)
+
+
+def test_document_counts_are_their_formula() -> None:
+    tokens = torch.tensor([[5, 7, 5, 5, 1, 5, 7, 7, 9, 5, 1, 1], [1, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7]])
+    model, w = build(dataclasses.replace(PLAIN, document_counts=True))
+    hidden, table = plain_hidden(tokens, w), w["tok_emb.weight"]
+    z = hidden @ table.T
+    for b, t in itertools.product(range(2), range(12)):
+        begin = max((j for j in range(t + 1) if tokens[b, j] == 1), default=0)
+        for token in set(tokens[b, begin : t + 1].tolist()):
+            count = tokens[b, begin : t + 1].tolist().count(token)
+            gate = hidden[b, t] @ w["counts.gate"] + w["counts.bias"] + table[token] @ w["counts.on_token"]
+            z[b, t, token] += gate * math.log(1 + count)
+    found = model.logits(model.hidden(tokens)).double()
+    torch.testing.assert_close(found, 30 * torch.tanh(z / 30), atol=1e-4, rtol=0)
+    torch.testing.assert_close(model.logits(model.hidden(tokens, 3)).double(), found[:, -3:], atol=1e-5, rtol=0)
 
 
 def test_the_caps_above_and_below_zero_move_apart_only_outside_training() -> None:

@@ -1,0 +1,56 @@
+"""Document counts: tokens that the document already holds get a higher logit, by a gate times the log of their count.
+
+A unigram cache (Kuhn and De Mori 1990) inside the model, trained with it: the logit of token v at position t rises by
+(g . h_t + b + u . E_v) * ln(1 + n_v), with h_t the final state, E_v the output embedding and n_v the number of v in the
+document up to t. It is computed as a sum over positions, in which occurrence k weighs ln(1 + 1 / k). The parameters g,
+b and u start at zero and are control tensors, not quantized. A second count that fades with a half-life of 32 tokens
+gained nothing (benchmarks/results/mini_ladder.md).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from pgolf.config.model import ModelConfig
+from pgolf.model.equal_keys import numbered
+from pgolf.model.raised_logits import Raised
+
+
+class DocumentCounts(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.bos_id = config.bos_id
+        self.gate = nn.Parameter(torch.zeros(config.dim))
+        self.bias = nn.Parameter(torch.zeros(()))
+        self.on_token = nn.Parameter(torch.zeros(config.embed_dim or config.dim))
+
+    def forward(self, hidden: Tensor, tokens: Tensor, table: Tensor) -> Raised:
+        """What (B, L, T) the last L of tokens (B, T) raise with their final states, hidden (B, L, dim).
+
+        table: output embedding (vocab_size, dim or embed_dim). A row's start counts as a document's.
+        """
+        asked, length = hidden.shape[1], tokens.shape[1]
+        place = torch.arange(length, device=tokens.device)
+        asking = place[length - asked :, None]
+        starts = tokens == self.bos_id
+        starts[:, 0] = True
+        document = starts.cumsum(1)  # (B, T)
+        seen = (place <= asking) & (document[:, length - asked :, None] == document[:, None])  # (B, L, T)
+        weight = _weights(tokens, document).to(hidden.dtype)[:, None]  # (B, 1, T)
+        gates = hidden @ self.gate.to(hidden.dtype) + self.bias.to(hidden.dtype)  # (B, L)
+        by_token = (table @ self.on_token).to(hidden.dtype)[tokens]  # (B, T)
+        amounts = (gates[:, :, None] + by_token[:, None]) * weight * seen
+        return Raised(torch.where(seen, tokens[:, None], 0), amounts)
+
+
+def _weights(tokens: Tensor, document: Tensor) -> Tensor:
+    """ln(1 + 1 / k) of each token, the k-th of its kind in its document, (B, T) float32; document (B, T), the number
+    of the document in its row."""
+    rows = torch.arange(len(tokens), device=tokens.device)[:, None]
+    keys = (((rows << 24) + document) << 24) + tokens
+    _, ranked, same = numbered(keys.flatten())
+    place = torch.arange(len(ranked), device=tokens.device)
+    first = torch.zeros_like(place)
+    first[1:] = torch.where(same, 0, place[1:])
+    number = torch.empty_like(place)
+    number[ranked] = place - first.cummax(0).values + 1
+    return (1 / number.double()).log1p().float().view_as(tokens)
