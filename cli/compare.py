@@ -41,7 +41,7 @@ def add_to(app: typer.Typer) -> None:
                 files = (file for file, folder in unpacked.items() if folder in scores.path.parents)
                 return next((f"{file}, {scores.label}" for file in files), str(scores.path))
 
-            result = comparing.compare(common.screen, *found, named)
+            result = comparing.compare(common.screen, found[0], found[1], named)
             readings = comparing.compressors(common.screen, found[1][0])
         if common.json:
             scores = {reading.key: reading.bits_per_byte for reading in readings}
