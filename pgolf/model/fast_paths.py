@@ -26,6 +26,7 @@ from pgolf.model.attention_mask import View
 from pgolf.model.block import Block
 from pgolf.model.canon import Canon
 from pgolf.model.copy_heads import CopyHeads, candidates
+from pgolf.model.document_counts import DocumentCounts
 from pgolf.model.forward_context import Step
 from pgolf.model.gpt import GPT, Parts
 from pgolf.model.kernels import amx, attention, cache, copies, linear, loss, native, residual, shapes  # noqa: F401 - shapes registers
@@ -353,17 +354,19 @@ def _head_products(model: GPT, shape: Shape) -> Pair:
 
 
 def _copies(model: GPT, shape: Shape) -> Pair:
-    """Search, look-ups and in training their gradients."""
+    """Search, look-ups, counts and in training their gradients."""
     config, numbers, heads = model.config, torch.Generator().manual_seed(0), model.copy_heads
     assert heads is not None
     count = _tokens(shape, RACE_TOKENS, 6 * config.dim * heads.gate.shape[0])
     tokens = torch.randint(config.vocab_size, (max(1, count // shape.length), shape.length), generator=numbers) // 2
     hidden, grad = torch.randn(2, *tokens.shape, config.dim, generator=numbers)
     table, made = model.tok_emb.weight, CopyHeads(config)
+    counts = DocumentCounts(config) if config.document_counts else None
+    weights = [*made.parameters(), *([] if counts is None else counts.parameters())]
     with torch.no_grad():
-        for part in made.parameters():
+        for part in weights:
             part.normal_(generator=numbers)
-    inputs = [hidden.requires_grad_(shape.training), table, *made.parameters()]
+    inputs = [hidden.requires_grad_(shape.training), table, *weights]
 
     def work(native: bool) -> Tensors:
         made.native = native
@@ -371,7 +374,12 @@ def _copies(model: GPT, shape: Shape) -> Pair:
         results = [made(hidden, found, table)]
         if made.on_input is not None:
             results[0] = results[0] + made.at_input(found, table, table.dtype)
-        return results + list(torch.autograd.grad(results[0], inputs, grad)) if shape.training else results
+        wanted = [grad]
+        if counts is not None:
+            counts.native = native
+            results.append(counts(hidden, tokens, table).amounts)
+            wanted.append(torch.ones_like(results[1]))
+        return results + list(torch.autograd.grad(results, inputs, wanted)) if shape.training else results
 
     return lambda: work(False), lambda: work(True)
 

@@ -54,8 +54,7 @@ def use_paths(model: GPT, names: Iterable[str]) -> None:
             module.products = layers
         elif isinstance(module, Block):
             module.native = NORMS in chosen
-    if model.copy_heads is not None:
-        model.copy_heads.native = COPIES in chosen
+    _use_copies(model, COPIES in chosen)
     softmax = loss.softmax if "softmax in C" in chosen else plain_softmax
     if tiles:
         model.arithmetic = PLAIN._replace(softmax=softmax, whole=amx.weighted_loss)
@@ -70,8 +69,7 @@ def use_paths(model: GPT, names: Iterable[str]) -> None:
 def plain_model(model: GPT) -> None:
     """Every part in plain torch."""
     model.native, model.compiled, model.scoring, model.arithmetic = False, None, None, PLAIN
-    if model.copy_heads is not None:
-        model.copy_heads.native = False
+    _use_copies(model, False)
     for module in model.modules():
         if isinstance(module, Attention):
             module.native = False
@@ -79,6 +77,12 @@ def plain_model(model: GPT) -> None:
             module.products = "torch"
         elif isinstance(module, Block):
             module.native = False
+
+
+def _use_copies(model: GPT, native: bool) -> None:
+    for part in (model.copy_heads, model.counts):
+        if part is not None:
+            part.native = native
 
 
 def use_graph(model: GPT, runtime: Runtime) -> None:

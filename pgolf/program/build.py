@@ -17,6 +17,9 @@ SETTINGS = "settings.json"
 _CHECKS = ("__post_init__",)
 # Modules that only some settings use. One that is missing here costs a few hundred bytes.
 _OPTIONAL: Mapping[str, Callable[[Config], bool]] = {
+    "pgolf.model.banded_attention": lambda config: (
+        config.evaluate.context == "banded" or any(config.model.layer_windows)
+    ),
     "pgolf.model.bigram": lambda config: config.model.bigram_rows > 0,
     "pgolf.model.kernels.cache": lambda config: False,  # the program keeps no compiled kernels
     "pgolf.model.kernels.amx": lambda config: False,  # it trains in float32

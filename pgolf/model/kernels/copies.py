@@ -1,4 +1,4 @@
-"""The copy heads' search and look-ups in C, for float32 on a CPU: what `copy_heads` does in plain torch.
+"""The copy heads' search and look-ups and the document counts in C, for float32 on a CPU.
 
 Plain torch sorts integers for every order and passes over (tokens, orders, dim) tensors half a dozen times. Here a hash
 table per row finds the earlier occurrences, and every look-up is added to its sum at once. Gradients by the table are
@@ -97,6 +97,43 @@ void look_up(const int64_t *tokens, const float *table, const float *gates, cons
   }
 }
 
+/* What `document_counts` raises at position i of a row for the tokens first[i] <= j <= i: (gates[i] + by_token[j]) *
+   weights[j]; elsewhere token 0 by 0. All (rows, length) but raised and amounts (rows, length, length). */
+void counts(const int64_t *tokens, const int32_t *first, const float *gates, const float *by_token,
+            const float *weights, int64_t *raised, float *amounts, int rows, int length, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t at = 0; at < (int64_t)rows * length; at++) {
+    const int i = at % length;
+    const int64_t row = at - i;
+    int64_t *to = raised + at * length;
+    float *amount = amounts + at * length;
+    for (int j = 0; j < first[at]; j++) to[j] = 0, amount[j] = 0.f;
+    memcpy(to + first[at], tokens + row + first[at], (size_t)(i + 1 - first[at]) * 8);
+    for (int j = first[at]; j <= i; j++) amount[j] = (gates[at] + by_token[row + j]) * weights[row + j];
+    memset(to + i + 1, 0, (size_t)(length - 1 - i) * 8);
+    memset(amount + i + 1, 0, (size_t)(length - 1 - i) * 4);
+  }
+}
+
+/* gradients by gates and by_token for g by amounts, `step` numbers from position to position */
+void counts_backward(const float *g, int64_t step, const int32_t *first, const float *weights, float *d_gates,
+                     float *d_by_token, int rows, int length, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int row = 0; row < rows; row++) {
+    const float *by = weights + (int64_t)row * length;
+    float *sums = d_by_token + (int64_t)row * length;
+    memset(sums, 0, (size_t)length * 4);
+    for (int i = 0; i < length; i++) {
+      const int64_t at = (int64_t)row * length + i;
+      const float *mine = g + at * step;
+      float sum = 0.f;
+#pragma omp simd reduction(+ : sum)
+      for (int j = first[at]; j <= i; j++) sum += mine[j] * by[j], sums[j] += mine[j] * by[j];
+      d_gates[at] = sum;
+    }
+  }
+}
+
 /* gradients for g (n, width) by out: d_table (rows, width); d_gates (n, count), or d_vectors (count, width) */
 void look_up_backward(const float *g, const int64_t *tokens, const float *table, const float *gates,
                       const float *vectors, float *d_table, float *d_gates, float *d_vectors, int n, int count,
@@ -172,6 +209,42 @@ def look_up(tokens: Tensor, table: Tensor, weights: Tensor) -> Tensor:
     if tokens.stride(0) != tokens.shape[1] * tokens.stride(1):
         tokens = tokens.contiguous()
     return _LookUp.apply(tokens, table, weights)
+
+
+def counts(tokens: Tensor, first: Tensor, gates: Tensor, by_token: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens raised (B, T, T) and amounts by `document_counts`.
+
+    At i, for first_i <= j <= i: token j by (gates_i + by_token_j) * weights_j; else token 0 by 0.
+    All are (B, T), first int32; differentiable by gates and by_token.
+    """
+    return _Counts.apply(tokens, first, gates, by_token, weights)
+
+
+class _Counts(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, tokens: Tensor, first: Tensor, gates: Tensor, by_token: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        given = [part.contiguous() for part in (tokens, first, gates, by_token, weights)]
+        rows, length = tokens.shape
+        raised, amounts = tokens.new_empty(rows, length, length), gates.new_empty(rows, length, length)
+        load().counts(*map(native.pointer, (*given, raised, amounts)), rows, length, torch.get_num_threads())
+        ctx.save_for_backward(given[1], given[4])
+        ctx.mark_non_differentiable(raised)
+        return raised, amounts
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor, grad: Tensor) -> tuple[None, None, Tensor, Tensor, None]:
+        first, weights = ctx.saved_tensors
+        rows, length = first.shape
+        step = grad.stride(1)  # the gradient may be a part of a wider one
+        if grad.stride() != (length * step, step, 1):
+            grad, step = grad.contiguous(), length
+        d_gates, d_by_token = torch.empty_like(weights), torch.empty_like(weights)
+        tensors = list(map(native.pointer, (first, weights, d_gates, d_by_token)))
+        sizes = rows, length, torch.get_num_threads()
+        load().counts_backward(native.pointer(grad), ctypes.c_int64(step), *tensors, *sizes)
+        return None, None, d_gates, d_by_token, None
 
 
 class _LookUp(torch.autograd.Function):

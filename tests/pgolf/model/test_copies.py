@@ -5,7 +5,9 @@ import torch
 
 from pgolf.config.model import ModelConfig
 from pgolf.model.copy_heads import CopyHeads, candidates
+from pgolf.model.document_counts import DocumentCounts
 from pgolf.model.kernels import copies
+from pgolf.model.raised_logits import Raised, joined
 from pgolf.runtime import Runtime
 
 
@@ -40,6 +42,27 @@ def test_the_same_sums_and_gradients(dim: int, threads: int, kernels: Runtime) -
             results.append([y, *torch.autograd.grad(y, [hidden, table, *heads.parameters()], grad)])
         finally:
             torch.set_num_threads(before)
+    for plain, fast in zip(*results, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("others", [0, 4])
+def test_the_same_document_counts(others: int, kernels: Runtime) -> None:
+    torch.manual_seed(0)
+    counts = DocumentCounts(ModelConfig(vocab_size=9, dim=24, num_heads=1, num_kv_heads=1, bos_id=1))
+    with torch.no_grad():
+        for part in counts.parameters():
+            part.normal_()
+    tokens, hidden = torch.randint(9, (3, 40)), torch.randn(3, 40, 24, requires_grad=True)
+    table, inputs = torch.randn(9, 24, requires_grad=True), [hidden, *counts.parameters()]
+    other = Raised(torch.zeros(3, 40, others, dtype=torch.int64), torch.zeros(3, 40, others, requires_grad=True))
+    grad, results = torch.randn(3, 40, 40 + others), []
+    for native in (False, True):
+        counts.native = native
+        raised = joined([counts(hidden, tokens, table), other])
+        assert raised is not None
+        results.append([*raised, *torch.autograd.grad(raised.amounts, [table, *inputs], grad)])
+    assert torch.equal(results[0][0], results[1][0])
     for plain, fast in zip(*results, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-4)
 
