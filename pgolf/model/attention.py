@@ -46,9 +46,15 @@ class Attention(nn.Module):
         batch, length, _ = h.shape
         asking = h[:, -last:] if last else h  # (B, L, dim)
         cos, sin = (step.cos[-last:], step.sin[-last:]) if last else (step.cos, step.sin)
-        q = self.c_q(asking).view(batch, last or length, self.num_heads, self.head_dim)
-        k = self.c_k(h).view(batch, length, self.num_kv_heads, self.head_dim)
-        v = self.c_v(h if self.value_x0 is None else h + self.value_x0.to(h.dtype) * step.x0)
+        tiles = self.proj.products == "tiles" and torch.is_grad_enabled()
+        if tiles and not last and self.value_x0 is None:  # h is read once
+            weights = self.c_q.weight, self.c_k.weight, self.c_v.weight
+            q, k, v = amx.linear(h, torch.cat(weights)).split([len(weight) for weight in weights], -1)
+        else:
+            q, k = self.c_q(asking), self.c_k(h)
+            v = self.c_v(h if self.value_x0 is None else h + self.value_x0.to(h.dtype) * step.x0)
+        q = q.view(batch, last or length, self.num_heads, self.head_dim)
+        k = k.view(batch, length, self.num_kv_heads, self.head_dim)
         v = (v if values is None else v + values).view(batch, length, self.num_kv_heads, self.head_dim)
         q = rotate(rms_norm(q), cos, sin) * self.q_gain.to(q.dtype)[:, None]
         k = rotate(rms_norm(k), step.cos, step.sin)
@@ -56,10 +62,7 @@ class Attention(nn.Module):
             k = offset_keys(k, self.offset_from, step.inside)
         if step.cache is not None:
             k, v = step.cache.extend(k, v, step.total)
-        if self.native and self.proj.products == "tiles" and torch.is_grad_enabled():
-            y = amx.attention(q, k, v, view.first)[0]
-        else:
-            y = attend(q, k, v, view, self.native)
+        y = amx.attention(q, k, v, view.first)[0] if self.native and tiles else attend(q, k, v, view, self.native)
         if self.exclusive:
             y = exclude_self(y, v[:, -y.shape[1] :])
         if self.gate is not None:

@@ -3,7 +3,7 @@
 A token is a path in a binary tree (`token_tree`), its probability the product of the decisions on it, so the
 distribution sums to one by construction. Every decision has five inputs, as log odds:
 
-- the model with its fast output weights, and the model as it was trained;
+- the model with its fast output weights, and the model as it was trained over fewer tokens, so that the two differ;
 - for the stream and for the document, a back-off model over exact contexts of the last tokens (absolute discounting,
   Chen and Goodman 1999) whose shortest context backs off to the adapted model's distribution, not to a uniform one:
   with c the count of a branch's tokens after a context, n the number of different ones among them, C and N those of
@@ -35,6 +35,8 @@ from pgolf.model.gpt import GPT
 
 LENGTHS = 3
 """Longest context in tokens; the document's contexts begin with the empty one."""
+SHORTER = 4
+"""The trained model sees the last quarter of the context."""
 DISCOUNT = 0.5  # this and the following were chosen on held-out train text
 START = (0.8, 0.2, 0.1, 0.1, 0.0)  # weights of the inputs before anything was seen, in the order above
 CONSTANT = 0.3  # the last input
@@ -124,7 +126,9 @@ class OverOutput:
         _, slopes, found = self.output.score(previous, targets, logits, set(range(len(targets))))
         adapted = np.exp(np.stack([found[row] for row in range(len(targets))]))
         with torch.no_grad():
-            logits_trained = scored_logits(self.trained, self.task.tokens, batch, self.task.device)
+            most = self.task.settings.seq_len // SHORTER
+            short = [Window(w.stop - max(w.scored, min(w.length, most)), w.stop, w.scored) for w in batch]
+            logits_trained = scored_logits(self.trained, self.task.tokens, short, self.task.device)
             trained = torch.softmax(logits_trained.double(), -1).cpu().numpy()
         nll, kept = self.contexts.score(previous, targets, np.stack([adapted, trained]), wanted)
         return nll, slopes, kept
