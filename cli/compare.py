@@ -1,12 +1,15 @@
 """`pgolf compare`: whether one side's scores beat another's, and how sure that is."""
 
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.common import Common, command
+
+if TYPE_CHECKING:
+    from pgolf.store.stage_directory import Stage
 
 _SIDE = "stage directories, runs or a lineage file; comma-separated, * allowed"
 
@@ -29,10 +32,16 @@ def add_to(app: typer.Typer) -> None:
         from stages.reports import compare as comparing
 
         with ExitStack() as held:
-            files = [lineage_file.opened(Path(side)) if Path(side).is_file() else nullcontext(side) for side in (a, b)]
-            sides = [str(held.enter_context(file)) for file in files]
-            found = [comparing.find(side, common.artifacts, stage) for side in sides]
-            result = comparing.compare(common.screen, *found)
+            unpacked = {
+                file: held.enter_context(lineage_file.opened(Path(file))) for file in {a, b} if Path(file).is_file()
+            }
+            found = [comparing.find(str(unpacked.get(side, side)), common.artifacts, stage) for side in (a, b)]
+
+            def named(scores: "Stage") -> str:
+                files = (file for file, folder in unpacked.items() if folder in scores.path.parents)
+                return next((f"{file}, {scores.label}" for file in files), str(scores.path))
+
+            result = comparing.compare(common.screen, found[0], found[1], named)
             readings = comparing.compressors(common.screen, found[1][0])
         if common.json:
             scores = {reading.key: reading.bits_per_byte for reading in readings}

@@ -80,10 +80,7 @@ def _show(reporter: "Reporter", chain: "Chain", readings: list["Reading"], texts
     reporter.table(
         "",
         ("the unseen text, stored by", "bits per byte", "bytes"),
-        [
-            (reading.what, f"{reading.bits_per_byte:.4f}", f"{round(reading.bits_per_byte * text_bytes / 8):,}")
-            for reading in summary.shown(readings)
-        ],
+        [(reading.what, f"{reading.bits_per_byte:.4f}", f"{reading.bytes:,}") for reading in summary.shown(readings)],
     )
     if reason := left_out(text_bytes):
         reporter.result(reason)

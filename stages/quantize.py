@@ -72,15 +72,15 @@ def sweep(
                     calibration_tokens=calibrated.calibration_tokens,
                 )
                 parameters = sum(tensor.numel() for tensor in calibrated.weights.values())
-                build.metrics |= QuantizeMetrics(parameters=parameters)
+                with context.reporter.progress("code weights"):
+                    coded = container.encode(result.model, each.config.package.coder)
+                build.metrics |= QuantizeMetrics(parameters=parameters, model_bytes=len(coded))
                 if target:
                     build.details |= QuantizeDetails(
                         reserved_bytes=files,
                         model_target={"target_bytes": target},
                         allocation=[dataclasses.asdict(share) for share in result.allocation],
                     )
-                    coded = container.encode(result.model, each.config.package.coder)
-                    build.metrics |= QuantizeMetrics(model_bytes=len(coded))
                 _show(each, rows)
         stages.append(build.stage)
     return stages

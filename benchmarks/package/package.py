@@ -186,7 +186,7 @@ def calls_home(folder: Path) -> None:
     code = (
         (folder / "train_gpt.py")
         .read_bytes()
-        .replace(b"import ast,brotli,", b"import socket;socket.socket()\nimport ast,brotli,", 1)
+        .replace(b"import brotli,", b"import socket;socket.socket()\nimport brotli,", 1)
     )
     (folder / "train_gpt.py").write_bytes(code)
     agree(folder)

@@ -33,6 +33,7 @@ from pgolf.progress import Silent
 from pgolf.quant import allocate, gptq, hessian, pipeline, rtn, step_search, waterfill
 from pgolf.quant.allocate import Matrices, Plan
 from pgolf.quant.calibrated_model import CalibratedModel
+from pgolf.quant.controls import choose_steps, split
 from pgolf.quant.divergence import Divergence
 from pgolf.quant.hessian import Calibration
 from pgolf.quantized.tensors import QuantizedModel
@@ -113,8 +114,8 @@ def plan_of(case: Case, states: int = 8) -> Plan:
 
 
 def ours(case: Case, states: int = 8, trained: bool = False) -> list[Point]:
-    """Trellis, waterfilled, Fisher weights, measured allocation; the real container. trained: as `mini` ships it, with
-    training between shares."""
+    """Trellis, waterfilled, Fisher weights, measured allocation; the real container. trained: with training between
+    shares and control tensors rounded; with 64 states as `mini` ships it."""
     plan, points = plan_of(case, states), []
     for bits in BITS:
         log2_c = plan.log2_c_for_bits(bits, list(plan.problems))
@@ -122,7 +123,11 @@ def ours(case: Case, states: int = 8, trained: bool = False) -> list[Point]:
         matrices, controls = plan.round(log2_c), case.controls
         if trained:
             plan.last_log2_c = log2_c
-            matrices, controls = step_search.distill(case.source, plan, target_bytes=0)
+            distance = Divergence(case.source.model, case.source.batches(step_search.CONTROL_TOKENS, choosing=True))
+            steps = choose_steps(distance, case.weights, matrices)
+            matrices, floats = step_search.distill(case.source, plan, steps, target_bytes=0)
+            coded, controls = split(floats, steps)
+            matrices = matrices | coded
         size = len(container.encode(QuantizedModel(matrices, controls)))
         points.append(judge(case, size, decoded(matrices, controls)))
     return points
@@ -260,7 +265,7 @@ def main() -> None:
         work: dict[str, Callable[[], list[Point]]] = {
             "ours (trellis)": lambda: ours(case),  # noqa: B023
             "ours without the trellis": lambda: ours(case, states=0),  # noqa: B023
-            "ours, trained in between": lambda: ours(case, trained=True),  # noqa: B023
+            "ours, trained in between": lambda: ours(case, states=64, trained=True),  # noqa: B023
             "records (GPTQ, brotli)": lambda: records(case),  # noqa: B023
             "seed (nearest, zlib)": lambda: seed(case),  # noqa: B023
         }

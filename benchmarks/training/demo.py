@@ -1,11 +1,9 @@
-"""Seconds of each stage of `pgolf run --preset demo` with empty caches, and what every command needs to start again.
+"""Seconds of each stage of `pgolf run --preset demo` with empty caches.
 
     python benchmarks/training/demo.py [--isa avx2] [--preset demo] [--set train.iterations=10]
 
 The run is a child process held to the instruction set (`LEVELS` in speed.py), with new cache folders for kernels, numba
-and inductor, as after an installation. Then each command runs once more with `--force` on the same caches: the seconds
-until its first line of output, the seconds that `import torch` takes alone, and all of its seconds. Nothing is compiled
-the second time, so the first two may differ by 3 s at most.
+and inductor, as after an installation. What commands need to start again: benchmarks/commands/second_start.py.
 """
 
 import argparse
@@ -18,12 +16,6 @@ import time
 from pathlib import Path
 
 from speed import LEVELS
-
-AGAIN = (
-    "train", "ema-finalize", "quantize", "eval-sliding", "eval-ttt", "package", "inspect", "budget", "runs",
-    "sample --tokens 16", "verify",
-)  # fmt: skip
-"""Commands of the second part; `verify` takes the package's folder."""
 
 
 def timed(words: list[str], environment: dict[str, str]) -> tuple[float, float]:
@@ -61,16 +53,6 @@ def main() -> None:
                 key: manifest["metrics"][key] for key in ("seconds", "bits_per_byte") if key in manifest["metrics"]
             }
             print(f"  {path.parent.name:20} {manifest['seconds']:7.1f} s  {found}", flush=True)
-        torch = timed([sys.executable, "-c", "import torch; print()"], environment)[1]
-        print(f"second start; import torch alone takes {torch:.1f} s")
-        for command in AGAIN:
-            words = [*pgolf, *command.split(), *where]
-            if command == "verify":
-                words = [*pgolf, command, str(folder / "demo" / "package")]
-            elif command in AGAIN[:6]:
-                words.append("--force")
-            first, whole = timed(words, environment)
-            print(f"  {command:20} first line after {first:5.1f} s, done after {whole:6.1f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ memory; their source, one statement per line, goes to `linecache`, so that trace
 
 import ast
 import functools
-import itertools
 import re
 import zlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import brotli
 
@@ -26,26 +26,30 @@ _BLOCK = 280  # characters of base 251 for 279 bytes: 251**280 >= 256**279
 _SPECIAL = b"\n\r'\\"  # with NUL, the bytes that a string literal cannot hold as they are
 _MAX_TEXT, _MAX_DATA = 2 << 20, 1 << 16  # bytes of source, and of data: `unpack` reads files that may be hostile
 _MODULE = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
-_LOADER = r"""import ast,brotli,functools,importlib.util,linecache,sys,traceback
+# What the file runs: it unpacks the texts, and runs the first of them, the hook.
+_LOADER = r"""import brotli,functools
 def digits(s):return functools.reduce(lambda n,c:n*251+ord(c)-1-sum(c>x for x in'\n\r\'\\'),s,0).to_bytes(len(s)-1)
 w,_,t=brotli.decompress(b''.join(digits(P[i:i+280])for i in range(0,len(P),280))).decode().partition('\n')
 t=t.translate(dict(zip([*range(1,9),*range(14,32),*range(127,2048)],w.split(' ')))).split('\0')
-F|=zip(t[::2],t[1::2])
+F|=zip(t[1::2],t[2::2])
+exec(t[0])
+"""
+_HOOK = r"""import ast,importlib.util,linecache,sys,traceback
 class Loader:
- def find_spec(self,name,*_):
-  for end in'.py','/__init__.py':
-   f=name.replace('.','/')+end
-   if f in F:return importlib.util.spec_from_loader(name,self,origin=f,is_package=end>'/')
- def create_module(self,spec):0
- def exec_module(self,m):
-  f=m.__spec__.origin;s=ast.unparse(ast.parse(F[f]));f=__file__+'/'+f
-  linecache.cache[f]=len(s),None,s.splitlines(1),f;exec(compile(s,f,'exec'),m.__dict__)
+	def find_spec(self,name,*_):
+		for end in'.py','/__init__.py':
+			f=name.replace('.','/')+end
+			if f in F:return importlib.util.spec_from_loader(name,self,origin=f,is_package=end>'/')
+	def create_module(self,spec):0
+	def exec_module(self,m):
+		f=m.__spec__.origin;s=ast.unparse(ast.parse(F[f]));f=__file__+'/'+f
+		linecache.cache[f]=len(s),None,s.splitlines(1),f;exec(compile(s,f,'exec'),m.__dict__)
 sys.meta_path.insert(0,Loader())
 sys.excepthook=traceback.print_exception
 if __name__=='__main__':
- for n in[*sys.modules]:
-  if n.split('.')[0]in ROOTS:del sys.modules[n]
- importlib.import_module('ENTRY').main(F)
+	for n in[*sys.modules]:
+		if n.split('.')[0]in ROOTS:del sys.modules[n]
+	importlib.import_module('ENTRY').main(F)
 """
 
 
@@ -99,7 +103,8 @@ def bundle(
         if "\0" in files[path]:
             raise BundleError(f"{module.name} contains a NUL character; write it as an escape")
         on_module(number, len(shaken))
-    text = "\0".join(part for item in files.items() for part in item)
+    hook = _hook(entry, roots)
+    text = "\0".join([hook, *(part for item in files.items() for part in item)])
     coded = word_codes.encode(text).encode("utf-8")
     source_bytes = max(len(text.encode("utf-8")), len(coded))
     values = ascii(dict(data or {}))
@@ -109,11 +114,11 @@ def bundle(
     modes = brotli.MODE_GENERIC, brotli.MODE_TEXT, brotli.MODE_FONT  # hints; which one is best is not known beforehand
     literal = _to_literal(min((brotli.compress(coded, mode=mode, quality=11, lgwin=24) for mode in modes), key=len))
     head = ["# coding: latin-1", *(f"# {line}" for line in title.splitlines())]
-    lines = [*head, f"F={values}", f"P='{literal}'", _loader(entry, roots)]
+    lines = [*head, f"F={values}", f"P='{literal}'", _LOADER]
     script = "\n".join(lines).encode("latin-1")
     sizes = {module.name: len(module.source.encode("utf-8")) for module, _ in shaken}
     libraries = third_party((tree for _, tree in shaken), roots)
-    return Bundle(script, _shares(sizes, files, len(literal), len(script)), tuple(sorted({*libraries, "brotli"})))
+    return Bundle(script, _shares(sizes, hook, files, len(literal), len(script)), tuple(sorted({*libraries, "brotli"})))
 
 
 def unpack(script: bytes) -> dict[str, str]:
@@ -131,11 +136,11 @@ def unpack(script: bytes) -> dict[str, str]:
         literal = next(lines)
         if not (literal.startswith("P='") and literal.endswith("'")):
             raise ValueError("no modules follow the data")
-        loader = "\n".join(lines)
-        found = re.search(rf"in (\([^()]*\)):del.*\n importlib\.import_module\('({_MODULE})'\)\.main\(F\)\n$", loader)
-        if not found or loader != _loader(found[2], ast.literal_eval(found[1])):
+        text = word_codes.decode(_decompress(_from_literal(literal[3:-1])).decode("utf-8"), _MAX_TEXT)
+        hook, *parts = text.split("\0")
+        found = re.search(rf"in (\([^()]*\)):del.*\n\timportlib\.import_module\('({_MODULE})'\)\.main\(F\)\n$", hook)
+        if not found or hook != _hook(found[2], ast.literal_eval(found[1])) or "\n".join(lines) != _LOADER:
             raise ValueError("its loader is not this version's")
-        parts = word_codes.decode(_decompress(_from_literal(literal[3:-1])).decode("utf-8"), _MAX_TEXT).split("\0")
         return {**data, **dict(zip(parts[::2], parts[1::2], strict=True))}
     except Exception as error:  # whatever a damaged or hostile file raises
         raise BundleError(f"this is not a bundled program ({' '.join(str(error).split())[:120]})") from error
@@ -152,24 +157,26 @@ def _private_names(tree: ast.AST) -> set[str]:
     return {name for name in found if is_private(name)}
 
 
-def _loader(entry: str, roots: Collection[str]) -> str:
-    return _LOADER.replace("ENTRY", entry).replace("ROOTS", ascii(tuple(sorted(roots))))
+def _hook(entry: str, roots: Collection[str]) -> str:
+    return _HOOK.replace("ENTRY", entry).replace("ROOTS", ascii(tuple(sorted(roots))))
 
 
-def _shares(sizes: Mapping[str, int], files: Mapping[str, str], literal: int, script: int) -> tuple[Module, ...]:
+def _shares(
+    sizes: Mapping[str, int], hook: str, files: Mapping[str, str], literal: int, script: int
+) -> tuple[Module, ...]:
     """The rows of `Bundle.modules`. sizes: of the source files by module, in the order of `files`."""
     compressor = zlib.compressobj(9)
     weights = []
-    for path, text in files.items():
+    for path, text in [("", hook), *files.items()]:
         data = compressor.compress(f"{path}\0{text}\0".encode())
         weights.append(len(data) + len(compressor.flush(zlib.Z_SYNC_FLUSH)))
-    ends = [round(literal * total / sum(weights)) for total in itertools.accumulate(weights)]
+    ends = [round(literal * total / sum(weights)) for total in accumulate(weights)]
     rows = [
         Module(name, size, len(text.encode("utf-8")), end - start)
-        for (name, size), text, start, end in zip(sizes.items(), files.values(), [0, *ends[:-1]], ends, strict=True)
+        for (name, size), text, (start, end) in zip(sizes.items(), files.values(), pairwise(ends), strict=True)
     ]
     rows.sort(key=lambda row: -row.packed_bytes)
-    return (*rows, Module("loader", 0, 0, script - literal))
+    return (*rows, Module("loader", 0, 0, script - literal + ends[0]))
 
 
 def _to_literal(data: bytes) -> str:

@@ -28,6 +28,7 @@ class Reading:
     key: str
     what: str
     bits_per_byte: float
+    bytes: int
 
 
 def readings(train: bytes, val: bytes) -> list[Reading]:
@@ -46,7 +47,7 @@ def readings(train: bytes, val: bytes) -> list[Reading]:
     ]
     if left_out(len(val)) is None:
         sizes.append(("ppmd", "PPMd that has read the training text first", _ppmd(train[-_TRAINED_BYTES:], val)))
-    return [Reading(key, what, 8.0 * size / len(val)) for key, what, size in sizes]
+    return [Reading(key, what, 8.0 * size / len(val), size) for key, what, size in sizes]
 
 
 def left_out(text_bytes: int) -> str | None:

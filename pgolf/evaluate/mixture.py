@@ -11,26 +11,30 @@ and nothing collides: contexts are exact.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
+from numba import njit
 
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluator import Evaluator, Trace
 
 GLOBAL_ORDER = 4
-"""Longest context, in tokens, of the statistics over the whole stream (64 bits of 16-bit tokens)."""
+"""Longest context, in tokens, of the statistics over the whole stream."""
 DOCUMENT_ORDER = 3
 DISCOUNT = 0.5  # with the rate chosen on held-out train text; the usual 0.75 is for larger texts
 RATE = 0.005  # of the mixture's weights
 START = (0.96, 0.02, 0.02)  # weights before anything was seen: model, stream, document
 
-SECONDS_A_TOKEN, BYTES_A_TOKEN = 15e-6, 750
-"""Cost on one core, measured on 150,000 tokens of 8,192 pieces (benchmarks/results/gpu.md)."""
+SECONDS_A_TOKEN, BYTES_A_TOKEN = 4e-6, 200
+"""Cost on one core: 2.6 microseconds in 335,000 tokens, 3.1 in 4 million, and sorting grows by n log n
+(benchmarks/results/evaluation.md)."""
 LIMIT_SECONDS = 600.0
 """The challenge's limit for an evaluation."""
 
 FLOOR = 1e-4
 """Smallest weight before an update, so that an expert can come back."""
+Array = Any  # np.ndarray, which numba types by itself
 
 
 def check(tokens: int) -> None:
@@ -43,51 +47,20 @@ def check(tokens: int) -> None:
         )
 
 
-class Backoff:
-    """Interpolated back-off over contexts of 0 to `order` tokens, learned one token at a time.
+class _History(NamedTuple):
+    """Interpolated back-off over contexts of 0 to `order` tokens.
 
     With c the count of a token after a context, C the sum of the counts, n the number of different tokens seen, the
     probability is `(max(c - d, 0) + d n p_shorter) / C`; the empty context backs off to the uniform distribution.
+    Contexts, and contexts with the token after them, are numbers, the same for the same tokens: the whole text is
+    numbered by sorting, which takes less time and memory than tables of hashes. The counts are of scored tokens alone.
     """
 
-    def __init__(self, order: int, vocab_size: int) -> None:
-        self.order, self.vocab_size = order, vocab_size
-        self._counts: dict[tuple[int, int], dict[int, int]] = {}
-        self._totals: dict[tuple[int, int], int] = {}
-
-    def probability(self, contexts: Sequence[int], token: int) -> tuple[float, int]:
-        """Probability of one token, and how many context lengths had been seen, 0 to order + 1.
-
-        contexts: by length k = 0..order, the last k tokens as one number; shorter near the beginning of a document.
-        """
-        p, matched = 1.0 / self.vocab_size, 0
-        for key in enumerate(contexts):
-            counts = self._counts.get(key)
-            if counts is None:
-                break
-            total = self._totals[key]
-            count = counts.get(token, 0)
-            p = ((count - DISCOUNT if count else 0.0) + DISCOUNT * len(counts) * p) / total
-            matched += 1
-        return p, matched
-
-    def distribution(self, contexts: Sequence[int]) -> np.ndarray:
-        """The whole distribution, (vocab_size,) float64; agrees with `probability` for every token."""
-        p = np.full(self.vocab_size, 1.0 / self.vocab_size)
-        for key in enumerate(contexts):
-            counts = self._counts.get(key)
-            if counts is None:
-                break
-            p = DISCOUNT * len(counts) * p
-            p[list(counts)] += np.array(list(counts.values())) - DISCOUNT
-            p /= self._totals[key]
-        return p
-
-    def learn(self, contexts: Sequence[int], token: int) -> None:
-        for key in enumerate(contexts):
-            counts = self._counts.setdefault(key, {})
-            counts[token] = counts.get(token, 0) + 1
-            self._totals[key] = self._totals.get(key, 0) + 1
+    contexts: Array  # (N, order + 1) int32, by the position of the token that follows; -1: not in this document
+    pairs: Array  # (N, order + 1) int32, contexts with the token that follows
+    totals: Array  # by context
+    different: Array  # by context, tokens that have followed it
+    counts: Array  # by pair
 
 
 @dataclass(frozen=True)
@@ -113,42 +86,122 @@ class MixtureEvaluator:
             raise PgolfError(
                 "the mixture needs an evaluation in stream order; lora and phased take documents by length"
             )
-        stream, document = Backoff(GLOBAL_ORDER, self.vocab_size), Backoff(DOCUMENT_ORDER, self.vocab_size)
-        weights: dict[tuple[int, int], list[float]] = {}
-        ids = tokens.tolist()
-        stream.learn([0], ids[0])
-        model = np.exp(-trace.nll).tolist()
-        mixed = np.empty(len(model))
-        log_probs: dict[int, np.ndarray] = {}
-        begin = 0  # of the current document
-        for position in range(1, len(ids)):
-            token = ids[position]
-            if ids[position - 1] == self.bos_id:
-                document, begin = Backoff(DOCUMENT_ORDER, self.vocab_size), position - 1
-            contexts = _contexts(ids, position, begin)
-            p_stream, seen_stream = stream.probability(contexts, token)
-            p_document, seen_document = document.probability(contexts[: DOCUMENT_ORDER + 1], token)
-            held = weights.setdefault((seen_stream, seen_document), list(START))
-            experts = (model[position - 1], p_stream, p_document)
-            p = sum(weight * expert for weight, expert in zip(held, experts, strict=True))
-            mixed[position - 1] = -math.log(p)
-            if position in trace.log_probs:
-                vector = held[0] * np.exp(trace.log_probs[position]) + held[1] * stream.distribution(contexts)
-                vector += held[2] * document.distribution(contexts[: DOCUMENT_ORDER + 1])
-                log_probs[position] = np.log(vector)
-            # Exponentiated gradient on the log loss: each weight grows with its expert's share of the mixture.
-            grown = [max(w, FLOOR) * math.exp(RATE * e / p) for w, e in zip(held, experts, strict=True)]
-            total = sum(grown)
-            held[:] = [value / total for value in grown]
-            stream.learn(contexts, token)
-            document.learn(contexts[: DOCUMENT_ORDER + 1], token)
+        ids = tokens.astype(np.int64)
+        begins, documents = _documents(ids, self.bos_id)
+        stream = _history(ids, begins, np.zeros_like(ids), GLOBAL_ORDER)
+        begins[0] = 1  # the first token was not scored; the stream knows it, a document begins after it
+        document = _history(ids, begins, documents, DOCUMENT_ORDER)
+        wanted = np.array(sorted(trace.log_probs), np.int64)
+        weights = np.tile(START, (GLOBAL_ORDER + 2, DOCUMENT_ORDER + 2, 1))
+        mixed, held = _mix(np.exp(-trace.nll), stream, document, 1.0 / self.vocab_size, weights, wanted)
+        log_probs = {}
+        for position, (model, *others) in zip(wanted.tolist(), held.tolist(), strict=True):
+            vector = model * np.exp(trace.log_probs[position])
+            for weight, history in zip(others, (stream, document), strict=True):
+                vector = vector + weight * _distribution(history, ids, position, self.vocab_size)
+            log_probs[position] = np.log(vector)
         return replace(trace, nll=mixed, order=np.arange(len(mixed), dtype=np.int64), log_probs=log_probs)
 
 
-def _contexts(ids: Sequence[int], position: int, begin: int) -> list[int]:
-    """The last k tokens before a position as one number each, k = 0 .. GLOBAL_ORDER, not reaching before `begin`."""
-    contexts, key = [0], 0
-    for k in range(1, min(GLOBAL_ORDER, position - begin) + 1):
-        key |= ids[position - k] << (16 * (k - 1))
-        contexts.append(key)
-    return contexts
+def _documents(ids: np.ndarray, bos_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) where the document before each position begins, and its number; nothing before a document is a context."""
+    first = ids == bos_id
+    begins, numbers = np.zeros_like(ids), np.zeros_like(ids)
+    begins[1:] = np.maximum.accumulate(np.where(first, np.arange(len(ids)), 0))[:-1]
+    numbers[1:] = np.cumsum(first)[:-1]
+    return begins, numbers
+
+
+def _history(ids: np.ndarray, begins: np.ndarray, groups: np.ndarray, order: int) -> _History:
+    """Number the contexts of a text. begins: (N,) first position that a context may hold, one later than the position
+    itself: it has none, not even the empty one; groups: (N,) contexts in different groups are different."""
+    contexts, pairs = (np.full((len(ids), order + 1), -1, np.int32) for _ in range(2))
+    rows = np.flatnonzero(begins <= np.arange(len(ids)))
+    keys, size, pair_size = groups[rows], 0, 0
+    for k in range(order + 1):
+        if k:
+            rows = rows[rows - k >= begins[rows]]
+            keys = _joined(contexts[rows, k - 1], ids[rows - k])
+        size = _number(contexts, rows, k, keys, size)
+        pair_size = _number(pairs, rows, k, _joined(contexts[rows, k], ids[rows]), pair_size)
+    return _History(contexts, pairs, np.zeros(size, np.int32), np.zeros(size, np.int32), np.zeros(pair_size, np.int32))
+
+
+def _joined(numbers: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    return numbers.astype(np.int64) << 16 | ids
+
+
+def _number(table: np.ndarray, rows: np.ndarray, column: int, keys: np.ndarray, first: int) -> int:
+    """Write the number of each key, from `first` on; returns the first one that is free."""
+    found, numbers = np.unique(keys, return_inverse=True)
+    table[rows, column] = first + numbers
+    return first + len(found)
+
+
+def _distribution(history: _History, ids: np.ndarray, position: int, vocab_size: int) -> np.ndarray:
+    """The whole distribution of the token at a position, (vocab_size,) float64, counted once more from the tokens
+    before it; agrees with `_probability` for every token."""
+    p = np.full(vocab_size, 1.0 / vocab_size)
+    for k, context in enumerate(history.contexts[position].tolist()):
+        followed = ids[:position][history.contexts[:position, k] == context]
+        if context < 0 or not len(followed):
+            break
+        counts = np.bincount(followed, minlength=vocab_size)
+        p = (np.maximum(counts - DISCOUNT, 0.0) + DISCOUNT * np.count_nonzero(counts) * p) / len(followed)
+    return p
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _mix(
+    model: Array, stream: _History, document: _History, uniform: float, weights: Array, wanted: Array
+) -> tuple[Array, Array]:
+    """Nats of each token but the first under the mixture, and the weights at the positions `wanted`, in order.
+
+    model: (N-1,) its probabilities; weights: (stream matches, document matches, experts), changed.
+    """
+    mixed, kept, next_kept = np.empty(len(model)), np.empty((len(wanted), 3)), 0
+    _learn(stream, 0)
+    for position in range(1, len(model) + 1):
+        p_stream, seen_stream = _probability(stream, position, uniform)
+        p_document, seen_document = _probability(document, position, uniform)
+        experts = (model[position - 1], p_stream, p_document)
+        held = weights[seen_stream, seen_document]
+        if next_kept < len(wanted) and wanted[next_kept] == position:
+            kept[next_kept] = held
+            next_kept += 1
+        p = held[0] * experts[0] + held[1] * experts[1] + held[2] * experts[2]
+        mixed[position - 1] = -math.log(p)
+        # Exponentiated gradient on the log loss: each weight grows with its expert's share of the mixture.
+        total = 0.0
+        for expert in range(3):
+            held[expert] = max(held[expert], FLOOR) * math.exp(RATE * experts[expert] / p)
+            total += held[expert]
+        held /= total
+        _learn(stream, position)
+        _learn(document, position)
+    return mixed, kept
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _probability(history: _History, position: int, uniform: float) -> tuple[float, int]:
+    """Probability of the token at a position, and how many context lengths have been seen, 0 to order + 1."""
+    p, matched = uniform, 0
+    for k in range(history.contexts.shape[1]):
+        context = history.contexts[position, k]
+        if context < 0 or history.totals[context] == 0:
+            break
+        count = history.counts[history.pairs[position, k]]
+        p = (max(count - DISCOUNT, 0.0) + DISCOUNT * history.different[context] * p) / history.totals[context]
+        matched += 1
+    return p, matched
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _learn(history: _History, position: int) -> None:
+    for k in range(history.contexts.shape[1]):
+        context, pair = history.contexts[position, k], history.pairs[position, k]
+        if context < 0:
+            break
+        history.totals[context] += 1
+        history.different[context] += history.counts[pair] == 0
+        history.counts[pair] += 1

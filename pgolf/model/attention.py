@@ -6,9 +6,10 @@ from torch import Tensor, nn
 
 from pgolf.config.model import ModelConfig
 from pgolf.model.attention_mask import View, mask
+from pgolf.model.banded_attention import attend_banded
 from pgolf.model.forward_context import Step
 from pgolf.model.head_gate import HeadGate
-from pgolf.model.kernels import attention
+from pgolf.model.kernels import amx, attention
 from pgolf.model.layers import Linear, previous, rms_norm
 from pgolf.model.rotary import rotate
 from pgolf.model.xsa import exclude_self
@@ -35,17 +36,25 @@ class Attention(nn.Module):
         self.offset_from = config.rope_dims if config.key_offset else 0
         self.native = False  # whether the C kernel computes the attention itself
 
-    def forward(self, h: Tensor, step: Step, view: View, values: Tensor | None, last: int = 0) -> Tensor:
+    def forward(
+        self, h: Tensor, step: Step, view: View, values: Tensor | None, last: int = 0, scale: Tensor | None = None
+    ) -> Tensor:
         """h (B, T, dim) normed; view: the keys seen; values (B, T, kv_dim) to add -> (B, T, dim).
 
-        last: compute the output of the last `last` positions only, (B, last, dim); 0: all.
+        last: compute the output of the last `last` positions only, (B, last, dim); 0: all. scale: (dim,) of the output.
         """
         batch, length, _ = h.shape
         asking = h[:, -last:] if last else h  # (B, L, dim)
         cos, sin = (step.cos[-last:], step.sin[-last:]) if last else (step.cos, step.sin)
-        q = self.c_q(asking).view(batch, last or length, self.num_heads, self.head_dim)
-        k = self.c_k(h).view(batch, length, self.num_kv_heads, self.head_dim)
-        v = self.c_v(h if self.value_x0 is None else h + self.value_x0.to(h.dtype) * step.x0)
+        tiles = self.proj.products == "tiles" and torch.is_grad_enabled()
+        if tiles and not last and self.value_x0 is None:  # h is read once
+            weights = self.c_q.weight, self.c_k.weight, self.c_v.weight
+            q, k, v = amx.linear(h, torch.cat(weights)).split([len(weight) for weight in weights], -1)
+        else:
+            q, k = self.c_q(asking), self.c_k(h)
+            v = self.c_v(h if self.value_x0 is None else h + self.value_x0.to(h.dtype) * step.x0)
+        q = q.view(batch, last or length, self.num_heads, self.head_dim)
+        k = k.view(batch, length, self.num_kv_heads, self.head_dim)
         v = (v if values is None else v + values).view(batch, length, self.num_kv_heads, self.head_dim)
         q = rotate(rms_norm(q), cos, sin) * self.q_gain.to(q.dtype)[:, None]
         k = rotate(rms_norm(k), step.cos, step.sin)
@@ -53,12 +62,12 @@ class Attention(nn.Module):
             k = offset_keys(k, self.offset_from, step.inside)
         if step.cache is not None:
             k, v = step.cache.extend(k, v, step.total)
-        y = attend(q, k, v, view, self.native)
+        y = amx.attention(q, k, v, view.first)[0] if self.native and tiles else attend(q, k, v, view, self.native)
         if self.exclusive:
             y = exclude_self(y, v[:, -y.shape[1] :])
         if self.gate is not None:
             y = self.gate(y, asking)
-        return self.proj(y.reshape(batch, last or length, -1))
+        return self.proj(y.reshape(batch, last or length, -1), scale)
 
 
 def offset_keys(k: Tensor, start: int, inside: Tensor) -> Tensor:
@@ -90,27 +99,3 @@ def attend(q: Tensor, k: Tensor, v: Tensor, view: View, native: bool = False) ->
         grouped = False
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None, enable_gqa=grouped)
     return y.transpose(1, 2)
-
-
-def attend_banded(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    """As `attend`, every query seeing `window` keys at most, its own included.
-
-    In blocks of `window` tokens, the queries of a block attend to the keys of the same and the previous block: twice
-    the products that are needed, and no T x T matrix.
-    """
-    batch, length, heads, head_dim = q.shape
-    count = -(-length // window)
-    pad = (0, 0, 0, 0, 0, count * window - length)
-    q, k, v = (F.pad(part, pad).unflatten(1, (count, window)) for part in (q, k, v))  # (B, n, W, heads, D)
-    k, v = (torch.cat((part.roll(1, dims=1), part), dim=2) for part in (k, v))  # (B, n, 2W, heads, D)
-    groups = heads // k.shape[3]
-    if groups > 1:
-        k, v = k.repeat_interleave(groups, dim=3), v.repeat_interleave(groups, dim=3)
-    query = torch.arange(window, device=q.device)[:, None]
-    key = torch.arange(2 * window, device=q.device)
-    seen = ((query < key) & (key <= query + window)).expand(count, 1, window, 2 * window)
-    inside = torch.arange(count, device=q.device)[:, None] * window + key >= window  # the first block has none before
-    seen = (seen & inside[:, None, None]).repeat(batch, 1, 1, 1)
-    q, k, v = (part.flatten(0, 1).transpose(1, 2) for part in (q, k, v))  # (B n, heads, W or 2W, D)
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2)
-    return y.reshape(batch, count * window, heads, head_dim)[:, :length]

@@ -12,6 +12,7 @@ from pgolf.model.attention import Attention
 from pgolf.model.attention_mask import View
 from pgolf.model.canon import Canon
 from pgolf.model.forward_context import Step
+from pgolf.model.kernels import residual
 from pgolf.model.layers import rms_norm
 from pgolf.model.mlp import MLP
 from pgolf.model.skips import Skip, join
@@ -31,6 +32,7 @@ class Block(nn.Module):
         self.resid_mix = (
             nn.Parameter(torch.stack([torch.ones(config.dim), torch.zeros(config.dim)])) if config.x0_mix else None
         )
+        self.native = False  # whether the C kernel computes the residual sums, norms and convolutions of training
         self.parallel = 0 <= config.parallel_from <= layer
         # A tensor, not a number: one compiled block then serves every layer.
         factor = torch.tensor((layer + 1) ** -0.5) if config.norm_scale else None
@@ -46,7 +48,10 @@ class Block(nn.Module):
         skip: Skip | None = None,
     ) -> Tensor:
         """x (B, T, dim), the stream; the rest as in `Attention` -> the stream after this block, (B, last or T, dim)."""
-        x = self.mixed(x if skip is None else join(x, skip), step)
+        x = x if skip is None else join(x, skip)
+        if self.native and self.training and self.resid_mix is not None and not self.parallel and not last:
+            return self._trained(x, step, view, values)
+        x = self.mixed(x, step)
         h = self.normed(x)
         # The MLP's convolution looks back, so attention computes that many more positions.
         reach = 0 if self.mlp_canon is None or self.parallel or not last else len(self.mlp_canon.taps)
@@ -55,6 +60,20 @@ class Block(nn.Module):
         x = x[:, -wanted:] + attended  # (B, wanted or T, dim)
         expanded = self.expanded(h if self.parallel else self.normed(x), step, last)
         return x[:, -last:] + expanded
+
+    def _trained(self, x: Tensor, step: Step, view: View, values: Tensor | None) -> Tensor:
+        """The same with sums, norms and convolutions in the C kernel."""
+        x, h = self._entered(x, step.x0, self.resid_mix, self.attn_canon, step)
+        attended = self.attn(h, step, view, values, 0, self.attn_scale)
+        x, h = self._entered(x, attended, None, self.mlp_canon, step)
+        return x + self.mlp(h, self.mlp_scale)
+
+    def _entered(
+        self, x: Tensor, other: Tensor, mix: Tensor | None, canon: Canon | None, step: Step
+    ) -> tuple[Tensor, Tensor]:
+        inside = None if canon is None else step.inside
+        taps = None if canon is None or inside is None else canon.taps
+        return residual.enter(x, other, mix, taps, inside, self.norm_factor)
 
     def mixed(self, x: Tensor, step: Step) -> Tensor:
         """The stream with its learned share of the normed embedding."""
@@ -70,10 +89,14 @@ class Block(nn.Module):
     def attended(self, h: Tensor, step: Step, view: View, values: Tensor | None = None, last: int = 0) -> Tensor:
         """The output of attention, to be added to the stream."""
         h = h if self.attn_canon is None or step.inside is None else self.attn_canon(h, step.inside)
+        if self.training:
+            return self.attn(h, step, view, values, last, self.attn_scale)
         return self.attn_scale.to(h.dtype) * self.attn(h, step, view, values, last)
 
     def expanded(self, h: Tensor, step: Step, last: int = 0) -> Tensor:
         """The output of the MLP at the last positions (0: all); h (B, L, dim) holds the last L of T positions."""
         if self.mlp_canon is not None and step.inside is not None:
             h = self.mlp_canon(h, step.inside[:, -h.shape[1] :])
+        if self.training:
+            return self.mlp(h[:, -last:], self.mlp_scale)
         return self.mlp_scale.to(h.dtype) * self.mlp(h[:, -last:])

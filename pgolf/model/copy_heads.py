@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pgolf.config.model import ModelConfig
 from pgolf.model.equal_keys import numbered
+from pgolf.model.kernels import copies
 from pgolf.model.raised_logits import Raised
 
 
@@ -28,12 +29,16 @@ class CopyHeads(nn.Module):
         self.bias = nn.Parameter(torch.zeros(orders * config.copy_depth))
         self.on_token = nn.Parameter(torch.zeros(orders * config.copy_depth, config.dim)) if config.copy_token else None
         self.on_input = nn.Parameter(torch.zeros(orders, config.dim)) if config.copy_input else None
+        self.native = False  # whether the C kernel searches and looks up
 
     def at_input(self, candidates: Tensor, table: Tensor, dtype: torch.dtype) -> Tensor | float:
         """The term added to the embedding, (B, T, dim); candidates (B, T, orders, depth), table (vocab_size, dim)."""
         if self.on_input is None:
             return 0.0
         latest = candidates[:, :, :, 0]  # (B, T, orders)
+        if self.native:
+            added = copies.look_up(latest.flatten(0, 1), table, self.on_input[:, None])
+            return added.view(*latest.shape[:2], -1).to(dtype)
         found = F.embedding(latest.clamp(min=0), table) * (latest >= 0)[..., None]  # (B, T, orders, dim)
         return (found * self.on_input).sum(2).to(dtype)
 
@@ -41,7 +46,10 @@ class CopyHeads(nn.Module):
         """hidden (B, T, dim) -> the term added to it, (B, T, dim); the other arguments as in `at_input`."""
         tokens, gates = self.raised(hidden, candidates, table)
         weights = gates.flatten(0, 1).to(table.dtype)
-        added = F.embedding_bag(tokens.flatten(0, 1), table, mode="sum", per_sample_weights=weights)
+        if self.native:
+            added = copies.look_up(tokens.flatten(0, 1), table, weights)
+        else:
+            added = F.embedding_bag(tokens.flatten(0, 1), table, mode="sum", per_sample_weights=weights)
         return added.view_as(hidden).to(hidden.dtype)
 
     def raised(self, hidden: Tensor, candidates: Tensor, table: Tensor) -> Raised:
@@ -56,12 +64,14 @@ class CopyHeads(nn.Module):
         return Raised(tokens, gates * given)
 
 
-def candidates(tokens: Tensor, config: ModelConfig, window: int = 0) -> Tensor:
+def candidates(tokens: Tensor, config: ModelConfig, window: int = 0, native: bool = False) -> Tensor:
     """tokens (B, T) -> int64 (B, T, orders, depth): the tokens behind the latest matches of each order; -1 for none.
 
     window: largest distance of a match in tokens, the token itself included; 0: any in the row. A row's start counts
-    as a document's.
+    as a document's. native: in the C kernel.
     """
+    if native:
+        return copies.candidates(tokens, sorted(config.copy_orders), config.copy_depth, config.bos_id, window)
     flat = tokens.flatten()
     count, step = len(flat), config.vocab_size
     place = torch.arange(count, device=flat.device)

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from pgolf.config.model import ModelConfig
+from pgolf.model.attention_mask import document_starts
 from pgolf.model.equal_keys import numbered
+from pgolf.model.kernels import copies
 from pgolf.model.raised_logits import Raised
 
 
@@ -22,6 +24,7 @@ class DocumentCounts(nn.Module):
         self.gate = nn.Parameter(torch.zeros(config.dim))
         self.bias = nn.Parameter(torch.zeros(()))
         self.on_token = nn.Parameter(torch.zeros(config.embed_dim or config.dim))
+        self.native = False  # whether the C kernel computes what all positions raise
 
     def forward(self, hidden: Tensor, tokens: Tensor, table: Tensor) -> Raised:
         """What (B, L, T) the last L of tokens (B, T) raise with their final states, hidden (B, L, dim).
@@ -34,6 +37,10 @@ class DocumentCounts(nn.Module):
         starts = tokens == self.bos_id
         starts[:, 0] = True
         document = starts.cumsum(1)  # (B, T)
+        if self.native and asked == length and hidden.dtype == torch.float32:
+            gates, by_token = hidden @ self.gate + self.bias, (table @ self.on_token)[tokens]
+            first = document_starts(tokens, self.bos_id)
+            return Raised(*copies.counts(tokens, first, gates, by_token, _weights(tokens, document)))
         seen = (place <= asking) & (document[:, length - asked :, None] == document[:, None])  # (B, L, T)
         weight = _weights(tokens, document).to(hidden.dtype)[:, None]  # (B, 1, T)
         gates = hidden @ self.gate.to(hidden.dtype) + self.bias.to(hidden.dtype)  # (B, L)

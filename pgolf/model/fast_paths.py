@@ -23,19 +23,24 @@ from torch import Tensor
 from pgolf.model import attention_mask
 from pgolf.model.attention import attend
 from pgolf.model.attention_mask import View
+from pgolf.model.block import Block
+from pgolf.model.canon import Canon
+from pgolf.model.copy_heads import CopyHeads, candidates
+from pgolf.model.document_counts import DocumentCounts
+from pgolf.model.forward_context import Step
 from pgolf.model.gpt import GPT, Parts
-from pgolf.model.kernels import attention, cache, linear, loss, native, shapes  # noqa: F401 - shapes registers
+from pgolf.model.kernels import amx, attention, cache, copies, linear, loss, native, residual, shapes  # noqa: F401 - shapes registers
 from pgolf.model.kernels import scoring as scoring_kernel
 from pgolf.model.layers import Linear, bfloat16_linear
 from pgolf.model.loss import CHUNK_TOKENS, plain_outer, plain_product, plain_softmax
-from pgolf.model.paths import IN_C, LOADERS, TOLERANCE, plain_model, use_paths
+from pgolf.model.paths import COPIES, IN_C, LOADERS, NORMS, TOLERANCE, plain_model, use_paths
 from pgolf.runtime import Runtime
 
 BFLOAT16_TOLERANCE = 0.05  # 8 bits of mantissa
-RACE_SECONDS = 0.25  # for each of at most five races, so that all of them take less than 2 s
+RACE_SECONDS = 0.15  # for each of at most eight races, so that all of them take less than 2 s
 RACE_ROUNDS = 9
 RACE_TOKENS = 4096  # at most in a race: beyond, the ratio of two times no longer changes
-RACE_OPERATIONS = 1.8e9  # at most in one run of a race: 0.09 s at 20 GFLOP/s, so that wide models keep to RACE_SECONDS
+RACE_OPERATIONS = 1.2e9  # at most in one run of a race: 0.06 s at 20 GFLOP/s, so that wide models keep to RACE_SECONDS
 BY_RULE = ("attention in C", "softmax in C")
 """The kernels that won by 1.3 to 10 times at every instruction set measured; products in C won at some only
 (benchmarks/results/training_speed.md)."""
@@ -198,8 +203,23 @@ def _races(model: GPT, shape: Shape, matmul: str, runtime: Runtime) -> dict[str,
         share = 1.0 if layers is None else min(1.0, layers.fast / layers.plain)
         return found._replace(plain=found.plain * share)
 
-    made: dict[str, Callable[[dict[str, Timing]], Timing]] = {name: functools.partial(race, name) for name in PAIRS}
-    return made | ({"bfloat16 products": race_bfloat16} if shape.training and matmul != "float32" else {})
+    def race_tiles(before: dict[str, Timing]) -> Timing:
+        """Against torch in bfloat16, or with `auto` the faster of that and float32."""
+        LOADERS["bfloat16 in C"](model, runtime.cache)
+        plain, fast = _layer_products(model, shape, amx.linear, bfloat16_linear)
+        found = _race(plain, fast, BFLOAT16_TOLERANCE, shape)
+        float32, bfloat16 = before["bfloat16 products"]
+        return found._replace(plain=found.plain * (min(1.0, float32 / bfloat16) if matmul == "auto" else 1.0))
+
+    left_out = set() if model.copy_heads is not None else {COPIES}
+    if not shape.training or model.blocks[0].resid_mix is None or model.lanes is not None:
+        left_out.add(NORMS)
+    made: dict[str, Callable[[dict[str, Timing]], Timing]] = {
+        name: functools.partial(race, name) for name in PAIRS if name not in left_out
+    }
+    if shape.training and matmul != "float32":
+        made |= {"bfloat16 products": race_bfloat16, "bfloat16 in C": race_tiles}
+    return made
 
 
 def _check(plain: Callable[[], Tensors], fast: Callable[[], Tensors], tolerance: float, learns: bool) -> None:
@@ -290,7 +310,12 @@ def _softmax(model: GPT, shape: Shape) -> Pair:
     return lambda: work(plain_softmax), lambda: work(loss.softmax)
 
 
-def _layer_products(model: GPT, shape: Shape, fast: Callable[..., Tensor] = linear.fast_linear) -> Pair:
+def _layer_products(
+    model: GPT,
+    shape: Shape,
+    fast: Callable[..., Tensor] = linear.fast_linear,
+    plain: Callable[..., Tensor] = F.linear,
+) -> Pair:
     """One block's matrices, forward and in training backward."""
     numbers = torch.Generator().manual_seed(0)
     sizes = [module.weight.shape for module in model.blocks[0].modules() if isinstance(module, Linear)]
@@ -308,7 +333,7 @@ def _layer_products(model: GPT, shape: Shape, fast: Callable[..., Tensor] = line
             results += [y, *torch.autograd.grad(y, (x, w), grad)] if shape.training else [y]
         return results
 
-    return lambda: work(F.linear), lambda: work(fast)
+    return lambda: work(plain), lambda: work(fast)
 
 
 def _head_products(model: GPT, shape: Shape) -> Pair:
@@ -328,8 +353,72 @@ def _head_products(model: GPT, shape: Shape) -> Pair:
     return lambda: work(plain_product, plain_outer), lambda: work(linear.product, linear.outer)
 
 
+def _copies(model: GPT, shape: Shape) -> Pair:
+    """Search, look-ups, counts and in training their gradients."""
+    config, numbers, heads = model.config, torch.Generator().manual_seed(0), model.copy_heads
+    assert heads is not None
+    count = _tokens(shape, RACE_TOKENS, 6 * config.dim * heads.gate.shape[0])
+    tokens = torch.randint(config.vocab_size, (max(1, count // shape.length), shape.length), generator=numbers) // 2
+    hidden, grad = torch.randn(2, *tokens.shape, config.dim, generator=numbers)
+    table, made = model.tok_emb.weight, CopyHeads(config)
+    counts = DocumentCounts(config) if config.document_counts else None
+    weights = [*made.parameters(), *([] if counts is None else counts.parameters())]
+    with torch.no_grad():
+        for part in weights:
+            part.normal_(generator=numbers)
+    inputs = [hidden.requires_grad_(shape.training), table, *weights]
+
+    def work(native: bool) -> Tensors:
+        made.native = native
+        found = candidates(tokens, config, native=native)
+        results = [made(hidden, found, table)]
+        if made.on_input is not None:
+            results[0] = results[0] + made.at_input(found, table, table.dtype)
+        wanted = [grad]
+        if counts is not None:
+            counts.native = native
+            results.append(counts(hidden, tokens, table).amounts)
+            wanted.append(torch.ones_like(results[1]))
+        return results + list(torch.autograd.grad(results, inputs, wanted)) if shape.training else results
+
+    return lambda: work(False), lambda: work(True)
+
+
+def _norms(model: GPT, shape: Shape) -> Pair:
+    """One start of a half block with its gradients; training only."""
+    numbers, block, dim = torch.Generator().manual_seed(0), GPT(model.config).blocks[0], model.config.dim
+    assert isinstance(block, Block)
+    length = min(shape.length, RACE_TOKENS)
+    rows = max(1, min(RACE_TOKENS // length, shape.rows))
+    x, other, by_mixed, by_h = torch.randn(4, rows, length, dim, generator=numbers)
+    inside = (torch.rand(rows, length, 1, generator=numbers) > 0.01).float()
+    canon, mix = block.attn_canon, block.resid_mix
+    inputs = [x.requires_grad_(), other.requires_grad_(), *([] if mix is None else [mix])]
+    inputs += [] if canon is None else [canon.taps]
+
+    def work(native: bool) -> Tensors:
+        step = Step(other, x, x, inside)
+        if native:
+            results = residual.enter(x, other, mix, *_taps(canon, inside), block.norm_factor)
+        else:
+            mixed = block.mixed(x, step)
+            h = block.normed(mixed)
+            results = mixed, h if canon is None else canon(h, inside)
+        return [*results, *torch.autograd.grad(results, inputs, (by_mixed, by_h))]
+
+    return lambda: work(False), lambda: work(True)
+
+
+def _taps(canon: Canon | None, inside: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    return (None, None) if canon is None else (canon.taps, inside)
+
+
 PAIRS: dict[str, Callable[[GPT, Shape], Pair]] = dict(
-    zip(IN_C, (_attention, _softmax, _layer_products, _head_products), strict=True)
+    zip(
+        (*IN_C, COPIES, NORMS),
+        (_attention, _softmax, _layer_products, _head_products, _copies, _norms),
+        strict=True,
+    )
 )
 """By kernel, plain torch and the kernel computing the same at a model's shapes."""
 
@@ -340,7 +429,7 @@ def _tokens(shape: Shape, most: int, operations: int) -> int:
 
 
 def _key(kind: str, model: GPT, runtime: Runtime, shape: Shape, matmul: str = "") -> str:
-    sources = attention.SOURCE, linear.SOURCE, loss.SOURCE
+    sources = attention.SOURCE, linear.SOURCE, loss.SOURCE, copies.SOURCE, residual.SOURCE, amx.SOURCE
     facts = kind, sources, dataclasses.astuple(model.config), shape, runtime.device.type, matmul
     return cache.key(repr(facts), native.compiler())
 

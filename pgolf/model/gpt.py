@@ -178,7 +178,7 @@ class GPT(nn.Module):
         parts = self._parts((*tokens.shape, last))
         copied = None
         if self.copy_heads is not None:
-            copied = candidates(every, self.config, self.window)[:, -tokens.shape[1] :]
+            copied = candidates(every, self.config, self.window, self.copy_heads.native)[:, -tokens.shape[1] :]
         inside = self._inside(tokens)
         x = parts.embedded(tokens, inside, copied)
         cos, sin = self._rotary(total, tokens.device)

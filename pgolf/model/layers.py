@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pgolf.model.kernels import amx
 from pgolf.model.kernels.linear import fast_linear
 
 NORM_EPS = torch.finfo(torch.float32).eps  # torch's own default for float32, the same in every activation type
@@ -18,14 +19,19 @@ class Linear(nn.Linear):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, bias=False)
-        self.products = "torch"  # or "C", "bfloat16": chosen by `fast_paths`
+        self.products = "torch"  # or "C", "bfloat16", "tiles": chosen by `fast_paths`
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """x (..., in) -> (..., out), times scale (out,). It is the weight that is scaled: in training the gradient by
+        scale then is a sum over the weight's gradient, not over all tokens."""
+        weight = self.weight if scale is None else scale[:, None] * self.weight
         if self.products == "C":
-            return fast_linear(x, self.weight)
+            return fast_linear(x, weight)
+        if self.products == "tiles" and torch.is_grad_enabled():
+            return amx.linear(x, weight)
         if self.products == "bfloat16" and torch.is_grad_enabled():
-            return bfloat16_linear(x, self.weight)
-        return F.linear(x, self.weight.to(x.dtype))
+            return bfloat16_linear(x, weight)
+        return F.linear(x, weight.to(x.dtype))
 
 
 def bfloat16_linear(x: Tensor, weight: Tensor) -> Tensor:

@@ -72,6 +72,9 @@ class Arithmetic(NamedTuple):
     softmax: Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
     product: Callable[[Tensor, Tensor, Tensor], Tensor]
     outer: Callable[[Tensor, Tensor, Tensor, bool], Tensor]
+    whole: Callable[..., tuple[Tensor, tuple[Tensor | None, ...]]] | None = None
+    """All of training's loss and gradients at once, in other arithmetic than the three steps: takes hidden, head, bias,
+    targets, weights, cap and raised of `weighted_loss`; returns each token's weighted loss and the four gradients."""
 
 
 PLAIN = Arithmetic(plain_softmax, plain_product, plain_outer)
@@ -129,15 +132,19 @@ class _WeightedLoss(torch.autograd.Function):
         amounts: Tensor | None,
     ) -> Tensor:
         raised = None if tokens is None or amounts is None else Raised(tokens, amounts)
-        losses, gradients = _gradients(
-            hidden, head, bias, targets, weights, cap, arithmetic, raised, ctx.needs_input_grad
-        )
+        given = hidden, head, bias, targets, weights, cap
+        if arithmetic.whole is not None and any(ctx.needs_input_grad):
+            losses, gradients = arithmetic.whole(*given, raised)
+        else:
+            losses, gradients = _gradients(*given, arithmetic, raised, ctx.needs_input_grad)
         ctx.save_for_backward(*gradients)
         return losses.sum()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = [None if part is None else part * grad for part in ctx.saved_tensors]
+        # With one pass a step the loss itself is differentiated; on a CPU the number costs less than the products by 1.
+        same = grad.device.type == "cpu" and float(grad) == 1.0
+        scaled = [part if part is None or same else part * grad for part in ctx.saved_tensors]
         return (*scaled[:3], None, None, None, None, None, scaled[3])
 
 

@@ -4,10 +4,12 @@ relu squared (arXiv 2109.08668), or with `mlp_slope` 0.5 leaky relu squared: z^2
 unit dies (challenge PR #549: -0.0021 BPB; slope 0.3 equal).
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgolf.config.model import ModelConfig
+from pgolf.model.kernels import amx
 from pgolf.model.layers import Linear
 
 
@@ -19,8 +21,12 @@ class MLP(nn.Module):
         self.fc = Linear(config.dim, hidden)
         self.proj = Linear(hidden, config.dim)
 
-    def forward(self, h: Tensor) -> Tensor:
-        """h (..., dim) -> (..., dim)."""
+    def forward(self, h: Tensor, scale: Tensor | None = None) -> Tensor:
+        """h (..., dim) -> (..., dim), times scale (dim,)."""
+        if self.fc.products == "tiles" and torch.is_grad_enabled():
+            return amx.mlp(
+                h, self.fc.weight, self.proj.weight if scale is None else scale[:, None] * self.proj.weight, self.slope
+            )
         z = self.fc(h)
         z = F.relu(z) if self.slope == 0.0 else F.leaky_relu(z, self.slope)
-        return self.proj(z * z)
+        return self.proj(z * z, scale)

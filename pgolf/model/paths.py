@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from pgolf.model.attention import Attention
+from pgolf.model.block import Block
 from pgolf.model.gpt import GPT, Parts
-from pgolf.model.kernels import attention, linear, loss, native
+from pgolf.model.kernels import amx, attention, copies, linear, loss, native, residual
 from pgolf.model.lanes import advance
 from pgolf.model.layers import Linear
 from pgolf.model.loss import PLAIN, Arithmetic, bfloat16_outer, bfloat16_product, plain_softmax
@@ -22,6 +23,8 @@ from pgolf.runtime import Runtime
 
 TOLERANCE = 1e-4  # of a kernel against plain torch, relative to the largest value; rounding stays below 1e-5
 IN_C = ("attention in C", "softmax in C", "layer products in C", "head products in C")
+COPIES = "copies in C"  # of a model with copy heads
+NORMS = "norms in C"  # of blocks that mix the embedding in, in training
 GRAPHS = 64  # compiled variants that may exist: shapes of a sequence schedule times kinds of layer
 
 LOADERS: dict[str, Callable[[GPT, Path | None], object]] = {
@@ -29,7 +32,10 @@ LOADERS: dict[str, Callable[[GPT, Path | None], object]] = {
     "softmax in C": lambda model, cache: loss.load(cache),
     "layer products in C": lambda model, cache: linear.load(cache),
     "head products in C": lambda model, cache: linear.load(cache),
+    COPIES: lambda model, cache: copies.load(cache),
+    NORMS: lambda model, cache: residual.load(cache),
     "bfloat16 products": lambda model, cache: None,
+    "bfloat16 in C": lambda model, cache: amx.load(cache),
 }
 """Loaders of the fast paths: model and folder of compiled kernels in. They raise native.Unavailable."""
 
@@ -39,15 +45,20 @@ def use_paths(model: GPT, names: Iterable[str]) -> None:
     plain_model(model)
     chosen = set(names)
     model.native = "attention in C" in chosen
-    bfloat16 = "bfloat16 products" in chosen
-    layers = "bfloat16" if bfloat16 else "C" if "layer products in C" in chosen else "torch"
+    bfloat16, tiles = "bfloat16 products" in chosen, "bfloat16 in C" in chosen
+    layers = "tiles" if tiles else "bfloat16" if bfloat16 else "C" if "layer products in C" in chosen else "torch"
     for module in model.modules():
         if isinstance(module, Attention):
             module.native = model.native
         elif isinstance(module, Linear):
             module.products = layers
+        elif isinstance(module, Block):
+            module.native = NORMS in chosen
+    _use_copies(model, COPIES in chosen)
     softmax = loss.softmax if "softmax in C" in chosen else plain_softmax
-    if bfloat16:
+    if tiles:
+        model.arithmetic = PLAIN._replace(softmax=softmax, whole=amx.weighted_loss)
+    elif bfloat16:
         model.arithmetic = Arithmetic(softmax, bfloat16_product, bfloat16_outer)
     elif "head products in C" in chosen:
         model.arithmetic = Arithmetic(softmax, linear.product, linear.outer)
@@ -58,11 +69,20 @@ def use_paths(model: GPT, names: Iterable[str]) -> None:
 def plain_model(model: GPT) -> None:
     """Every part in plain torch."""
     model.native, model.compiled, model.scoring, model.arithmetic = False, None, None, PLAIN
+    _use_copies(model, False)
     for module in model.modules():
         if isinstance(module, Attention):
             module.native = False
         elif isinstance(module, Linear):
             module.products = "torch"
+        elif isinstance(module, Block):
+            module.native = False
+
+
+def _use_copies(model: GPT, native: bool) -> None:
+    for part in (model.copy_heads, model.counts):
+        if part is not None:
+            part.native = native
 
 
 def use_graph(model: GPT, runtime: Runtime) -> None:

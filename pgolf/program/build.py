@@ -17,8 +17,14 @@ SETTINGS = "settings.json"
 _CHECKS = ("__post_init__",)
 # Modules that only some settings use. One that is missing here costs a few hundred bytes.
 _OPTIONAL: Mapping[str, Callable[[Config], bool]] = {
+    "pgolf.model.banded_attention": lambda config: (
+        config.evaluate.context == "banded" or any(config.model.layer_windows)
+    ),
     "pgolf.model.bigram": lambda config: config.model.bigram_rows > 0,
     "pgolf.model.kernels.cache": lambda config: False,  # the program keeps no compiled kernels
+    "pgolf.model.kernels.amx": lambda config: False,  # it trains in float32
+    "pgolf.model.kernels.copies": lambda config: False,
+    "pgolf.model.kernels.residual": lambda config: False,
     "pgolf.model.canon": lambda config: config.model.canon_taps > 0,
     "pgolf.model.copy_heads": lambda config: bool(config.model.copy_orders),
     "pgolf.model.document_counts": lambda config: config.model.document_counts,

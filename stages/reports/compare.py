@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,15 @@ class Comparison:
     readings: list[Reading]
     paired: Bootstrap | None
     verdict: list[str]
+    named: Callable[[Stage], str]
+    """How a stage is shown."""
 
     def to_dict(self) -> dict[str, Any]:
         sides = []
         for stages, sample in zip((self.reference, self.candidate), self.samples, strict=True):
             sides.append(
                 {
-                    "stages": [str(stage.path) for stage in stages],
+                    "stages": [self.named(stage) for stage in stages],
                     "seeds": [stage.manifest.seed for stage in stages],
                     "bits_per_byte": list(sample.bits_per_byte),
                     "nats_per_token": [sample.nats_per_token(value) for value in sample.bits_per_byte],
@@ -106,7 +108,12 @@ def _evaluation(path: Path, label: str | None) -> Stage:
     raise PgolfError(f"{path} holds no {label or ' and no '.join(KINDS)}; evaluate it first or name a stage directory")
 
 
-def compare(reporter: Reporter, reference: Sequence[Stage], candidate: Sequence[Stage]) -> Comparison:
+def compare(
+    reporter: Reporter,
+    reference: Sequence[Stage],
+    candidate: Sequence[Stage],
+    named: Callable[[Stage], str] = lambda stage: str(stage.path),
+) -> Comparison:
     """Test whether `candidate` (B) beats `reference` (A). Raises PgolfError when they did not score the same text."""
     stages = [*reference, *candidate]
     if len({stage.manifest_sha256 for stage in stages}) < len(stages):
@@ -118,7 +125,7 @@ def compare(reporter: Reporter, reference: Sequence[Stage], candidate: Sequence[
         )
     sizes = [stage.manifest.metrics_as(ScoreMetrics)["bytes_scored"] for stage in stages]
     if max(sizes) > min(sizes) * (1 + _SAME_BYTES):
-        shown = ", ".join(f"{stage.path} {size:,} bytes" for stage, size in zip(stages, sizes, strict=True))
+        shown = ", ".join(f"{named(stage)} {size:,} bytes" for stage, size in zip(stages, sizes, strict=True))
         raise PgolfError(f"these evaluations did not score the same text: {shown}")
     samples = _sample(reference), _sample(candidate)
     found = statistics.readings(*samples)
@@ -128,7 +135,7 @@ def compare(reporter: Reporter, reference: Sequence[Stage], candidate: Sequence[
         for stage, documents in zip(stages, scored, strict=True):
             if not statistics.same_text(scored[0], documents):
                 raise PgolfError(
-                    f"{stages[0].path} and {stage.path} did not score the same documents in the same order"
+                    f"{named(stages[0])} and {named(stage)} did not score the same documents in the same order"
                 )
         if len(reference) == len(candidate) == 1:
             margin = samples[1].margin_bits_per_byte(statistics.MARGIN_NATS)
@@ -136,7 +143,7 @@ def compare(reporter: Reporter, reference: Sequence[Stage], candidate: Sequence[
     else:
         reporter.message("note: no scores per document are here (a lineage file has none): only means are compared")
     verdict = statistics.verdict(*samples, found, paired)
-    result = Comparison(list(reference), list(candidate), samples, found, paired, verdict)
+    result = Comparison(list(reference), list(candidate), samples, found, paired, verdict, named)
     _show(reporter, result)
     return result
 
@@ -193,7 +200,7 @@ def _show(reporter: Reporter, result: Comparison) -> None:
     rows = []
     for name, stages, sample in zip("AB", (result.reference, result.candidate), result.samples, strict=True):
         for stage, value in zip(stages, sample.bits_per_byte, strict=True):
-            label = f"{name}  {stage.path}"
+            label = f"{name}  {result.named(stage)}"
             rows.append((label, str(stage.manifest.seed), f"{value:.5f}", f"{sample.nats_per_token(value):.5f}"))
         spread = sample.deviation
         rows.append(

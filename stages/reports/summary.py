@@ -25,7 +25,8 @@ from stages.tokenize import original_documents
 
 def readings(chain: Chain) -> list[Reading]:
     """The val text under general compressors and under the run's own model, from raw text to the best score."""
-    rows = [Reading("raw", "the text as it is", 8.0), *compressors(chain.tokens)]
+    scored = chain.sliding_score.manifest.metrics_as(ScoreMetrics)["bytes_scored"]
+    rows = [Reading("raw", "the text as it is", 8.0, scored), *compressors(chain.tokens)]
     if chain.float_score is not None:
         rows.append(_scored("float", "this model, full precision", chain.float_score))
     rows.append(_scored("sliding", "this model, quantized (as packaged)", chain.sliding_score))
@@ -84,7 +85,8 @@ def compressors(tokens: Stage) -> list[Reading]:
 
 
 def _scored(key: str, what: str, stage: Stage) -> Reading:
-    return Reading(key, what, stage.manifest.metrics_as(ScoreMetrics)["bits_per_byte"])
+    found = stage.manifest.metrics_as(ScoreMetrics)
+    return Reading(key, what, found["bits_per_byte"], round(found["bits_per_byte"] * found["bytes_scored"] / 8))
 
 
 def _documents(tokens: Stage, split: str) -> Iterator[bytes]:

@@ -179,7 +179,10 @@ def test_shards_without_byte_counts_need_a_tokenizer_of_the_verifiers(chain, pac
     ("name", "change"),
     [
         ("train_gpt.py", lambda data: data + b"\nimport os; os.system('true')\n"),
-        ("train_gpt.py", lambda data: data.replace(b"\nimport ast,", b"\nimport os;os.system('true')\nimport ast,", 1)),
+        (
+            "train_gpt.py",
+            lambda data: data.replace(b"\nimport brotli,", b"\nimport os;os.system('true')\nimport brotli,", 1),
+        ),
         ("requirements.txt", lambda data: b"--index-url https://elsewhere.example/simple\n" + data),
         ("requirements.txt", lambda data: data + b"torch @ https://elsewhere.example/torch.whl\n"),
         ("requirements.txt", lambda data: data + b"some-helper==1.0\n"),

@@ -66,7 +66,7 @@ def test_a_score_of_a_model_that_was_replaced_is_not_shown_as_the_runs(artifacts
     rows = {row.run: row for row in runs_table.rows(artifacts)}
     two = rows["two"]
     assert (two.quantizer, two.bits_per_byte, two.ttt_bits_per_byte) == ("rtn", None, None)
-    assert two.bytes == stage_directory.open_stage(run / "quantize").manifest.metrics.get("model_bytes")
+    assert two.bytes == stage_directory.open_stage(run / "quantize").manifest.metrics["model_bytes"]
     assert rows["two@float"].bits_per_byte == rows["one@float"].bits_per_byte
     assert set(open_run(run).scores) == {"eval-sliding@float"}
     assert model.manifest.config["quantize"]["method"] == "trellis"
@@ -216,6 +216,7 @@ def test_a_lineage_file_is_read_like_the_run(artifacts, chain, tmp_path):
     manifest.write_text(manifest.read_text().replace('"seed": 0', '"seed": 1'))  # or it would be the same evaluation
     side = json.loads(pgolf_look("compare", file, artifacts / "two", "--stage", "eval-sliding", "--json"))
     assert side["a"]["bits_per_byte"] == side["b"]["bits_per_byte"]
+    assert side["a"]["stages"] == [f"{file}, eval-sliding"]
     for text in ("{}", "[", '{"pgolf_lineage": 2, "run": "x", "stages": {}}'):
         file.write_text(text)
         refused = pgolf("inspect", "--from", file)

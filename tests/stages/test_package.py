@@ -54,6 +54,9 @@ def test_summary_compares_with_compressors_in_one_unit(chain):
     assert "ppmd" not in readings or readings["ppmd"] < readings["gzip"]
     assert [row.key for row in summary.shown(summary.readings(chain))] == [key for key in readings if key != "xz"]
     assert readings["sliding"] == chain.sliding_score.manifest.metrics["bits_per_byte"]
+    sizes = {reading.key: reading.bytes for reading in summary.readings(chain)}
+    scored = chain.sliding_score.manifest.metrics["bytes_scored"]
+    assert (sizes["raw"], sizes["sliding"]) == (scored, round(readings["sliding"] * scored / 8))
 
 
 def test_ledger_adds_up_to_the_files(chain):

@@ -48,7 +48,7 @@ def test_a_sliding_score_is_proved(context, chain: Chain, tmp_path) -> None:
 def test_a_score_with_learning_is_proved(context, chain: Chain, tmp_path) -> None:
     changed = context(tmp_path / "run", ttt={"chunk_tokens": 16, "lr": 3e-3})
     scored = eval_ttt(changed, open_stage(chain.tokens.path.parent / "quantize"))
-    made = prove(changed, scored, tokens=100)
+    made = prove(changed, scored, tokens=150)
     assert made.label == "prove@ttt"
     assert made.manifest.details["came_back"]
     assert 0 <= made.manifest.metrics["bits_per_byte"] / made.manifest.metrics["claimed_bits_per_byte"] - 1 < 0.03

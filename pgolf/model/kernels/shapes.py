@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from pgolf.model.kernels import amx, residual
 from pgolf.model.kernels.attention import attention, attention_backward
 from pgolf.model.kernels.linear import linear, linear_backward
 
@@ -27,3 +28,60 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
 @linear_backward.register_fake
 def _gradients(grad: Tensor, x: Tensor, weight: Tensor, by_x: bool, by_weight: bool) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape if by_x else 0), x.new_empty(weight.shape if by_weight else 0)
+
+
+@amx.attention.register_fake
+def _tiled_forward(q: Tensor, k: Tensor, v: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
+    return torch.empty(q.shape), torch.empty(q.shape[0], q.shape[2], q.shape[1])
+
+
+@amx.attention_backward.register_fake
+def _tiled_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, first: Tensor | None, y: Tensor, lse: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty(q.shape), torch.empty(k.shape), torch.empty(v.shape)
+
+
+@residual.enter.register_fake
+def _enter(
+    x: Tensor, other: Tensor, mix: Tensor | None, taps: Tensor | None, inside: Tensor | None, factor: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    return torch.empty(x.shape), torch.empty(x.shape)
+
+
+@residual.enter_backward.register_fake
+def _enter_gradients(
+    d_mixed: Tensor,
+    d_h: Tensor,
+    x: Tensor,
+    other: Tensor,
+    mix: Tensor | None,
+    taps: Tensor | None,
+    inside: Tensor | None,
+    factor: Tensor | None,
+    mixed: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    count = 2 + (0 if taps is None else len(taps))
+    return x.new_empty(x.shape), x.new_empty(0 if mix is None else x.shape), x.new_empty(count, x.shape[-1])
+
+
+@amx.linear.register_fake
+def _tiled_product(x: Tensor, weight: Tensor) -> Tensor:
+    return x.new_empty(*x.shape[:-1], len(weight))
+
+
+@amx.linear_backward.register_fake
+def _tiled_gradients(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(weight.shape)
+
+
+@amx.mlp.register_fake
+def _tiled_mlp(x: Tensor, fc: Tensor, proj: Tensor, slope: float) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@amx.mlp_backward.register_fake
+def _tiled_mlp_gradients(
+    grad: Tensor, x: Tensor, fc: Tensor, proj: Tensor, slope: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(fc.shape), x.new_empty(proj.shape)

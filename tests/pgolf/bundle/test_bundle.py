@@ -175,7 +175,7 @@ def test_anything_but_a_bundle_is_refused(toy):
         b"\0\1",
         script[:-1],
         script + b"import os\n",
-        script.replace(b"import ast", b"import os;", 1),
+        script.replace(b"import brotli", b"import os;", 1),
     ]
     wrong += [script.replace(b"F={", b"F=a={", 1), script.replace(b"\nP='", b"\nP='\x01\x02\x03", 1)]
     for data in wrong:

@@ -35,7 +35,7 @@ def test_the_dictionary_of_zstd_is_named_with_its_size() -> None:
     trained = zstandard.train_dictionary(112_640, samples)
     packed = zstandard.ZstdCompressor(level=19, dict_data=trained).compress(val)
     assert zstandard.ZstdDecompressor(dict_data=trained).decompress(packed) == val
-    assert row.bits_per_byte == 8 * len(packed) / len(val)
+    assert (row.bits_per_byte, row.bytes) == (8 * len(packed) / len(val), len(packed))
     assert row.what == f"zstd -19 with a {len(trained):,}-byte dictionary"
 
 

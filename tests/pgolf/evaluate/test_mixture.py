@@ -1,5 +1,6 @@
 """The mixture: normalized, causal, and worth something on text that repeats itself."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,15 @@ import numpy as np
 import pytest
 
 from pgolf.evaluate.evaluator import Trace
-from pgolf.evaluate.mixture import DISCOUNT, Backoff, MixtureEvaluator
+from pgolf.evaluate.mixture import (
+    DISCOUNT,
+    DOCUMENT_ORDER,
+    FLOOR,
+    GLOBAL_ORDER,
+    RATE,
+    START,
+    MixtureEvaluator,
+)
 
 VOCAB, BOS = 20, 1
 
@@ -30,7 +39,97 @@ def stream() -> np.ndarray:
     return np.concatenate(parts).astype(np.uint16)
 
 
+class Backoff:
+    """The statistics token by token, counts in dictionaries."""
+
+    def __init__(self, order: int, vocab_size: int) -> None:
+        self.order, self.vocab_size = order, vocab_size
+        self._counts: dict[tuple[int, int], dict[int, int]] = {}
+        self._totals: dict[tuple[int, int], int] = {}
+
+    def probability(self, contexts: Sequence[int], token: int) -> tuple[float, int]:
+        """Probability of one token, and how many context lengths had been seen, 0 to order + 1.
+
+        contexts: by length k = 0..order, the last k tokens as one number; shorter near the beginning of a document.
+        """
+        p, matched = 1.0 / self.vocab_size, 0
+        for key in enumerate(contexts):
+            counts = self._counts.get(key)
+            if counts is None:
+                break
+            total = self._totals[key]
+            count = counts.get(token, 0)
+            p = ((count - DISCOUNT if count else 0.0) + DISCOUNT * len(counts) * p) / total
+            matched += 1
+        return p, matched
+
+    def distribution(self, contexts: Sequence[int]) -> np.ndarray:
+        """The whole distribution, (vocab_size,) float64; agrees with `probability` for every token."""
+        p = np.full(self.vocab_size, 1.0 / self.vocab_size)
+        for key in enumerate(contexts):
+            counts = self._counts.get(key)
+            if counts is None:
+                break
+            p = DISCOUNT * len(counts) * p
+            p[list(counts)] += np.array(list(counts.values())) - DISCOUNT
+            p /= self._totals[key]
+        return p
+
+    def learn(self, contexts: Sequence[int], token: int) -> None:
+        for key in enumerate(contexts):
+            counts = self._counts.setdefault(key, {})
+            counts[token] = counts.get(token, 0) + 1
+            self._totals[key] = self._totals.get(key, 0) + 1
+
+
+def contexts_of(ids: Sequence[int], position: int, begin: int) -> list[int]:
+    """The last k tokens before a position as one number each, k = 0 .. GLOBAL_ORDER, not reaching before `begin`."""
+    contexts, key = [0], 0
+    for k in range(1, min(GLOBAL_ORDER, position - begin) + 1):
+        key |= ids[position - k] << (16 * (k - 1))
+        contexts.append(key)
+    return contexts
+
+
+def plainly(tokens: np.ndarray, trace: Trace) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Nats and wanted log-probabilities of the mixture, token by token."""
+    stream, document = Backoff(GLOBAL_ORDER, VOCAB), Backoff(DOCUMENT_ORDER, VOCAB)
+    weights: dict[tuple[int, int], list[float]] = {}
+    ids = tokens.tolist()
+    stream.learn([0], ids[0])
+    mixed, log_probs, begin = np.empty(len(trace.nll)), {}, 0
+    for position in range(1, len(ids)):
+        token = ids[position]
+        if ids[position - 1] == BOS:
+            document, begin = Backoff(DOCUMENT_ORDER, VOCAB), position - 1
+        contexts = contexts_of(ids, position, begin)
+        p_stream, seen_stream = stream.probability(contexts, token)
+        p_document, seen_document = document.probability(contexts[: DOCUMENT_ORDER + 1], token)
+        held = weights.setdefault((seen_stream, seen_document), list(START))
+        experts = (math.exp(-trace.nll[position - 1]), p_stream, p_document)
+        p = sum(weight * expert for weight, expert in zip(held, experts, strict=True))
+        mixed[position - 1] = -math.log(p)
+        vector = held[0] * np.exp(trace.log_probs[position]) + held[1] * stream.distribution(contexts)
+        log_probs[position] = np.log(vector + held[2] * document.distribution(contexts[: DOCUMENT_ORDER + 1]))
+        grown = [max(w, FLOOR) * math.exp(RATE * e / p) for w, e in zip(held, experts, strict=True)]
+        held[:] = [value / sum(grown) for value in grown]
+        stream.learn(contexts, token)
+        document.learn(contexts[: DOCUMENT_ORDER + 1], token)
+    return mixed, log_probs
+
+
 EVALUATOR = MixtureEvaluator(Fixed(), VOCAB, BOS)
+
+
+@pytest.mark.parametrize("begins_with_bos", [True, False])
+def test_the_mixture_is_the_plain_one(begins_with_bos: bool) -> None:
+    tokens = stream() if begins_with_bos else stream()[1:]
+    positions = list(range(1, len(tokens)))
+    expected, distributions = plainly(tokens, Fixed().score(tokens, positions))
+    found = EVALUATOR.score(tokens, positions)
+    np.testing.assert_allclose(found.nll, expected, rtol=1e-12)
+    for position in positions:
+        np.testing.assert_allclose(found.log_probs[position], distributions[position], rtol=1e-12)
 
 
 def test_every_distribution_sums_to_one_and_holds_the_score() -> None:

@@ -74,12 +74,12 @@ def test_a_second_start_compiles_and_measures_nothing(
     monkeypatch.setattr(fast_paths, "_race", lambda *given: pytest.fail("a path was measured again"))
     again = choose_paths(GPT(CONFIG), runtime, SHAPE)
     assert again == first
-    assert set(first.describe()) == set(paths.IN_C)
+    assert set(first.describe()) == {*paths.IN_C, paths.NORMS}
     for name, timing in first.timings.items():
         assert f"{name} {'on' if timing.used else 'off'}" in first.line()
 
 
-@pytest.mark.parametrize("seconds", [0.0001, 0.02, 0.06, 0.09])
+@pytest.mark.parametrize("seconds", [0.0001, 0.02, 0.04, 0.06])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_choice_takes_two_seconds_at_most(seconds: float, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock that only moves with the work: `seconds` are those of one run of a path."""
@@ -93,12 +93,15 @@ def test_the_choice_takes_two_seconds_at_most(seconds: float, threads: int, monk
     for name in ("perf_counter", "process_time"):
         monkeypatch.setattr(fast_paths.time, name, lambda: clock[0])
     monkeypatch.setattr(fast_paths, "LOADERS", dict.fromkeys(fast_paths.LOADERS, lambda model, folder: None))
-    monkeypatch.setattr(fast_paths, "PAIRS", dict.fromkeys(paths.IN_C, lambda model, shape: (work, work)))
+    monkeypatch.setattr(
+        fast_paths, "PAIRS", dict.fromkeys((*paths.IN_C, paths.COPIES, paths.NORMS), lambda *given: (work, work))
+    )
     monkeypatch.setattr(fast_paths, "_layer_products", lambda *given: (work, work))
     monkeypatch.setattr(fast_paths, "use_paths", lambda *given: None)
     runtime = Runtime(torch.device("cpu"), torch.float32, 0, 1, threads, compile=True)
-    choice = choose_paths(GPT(CONFIG), runtime, dataclasses.replace(SHAPE, threads=threads), "auto")
-    assert len(choice.timings) == 5
+    model = GPT(dataclasses.replace(CONFIG, copy_orders=(1, 2)))
+    choice = choose_paths(model, runtime, dataclasses.replace(SHAPE, threads=threads), "auto")
+    assert len(choice.timings) == 8
     assert all(timing.fast == pytest.approx(seconds) for timing in choice.timings.values())
     assert runs[0] >= 10
     assert clock[0] <= 2.0
@@ -113,7 +116,7 @@ def test_a_run_of_a_race_is_bounded_on_a_wide_model() -> None:
     block = sum(weight.numel() for name, weight in model.blocks[0].named_parameters() if name.endswith(".weight"))
     tokens = fast_paths._tokens(shape, fast_paths.RACE_TOKENS, 6 * block)
     assert 16 <= tokens < 4096
-    assert 6 * block * tokens <= 0.09 * 20e9
+    assert 6 * block * tokens <= 0.06 * 20e9
 
 
 @pytest.mark.parametrize("fault", ["slow", "wrong"])
@@ -237,5 +240,6 @@ def test_bfloat16_products_round_factors_and_nothing_else() -> None:
     tokens = torch.randint(CONFIG.vocab_size, (2, 32))
     plain = model.loss(tokens, tokens)
     choose_paths(model, runtime, Shape(2, 32, True, 1), matmul="bfloat16")
-    assert {module.products for module in model.modules() if hasattr(module, "products")} == {"bfloat16"}
+    used = {module.products for module in model.modules() if hasattr(module, "products")}
+    assert used in ({"bfloat16"}, {"tiles"})
     assert 0 < abs(model.loss(tokens, tokens).item() - plain.item()) < 0.02

@@ -86,3 +86,24 @@ def test_the_fisher_form_predicts_the_divergence_of_noise(changes: dict[str, obj
     assert min(ratios) > 0.4
     assert max(ratios) < 2.5
     assert 0.75 < np.exp(np.mean(np.log(ratios))) < 1.33
+
+
+def test_rows_of_a_table_count_by_lookups_and_their_own_gradients() -> None:
+    """A row's weight is its share of Σ |g|² over lookups, smoothed as the constants say; g is autograd's."""
+    model = model_of(loop_passes=1, embed_dim=8, tied_head=False)
+    tokens = [torch.cat([batch, torch.full((4, 12), 7)]) for batch in batches(4)]  # one token in half of the text
+    seen: list[torch.Tensor] = []
+    assert model.emb_proj is not None
+    handle = model.emb_proj.register_forward_pre_hook(
+        lambda module, arguments: (
+            arguments[0].register_hook(lambda gradient: seen.append(gradient.flatten(0, 1))) and None
+        )
+    )
+    found = hessian.calibrate(model, tokens, seed=3)["tok_emb.weight"].output
+    handle.remove()
+    squares = torch.cat(seen).double().square().sum(1).numpy()
+    ids = torch.cat([batch.flatten() for batch in tokens]).numpy()
+    count, total = np.bincount(ids, minlength=40), np.bincount(ids, squares, minlength=40)
+    own = (total + hessian.GRADIENT_COUNTS * squares.mean()) / (count + hessian.GRADIENT_COUNTS)
+    expected = own * (count + hessian.PRIOR_COUNTS) / (len(ids) + 40 * hessian.PRIOR_COUNTS) / squares.mean()
+    np.testing.assert_allclose(found, expected, rtol=1e-3)

@@ -45,7 +45,7 @@ def plain(tree: Tree, tokens: np.ndarray, models: np.ndarray) -> np.ndarray:
     sides = [[tokens_below(tree, int(node[3])), tokens_below(tree, int(node[4]))] for node in tree.nodes]
     counts: dict[tuple, Counter] = defaultdict(Counter)
     weights: dict[tuple, np.ndarray] = defaultdict(lambda: np.array(mixing.START))
-    times, final = Counter[tuple](), defaultdict(lambda: np.full(4, 0.25))
+    times = Counter[tuple]()
     document, begin, found = 0, 0, []
     for at, target in enumerate(tokens[1:].tolist()):
         if tokens[at] == BOS:
@@ -73,19 +73,18 @@ def plain(tree: Tree, tokens: np.ndarray, models: np.ndarray) -> np.ndarray:
             place = (min(depth, mixing.DEPTHS - 1), step)
             sets = [(0, number), (1, *longest), (2, *place), (3, int(tokens[at]))]  # noqa: B023
             outputs = np.array([mixed(weights[s], inputs) for s in sets])
-            z = mixed(final[place], outputs)
+            z = float(outputs.mean())
             for side, sign in ((0, 1.0), (1, -1.0)):
                 logs[sides[number][side]] -= math.log1p(math.exp(sign * z))  # noqa: B023
                 child = int(tree.nodes[number, 3 + side])
                 if child >= 0:
                     visit(child, depth + 1)
                 if target in sides[number][side]:  # noqa: B023
-                    learned.append((side, z, place, sets, inputs, outputs))  # noqa: B023
+                    learned.append((side, sets, inputs, outputs))  # noqa: B023
 
         visit(0, 0)
         found.append(np.exp(logs))
-        for bit, z, place, sets, inputs, outputs in learned[::-1]:
-            final[place] += mixing.FINAL_RATE * (bit - 1 / (1 + math.exp(-z))) * outputs
+        for bit, sets, inputs, outputs in learned[::-1]:
             for s, output in zip(sets, outputs, strict=True):
                 times[s] += 1
                 rate = RATE * (1 + mixing.WARM / (1 + mixing.COOL * times[s]))

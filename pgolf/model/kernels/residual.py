@@ -1,0 +1,197 @@
+"""The start of a half block in C, forward and backward, for float32 on a CPU: residual sum, norm, short convolution.
+
+    mixed = mix[0] * x + mix[1] * other          (without mix: x + other)
+    n = factor * mixed / sqrt(mean(mixed^2) + eps)
+    h_t = n_t + sum_k taps[k] * n_(t-k-1)        within a document (without taps: n)
+
+torch.compile writes every shifted copy of the convolution to memory and sums the gradients by mix and taps column by
+column, in strides of a row. Here `SPAN` tokens at a time pass through the first cache once in each direction; each span
+has its own sums, added up in the order of the tokens whatever the number of threads.
+"""
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pgolf.model.kernels import native
+
+SOURCE = (
+    native.VECTORS
+    + r"""
+#define SPAN 64 /* tokens */
+#define SIMD _Pragma("omp simd")
+#define EPS 1.1920928955078125e-07f /* torch's for float32 */
+
+static float dot(const float *restrict a, const float *restrict b, int n) {
+  float sum = 0.f;
+#pragma omp simd reduction(+ : sum)
+  for (int i = 0; i < n; i++) sum += a[i] * b[i];
+  return sum;
+}
+
+/* share[k] of the tap that looks k + 1 back from token t of a row */
+static void shares(float *share, const float *inside, int t, int taps) {
+  float all = 1.f;
+  for (int k = 0; k < taps; k++) share[k] = all = t - k > 0 ? all * inside[t - k] : 0.f;
+}
+
+/* rows x length tokens of width d; other (like x), mix (2, d), taps (taps, d), inside (rows, length), factor (1): of
+   these mix, taps with inside, and factor may be null */
+void enter(const float *x, const float *other, const float *mix, const float *taps, const float *inside,
+           const float *factor, float *mixed, float *h, int rows, int length, int d, int count, int threads) {
+  const int spans = (length + SPAN - 1) / SPAN;
+  const float by = factor ? *factor : 1.f;
+#pragma omp parallel num_threads(threads)
+  {
+    float *normed = malloc((size_t)(SPAN + count) * d * 4), *row = malloc((size_t)d * 4);
+    float *share = malloc(count * 4 + 4);
+#pragma omp for schedule(static)
+    for (int span = 0; span < rows * spans; span++) {
+      const int start = span % spans * SPAN, stop = start + SPAN < length ? start + SPAN : length;
+      const int64_t first = (int64_t)(span / spans) * length;
+      for (int t = start < count ? 0 : start - count; t < stop; t++) {
+        const float *a = x + (first + t) * d, *b = other + (first + t) * d;
+        float *m = t < start ? row : mixed + (first + t) * d, *n = normed + (int64_t)(t - start + count) * d;
+        if (mix)
+          SIMD for (int c = 0; c < d; c++) m[c] = mix[c] * a[c] + mix[d + c] * b[c];
+        else
+          SIMD for (int c = 0; c < d; c++) m[c] = a[c] + b[c];
+        const float r = by / sqrtf(dot(m, m, d) / d + EPS);
+        SIMD for (int c = 0; c < d; c++) n[c] = r * m[c];
+      }
+      for (int t = start; t < stop; t++) {
+        float *to = h + (first + t) * d;
+        const float *n = normed + (int64_t)(t - start + count) * d;
+        memcpy(to, n, (size_t)d * 4);
+        if (count) shares(share, inside + first, t, count);
+        for (int k = 0; k < count; k++) {
+          const float *back = n - (int64_t)(k + 1) * d, *tap = taps + k * d, part = share[k];
+          if (part != 0.f) SIMD for (int c = 0; c < d; c++) to[c] += part * tap[c] * back[c];
+        }
+      }
+    }
+    free(normed), free(row), free(share);
+  }
+}
+
+/* Gradients for d_mixed and d_h by the outputs: d_x, and with mix d_other and sums (2 + count, d) by mix and taps;
+   without mix d_x is d_other too and the first two rows of sums are zero. */
+void enter_backward(const float *d_mixed, const float *d_h, const float *x, const float *other, const float *mix,
+                    const float *taps, const float *inside, const float *factor, const float *mixed, float *d_x,
+                    float *d_other, float *sums, int rows, int length, int d, int count, int threads) {
+  const int spans = (length + SPAN - 1) / SPAN, kinds = 2 + count;
+  const float by = factor ? *factor : 1.f;
+  float *partial = calloc((size_t)rows * spans * kinds * d + 1, 4);
+#pragma omp parallel num_threads(threads)
+  {
+    float *normed = malloc((size_t)(SPAN + count) * d * 4), *dn = malloc((size_t)d * 4), *share = malloc(count * 4 + 4);
+#pragma omp for schedule(static)
+    for (int span = 0; span < rows * spans; span++) {
+      const int start = span % spans * SPAN, stop = start + SPAN < length ? start + SPAN : length;
+      const int64_t first = (int64_t)(span / spans) * length;
+      float *mine = partial + (int64_t)span * kinds * d, roots[SPAN];
+      for (int t = start < count ? 0 : start - count; t < stop; t++) {
+        const float *m = mixed + (first + t) * d;
+        float *n = normed + (int64_t)(t - start + count) * d;
+        const float r = 1.f / sqrtf(dot(m, m, d) / d + EPS);
+        if (t >= start) roots[t - start] = r;
+        SIMD for (int c = 0; c < d; c++) n[c] = r * m[c];
+      }
+      for (int t = start; t < stop; t++) {
+        const float *n = normed + (int64_t)(t - start + count) * d, *g = d_h + (first + t) * d;
+        SIMD for (int c = 0; c < d; c++) dn[c] = by * g[c];
+        if (count) shares(share, inside + first, t, count);
+        for (int k = 0; k < count; k++) {
+          const float *back = n - (int64_t)(k + 1) * d, part = by * share[k];
+          float *sum = mine + (2 + k) * d;
+          if (part != 0.f) SIMD for (int c = 0; c < d; c++) sum[c] += part * g[c] * back[c];
+        }
+        for (int k = 0; k < count && t + k + 1 < length; k++) { /* the later tokens that look back at this one */
+          shares(share, inside + first, t + k + 1, k + 1);
+          const float *later = d_h + (first + t + k + 1) * d, *tap = taps + k * d, part = by * share[k];
+          if (part != 0.f) SIMD for (int c = 0; c < d; c++) dn[c] += part * tap[c] * later[c];
+        }
+        const float r = roots[t - start], mean = dot(dn, n, d) / d;
+        const float *res = d_mixed + (first + t) * d, *a = x + (first + t) * d, *b = other + (first + t) * d;
+        float *to = d_x + (first + t) * d, *more = d_other + (first + t) * d;
+        if (mix) {
+          SIMD for (int c = 0; c < d; c++) {
+            const float dm = res[c] + r * (dn[c] - n[c] * mean);
+            to[c] = mix[c] * dm, more[c] = mix[d + c] * dm;
+            mine[c] += dm * a[c], mine[d + c] += dm * b[c];
+          }
+        } else {
+          SIMD for (int c = 0; c < d; c++) to[c] = res[c] + r * (dn[c] - n[c] * mean);
+        }
+      }
+    }
+    free(normed), free(dn), free(share);
+  }
+  memset(sums, 0, (size_t)kinds * d * 4);
+  for (int64_t span = 0; span < rows * spans; span++)
+    for (int c = 0; c < kinds * d; c++) sums[c] += partial[span * kinds * d + c];
+  free(partial);
+}
+"""
+)
+
+
+def load(folder: Path | None = None) -> ctypes.CDLL:
+    """The compiled kernel. Raises native.Unavailable."""
+    return native.library(SOURCE, (), folder)
+
+
+@torch.library.custom_op("pgolf::enter", mutates_args=())
+def enter(
+    x: Tensor, other: Tensor, mix: Tensor | None, taps: Tensor | None, inside: Tensor | None, factor: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """`mixed` and `h` (B, T, d) of the formulas above.
+
+    x, other (B, T, d); mix (2, d); taps (K, d) and inside (B, T, 1), zero at document starts, both or neither; factor
+    (), which gets no gradient. All float32.
+    """
+    given = [None if part is None else part.contiguous() for part in (x, other, mix, taps, inside)]
+    mixed, h = x.new_empty(x.shape), x.new_empty(x.shape)
+    tensors = map(native.pointer, (*given, factor, mixed, h))
+    load().enter(*tensors, *x.shape, 0 if taps is None else len(taps), torch.get_num_threads())
+    return mixed, h
+
+
+@torch.library.custom_op("pgolf::enter_backward", mutates_args=())
+def enter_backward(
+    d_mixed: Tensor,
+    d_h: Tensor,
+    x: Tensor,
+    other: Tensor,
+    mix: Tensor | None,
+    taps: Tensor | None,
+    inside: Tensor | None,
+    factor: Tensor | None,
+    mixed: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients by x, by other (empty without mix: that by x), and by the rows of mix (or zeros) and taps."""
+    parts = d_mixed, d_h, x, other, mix, taps, inside
+    contiguous = [None if part is None else part.contiguous() for part in parts]
+    count = 0 if taps is None else len(taps)
+    d_x, d_other = x.new_empty(x.shape), x.new_empty(0 if mix is None else x.shape)
+    sums = x.new_empty(2 + count, x.shape[-1])
+    tensors = map(native.pointer, (*contiguous, factor, mixed, d_x, d_other, sums))
+    load().enter_backward(*tensors, *x.shape, count, torch.get_num_threads())
+    return d_x, d_other, sums
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs, output[0])
+
+
+def _differentiate(ctx: Any, d_mixed: Tensor, d_h: Tensor) -> tuple[Tensor | None, ...]:
+    mix, taps = ctx.saved_tensors[2:4]
+    d_x, d_other, sums = enter_backward(d_mixed, d_h, *ctx.saved_tensors)
+    by_taps = None if taps is None else sums[2:]
+    return d_x, (d_x if mix is None else d_other), (None if mix is None else sums[:2]), by_taps, None, None
+
+
+enter.register_autograd(_differentiate, setup_context=_save)
