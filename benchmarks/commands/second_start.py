@@ -123,7 +123,7 @@ def main() -> None:
         documents(folder / "train.jsonl", 600, 0)
         documents(folder / "val.jsonl", 12, 1)
         small = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
-        run = [*pgolf, "run", "train.jsonl", "--val", "val.jsonl", "--preset", "demo", *small]
+        run = [*pgolf, "run", "train.jsonl", "--val", "val.jsonl", "--no-float", "--preset", "demo", *small]
         _, whole, compiled = measured(run, folder, environment)
         print(f"first run: {whole:.1f} s, {len(compiled)} compilations", file=sys.stderr, flush=True)
     torch = measured([sys.executable, "-c", "import torch"], folder, environment)[1]

@@ -143,7 +143,7 @@ class _WeightedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         # With one pass a step the loss itself is differentiated; on a CPU the number costs less than the products by 1.
-        same = not grad.is_cuda and float(grad) == 1.0
+        same = grad.device.type == "cpu" and float(grad) == 1.0
         scaled = [part if part is None or same else part * grad for part in ctx.saved_tensors]
         return (*scaled[:3], None, None, None, None, None, scaled[3])
 
