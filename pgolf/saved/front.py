@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pgolf.errors import PgolfError
+from pgolf.evaluate import canonical
 from pgolf.evaluate.bpb import Score
 from pgolf.evaluate.sliding import SlidingEvaluator
 from pgolf.generate import Sampling, generate
@@ -95,6 +96,8 @@ class Model:
             raise PgolfError("the text is empty: there is nothing to score")
         ids, token_bytes, _ = encoded
         settings = models.evaluate_settings(models.recorded_config(self.stage).evaluate, self.stage)
+        if settings.canonical and self.network.barred is None:
+            self.network.barred = canonical.barred(self.tokenizer, self.runtime.device)
         trace = SlidingEvaluator(self.network, settings, self.runtime).score(ids)
         return trace.nll, token_bytes[1:], ids[1:]
 

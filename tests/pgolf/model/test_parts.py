@@ -235,7 +235,7 @@ def test_without_a_compiler_the_plain_path_runs_and_the_report_lists_it(monkeypa
     monkeypatch.setattr("pgolf.model.kernels.native._loaded", {})
     model = build()
     choice = choose_paths(model, Runtime(torch.device("cpu"), torch.float32, 0, 1, 1, compile=True), SHAPE)
-    assert choice.notes == tuple(f"no {name}: no C compiler found" for name in IN_C)
+    assert choice.notes == tuple(f"no {name}: no C compiler found" for name in (*IN_C, "norms in C"))
     assert not choice.timings
     assert model.loss(batch()[:, :-1], batch()[:, 1:]).isfinite()
 
