@@ -82,7 +82,10 @@ def scoring(model: GPT, settings: EvaluateConfig) -> Iterator[None]:
     Raises PgolfError for banded contexts of a model whose counts reach through the whole row.
     """
     if settings.context == "banded" and model.config.document_counts:
-        raise PgolfError("evaluate.context is 'banded', but model.document_counts reaches beyond the band; set sliding")
+        raise PgolfError(
+            "evaluate.context is 'banded', but model.document_counts reaches beyond the band; set evaluate.context = "
+            "'windowed'"
+        )
     model.eval()
     model.set_window(settings.seq_len if settings.context == "banded" else 0)
     try:
