@@ -34,30 +34,27 @@ class DocumentCounts(nn.Module):
         asked, length = hidden.shape[1], tokens.shape[1]
         place = torch.arange(length, device=tokens.device)
         asking = place[length - asked :, None]
-        starts = tokens == self.bos_id
-        starts[:, 0] = True
-        document = starts.cumsum(1)  # (B, T)
+        first = document_starts(tokens, self.bos_id)  # (B, T)
         if self.native and asked == length and hidden.dtype == torch.float32:
             gates, by_token = hidden @ self.gate + self.bias, (table @ self.on_token)[tokens]
-            first = document_starts(tokens, self.bos_id)
-            return Raised(*copies.counts(tokens, first, gates, by_token, _weights(tokens, document)))
-        seen = (place <= asking) & (document[:, length - asked :, None] == document[:, None])  # (B, L, T)
-        weight = _weights(tokens, document).to(hidden.dtype)[:, None]  # (B, 1, T)
+            return Raised(*copies.counts(tokens, first, gates, by_token, _weights(tokens, first)))
+        seen = (place <= asking) & (place >= first[:, length - asked :, None])  # (B, L, T)
+        weight = _weights(tokens, first).to(hidden.dtype)[:, None]  # (B, 1, T)
         gates = hidden @ self.gate.to(hidden.dtype) + self.bias.to(hidden.dtype)  # (B, L)
         by_token = (table @ self.on_token).to(hidden.dtype)[tokens]  # (B, T)
         amounts = (gates[:, :, None] + by_token[:, None]) * weight * seen
         return Raised(torch.where(seen, tokens[:, None], 0), amounts)
 
 
-def _weights(tokens: Tensor, document: Tensor) -> Tensor:
-    """ln(1 + 1 / k) of each token, the k-th of its kind in its document, (B, T) float32; document (B, T), the number
-    of the document in its row."""
+def _weights(tokens: Tensor, first: Tensor) -> Tensor:
+    """ln(1 + 1 / k) of each token, the k-th of its kind in its document, (B, T) float32; first (B, T), where in
+    its row the document starts."""
     rows = torch.arange(len(tokens), device=tokens.device)[:, None]
-    keys = (((rows << 24) + document) << 24) + tokens
+    keys = (((rows << 24) + first) << 24) + tokens
     _, ranked, same = numbered(keys.flatten())
     place = torch.arange(len(ranked), device=tokens.device)
-    first = torch.zeros_like(place)
-    first[1:] = torch.where(same, 0, place[1:])
+    begun = torch.zeros_like(place)  # where the run of equal keys begins
+    begun[1:] = torch.where(same, 0, place[1:])
     number = torch.empty_like(place)
-    number[ranked] = place - first.cummax(0).values + 1
+    number[ranked] = place - begun.cummax(0).values + 1
     return (1 / number.double()).log1p().float().view_as(tokens)
