@@ -9,7 +9,7 @@ from pgolf.model.attention_mask import View, mask
 from pgolf.model.banded_attention import attend_banded
 from pgolf.model.forward_context import Step
 from pgolf.model.head_gate import HeadGate
-from pgolf.model.kernels import amx, attention
+from pgolf.model.kernels import amx, amx_attention, attention
 from pgolf.model.layers import Linear, previous, rms_norm
 from pgolf.model.rotary import rotate
 from pgolf.model.xsa import exclude_self
@@ -62,7 +62,11 @@ class Attention(nn.Module):
             k = offset_keys(k, self.offset_from, step.inside)
         if step.cache is not None:
             k, v = step.cache.extend(k, v, step.total)
-        y = amx.attention(q, k, v, view.first)[0] if self.native and tiles else attend(q, k, v, view, self.native)
+        y = (
+            amx_attention.attention(q, k, v, view.first)[0]
+            if self.native and tiles
+            else attend(q, k, v, view, self.native)
+        )
         if self.exclusive:
             y = exclude_self(y, v[:, -y.shape[1] :])
         if self.gate is not None:

@@ -29,7 +29,7 @@ from pgolf.model.copy_heads import CopyHeads, candidates
 from pgolf.model.document_counts import DocumentCounts
 from pgolf.model.forward_context import Step
 from pgolf.model.gpt import GPT, Parts
-from pgolf.model.kernels import amx, attention, cache, copies, linear, loss, native, residual, shapes  # noqa: F401 - shapes registers
+from pgolf.model.kernels import amx, amx_attention, attention, cache, copies, linear, loss, native, residual, shapes  # noqa: F401 - shapes registers
 from pgolf.model.kernels import scoring as scoring_kernel
 from pgolf.model.layers import Linear, bfloat16_linear
 from pgolf.model.loss import CHUNK_TOKENS, plain_outer, plain_product, plain_softmax
@@ -429,7 +429,15 @@ def _tokens(shape: Shape, most: int, operations: int) -> int:
 
 
 def _key(kind: str, model: GPT, runtime: Runtime, shape: Shape, matmul: str = "") -> str:
-    sources = attention.SOURCE, linear.SOURCE, loss.SOURCE, copies.SOURCE, residual.SOURCE, amx.SOURCE
+    sources = (
+        attention.SOURCE,
+        linear.SOURCE,
+        loss.SOURCE,
+        copies.SOURCE,
+        residual.SOURCE,
+        amx.SOURCE,
+        amx_attention.SOURCE,
+    )
     facts = kind, sources, dataclasses.astuple(model.config), shape, runtime.device.type, matmul
     return cache.key(repr(facts), native.compiler())
 

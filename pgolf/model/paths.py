@@ -15,7 +15,7 @@ from torch import Tensor
 from pgolf.model.attention import Attention
 from pgolf.model.block import Block
 from pgolf.model.gpt import GPT, Parts
-from pgolf.model.kernels import amx, attention, copies, linear, loss, native, residual
+from pgolf.model.kernels import amx, amx_attention, attention, copies, linear, loss, native, residual
 from pgolf.model.lanes import advance
 from pgolf.model.layers import Linear
 from pgolf.model.loss import PLAIN, Arithmetic, bfloat16_outer, bfloat16_product, plain_softmax
@@ -35,7 +35,7 @@ LOADERS: dict[str, Callable[[GPT, Path | None], object]] = {
     COPIES: lambda model, cache: copies.load(cache),
     NORMS: lambda model, cache: residual.load(cache),
     "bfloat16 products": lambda model, cache: None,
-    "bfloat16 in C": lambda model, cache: amx.load(cache),
+    "bfloat16 in C": lambda model, cache: (amx.load(cache), amx_attention.load(cache)),
 }
 """Loaders of the fast paths: model and folder of compiled kernels in. They raise native.Unavailable."""
 

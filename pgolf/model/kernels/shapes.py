@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pgolf.model.kernels import amx, residual
+from pgolf.model.kernels import amx, amx_attention, residual
 from pgolf.model.kernels.attention import attention, attention_backward
 from pgolf.model.kernels.linear import linear, linear_backward
 
@@ -30,12 +30,12 @@ def _gradients(grad: Tensor, x: Tensor, weight: Tensor, by_x: bool, by_weight: b
     return x.new_empty(x.shape if by_x else 0), x.new_empty(weight.shape if by_weight else 0)
 
 
-@amx.attention.register_fake
+@amx_attention.attention.register_fake
 def _tiled_forward(q: Tensor, k: Tensor, v: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
     return torch.empty(q.shape), torch.empty(q.shape[0], q.shape[2], q.shape[1])
 
 
-@amx.attention_backward.register_fake
+@amx_attention.attention_backward.register_fake
 def _tiled_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, first: Tensor | None, y: Tensor, lse: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,7 +12,7 @@ from pgolf.config.model import ModelConfig
 from pgolf.model.attention import attend
 from pgolf.model.attention_mask import View
 from pgolf.model.gpt import GPT
-from pgolf.model.kernels import amx, native
+from pgolf.model.kernels import amx, amx_attention, native
 from pgolf.model.loss import PLAIN, weighted_loss
 from pgolf.model.paths import use_paths
 from pgolf.model.raised_logits import Raised
@@ -24,6 +24,7 @@ ROUNDED = 2**-8  # bfloat16, relative
 def tiles() -> None:
     try:
         amx.load()
+        amx_attention.load()
     except native.Unavailable as reason:
         pytest.skip(f"not tested here: bfloat16 in C ({reason})")
 
@@ -83,7 +84,7 @@ def test_attention_and_its_gradients(
         starts = torch.where(torch.rand(rows, length) < 0.05, torch.arange(length), 0)
         first = starts.cummax(1).values.int()
     inputs = [part.requires_grad_() for part in (q, k, v)]
-    plain, tiled = attend(q, k, v, View(first)), amx.attention(q, k, v, first)[0]
+    plain, tiled = attend(q, k, v, View(first)), amx_attention.attention(q, k, v, first)[0]
     assert off(tiled, plain) < 4 * ROUNDED
     found, right = (torch.autograd.grad(y, inputs, grad) for y in (tiled, plain))
     for mine, theirs in zip(found, right, strict=True):
