@@ -126,12 +126,21 @@ class OverOutput:
         _, slopes, found = self.output.score(previous, targets, logits, set(range(len(targets))))
         adapted = np.exp(np.stack([found[row] for row in range(len(targets))]))
         with torch.no_grad():
-            most = self.task.settings.seq_len // SHORTER
-            short = [Window(w.stop - max(w.scored, min(w.length, most)), w.stop, w.scored) for w in batch]
+            short = [part for window in batch for part in shorter(window, self.task.settings.seq_len // SHORTER)]
             logits_trained = scored_logits(self.trained, self.task.tokens, short, self.task.device)
             trained = torch.softmax(logits_trained.double(), -1).cpu().numpy()
         nll, kept = self.contexts.score(previous, targets, np.stack([adapted, trained]), wanted)
         return nll, slopes, kept
+
+
+def shorter(window: Window, most: int) -> list[Window]:
+    """Windows of at most `most` tokens that score the same targets, the later half of each once there is more."""
+    first, parts = window.stop - window.scored, []
+    while first < window.stop:
+        stop = min(window.stop, max(first + max(1, most // 2), window.start + most))
+        parts.append(Window(max(window.start, stop - most), stop, stop - first))
+        first = stop
+    return parts
 
 
 def over(task: Task, output: FastOutput) -> OverOutput:

@@ -4,10 +4,12 @@ import math
 from collections import Counter, defaultdict
 
 import numpy as np
+import pytest
 
 from pgolf.evaluate.ttt import context_mixing as mixing
 from pgolf.evaluate.ttt.context_mixing import ContextMixing
 from pgolf.evaluate.ttt.token_tree import Tree, build
+from pgolf.evaluate.windows import Window
 
 VOCAB, BOS, RATE = 12, 1, 0.02
 
@@ -138,3 +140,17 @@ def test_the_tree_holds_every_token_once_and_reaches_frequent_ones_soon() -> Non
     assert sum(mass[token] * depths[token] for token in range(16)) < 3.5  # a balanced tree takes 4 decisions
     for node in made.nodes.tolist():
         assert node[0] < node[1] < node[2]
+
+
+@pytest.mark.parametrize(("scored", "most"), [(64, 128), (512, 128), (300, 128), (7, 1), (512, 1024)])
+def test_shorter_contexts_score_every_target_of_a_window_once(scored: int, most: int) -> None:
+    window = Window(1000, 1512, scored)
+    parts = mixing.shorter(window, most)
+    targets = np.concatenate([np.arange(part.stop - part.scored, part.stop) for part in parts])
+    np.testing.assert_array_equal(targets, np.arange(window.stop - scored, window.stop))
+    assert all(part.start >= window.start and part.length <= most for part in parts)
+    assert all(part.start == window.start or part.length - part.scored >= most // 2 for part in parts)
+
+
+def test_a_window_that_scores_a_stride_has_one_shorter_context() -> None:
+    assert mixing.shorter(Window(0, 512, 64), 128) == [Window(384, 512, 64)]
