@@ -113,7 +113,7 @@ def _calibrate(context: StageContext, source: Stage, paths: Sequence[Path], apar
     stream = TokenStream.open(paths) if paths else None
     length = context.config.quantize.sequence or (_training_length(context, source) if paths else 0)
     if stream is not None:
-        paths_by_rule(model, context.runtime, Shape(8, length, False, context.runtime.threads))
+        paths_by_rule(model, context.runtime, Shape(8, length, True, context.runtime.threads), scoring=True)
     if stream is not None and not apart:
         stream = stream.view(0, len(stream) - models.held_out(source))
     made = None if apart else _made_inside_clock(context, source, length)

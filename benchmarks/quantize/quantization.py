@@ -125,7 +125,7 @@ def ours(case: Case, states: int = 8, trained: bool = False) -> list[Point]:
             plan.last_log2_c = log2_c
             distance = Divergence(case.source.model, case.source.batches(step_search.CONTROL_TOKENS, choosing=True))
             steps = choose_steps(distance, case.weights, matrices)
-            matrices, floats = step_search.distill(case.source, plan, steps, target_bytes=0)
+            matrices, floats = step_search.distill(case.source, plan)
             coded, controls = split(floats, steps)
             matrices = matrices | coded
         size = len(container.encode(QuantizedModel(matrices, controls)))

@@ -26,14 +26,27 @@ from pgolf.model.attention_mask import View
 from pgolf.model.block import Block
 from pgolf.model.canon import Canon
 from pgolf.model.copy_heads import CopyHeads, candidates
+from pgolf.model.divergence import Divergence, plain_divergence
 from pgolf.model.document_counts import DocumentCounts
 from pgolf.model.forward_context import Step
 from pgolf.model.gpt import GPT, Parts
-from pgolf.model.kernels import amx, amx_attention, attention, cache, copies, linear, loss, native, residual, shapes  # noqa: F401 - shapes registers
+from pgolf.model.kernels import (
+    amx,
+    amx_attention,
+    attention,
+    cache,
+    copies,
+    divergence,
+    linear,
+    loss,
+    native,
+    residual,
+    shapes,  # noqa: F401 - registers
+)
 from pgolf.model.kernels import scoring as scoring_kernel
 from pgolf.model.layers import Linear, bfloat16_linear
 from pgolf.model.loss import CHUNK_TOKENS, plain_outer, plain_product, plain_softmax
-from pgolf.model.paths import COPIES, IN_C, LOADERS, NORMS, TOLERANCE, plain_model, use_paths
+from pgolf.model.paths import COPIES, DIVERGENCE, IN_C, LOADERS, NORMS, TOLERANCE, plain_model, use_paths
 from pgolf.runtime import Runtime
 
 BFLOAT16_TOLERANCE = 0.05  # 8 bits of mantissa
@@ -41,7 +54,7 @@ RACE_SECONDS = 0.15  # for each of at most eight races, so that all of them take
 RACE_ROUNDS = 9
 RACE_TOKENS = 4096  # at most in a race: beyond, the ratio of two times no longer changes
 RACE_OPERATIONS = 1.2e9  # at most in one run of a race: 0.06 s at 20 GFLOP/s, so that wide models keep to RACE_SECONDS
-BY_RULE = ("attention in C", "softmax in C")
+BY_RULE = ("attention in C", "softmax in C", COPIES, NORMS, DIVERGENCE)
 """The kernels that won by 1.3 to 10 times at every instruction set measured; products in C won at some only
 (benchmarks/results/training_speed.md)."""
 COMPILE_SECONDS, COMPILE_SPEEDUP = 45.0, 1.25
@@ -129,7 +142,8 @@ def paths_by_rule(model: GPT, runtime: Runtime, shape: Shape, scoring: bool = Fa
     if not runtime.compile or runtime.device.type == "cuda":
         return
     used = []
-    for name in BY_RULE:
+    left_out = _left_out(model, shape)
+    for name in filter(lambda name: name not in left_out, BY_RULE):
         with contextlib.suppress(native.Unavailable):
             LOADERS[name](model, runtime.cache)
             _check(*PAIRS[name](model, shape), TOLERANCE, shape.training)
@@ -211,15 +225,21 @@ def _races(model: GPT, shape: Shape, matmul: str, runtime: Runtime) -> dict[str,
         float32, bfloat16 = before["bfloat16 products"]
         return found._replace(plain=found.plain * (min(1.0, float32 / bfloat16) if matmul == "auto" else 1.0))
 
-    left_out = set() if model.copy_heads is not None else {COPIES}
-    if not shape.training or model.blocks[0].resid_mix is None or model.lanes is not None:
-        left_out.add(NORMS)
+    left_out = {*_left_out(model, shape), DIVERGENCE}  # a step of training computes none
     made: dict[str, Callable[[dict[str, Timing]], Timing]] = {
         name: functools.partial(race, name) for name in PAIRS if name not in left_out
     }
     if shape.training and matmul != "float32":
         made |= {"bfloat16 products": race_bfloat16, "bfloat16 in C": race_tiles}
     return made
+
+
+def _left_out(model: GPT, shape: Shape) -> set[str]:
+    """Kernels of `PAIRS` for parts that this model does not have."""
+    left_out = set() if model.copy_heads is not None else {COPIES}
+    if not shape.training or model.blocks[0].resid_mix is None or model.lanes is not None:
+        left_out.add(NORMS)
+    return left_out
 
 
 def _check(plain: Callable[[], Tensors], fast: Callable[[], Tensors], tolerance: float, learns: bool) -> None:
@@ -409,14 +429,27 @@ def _norms(model: GPT, shape: Shape) -> Pair:
     return lambda: work(False), lambda: work(True)
 
 
+def _divergence(model: GPT, shape: Shape) -> Pair:
+    numbers, rows = torch.Generator().manual_seed(0), _tokens(shape, CHUNK_TOKENS, 80 * model.config.vocab_size)
+    z, wanted = torch.randn(2, rows, model.config.vocab_size, generator=numbers)
+    weights = torch.rand(rows, 1, generator=numbers)
+    buffer = z.clone()
+
+    def work(of: Divergence) -> Tensors:
+        alone = of(z, wanted, None, 0.0)
+        return alone, of(buffer.copy_(z), wanted, weights, model.config.logit_softcap), buffer.clone()
+
+    return lambda: work(plain_divergence), lambda: work(divergence.divergence)
+
+
 def _taps(canon: Canon | None, inside: Tensor) -> tuple[Tensor | None, Tensor | None]:
     return (None, None) if canon is None else (canon.taps, inside)
 
 
 PAIRS: dict[str, Callable[[GPT, Shape], Pair]] = dict(
     zip(
-        (*IN_C, COPIES, NORMS),
-        (_attention, _softmax, _layer_products, _head_products, _copies, _norms),
+        (*IN_C, COPIES, NORMS, DIVERGENCE),
+        (_attention, _softmax, _layer_products, _head_products, _copies, _norms, _divergence),
         strict=True,
     )
 )

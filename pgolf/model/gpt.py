@@ -42,6 +42,7 @@ from pgolf.model.bigram import BigramEmbedding
 from pgolf.model.block import Block
 from pgolf.model.copy_heads import CopyHeads, candidates
 from pgolf.model.depth_recurrence import layer_order
+from pgolf.model.divergence import Divergence, plain_divergence
 from pgolf.model.document_counts import DocumentCounts
 from pgolf.model.forward_context import Step
 from pgolf.model.key_value_cache import KeyValueCache
@@ -82,6 +83,7 @@ class GPT(nn.Module):
         self.scoring: Parts | None = None
         self.scored_shape: tuple[int, ...] | None = None  # see `paths.scoring_graph`
         self.arithmetic: Arithmetic = PLAIN
+        self.divergence: Divergence = plain_divergence
         self.looped = True
         self.window = 0
         # (vocab_size, vocab_size) bool, set by an evaluation: pairs that never come (`evaluate.canonical`).
@@ -274,14 +276,21 @@ class GPT(nn.Module):
 
     def project(self, x: Tensor) -> Tensor:
         """Output of `before_head` (..., dim or embed_dim) -> (..., vocab_size) float32 logits, softcapped."""
-        x, raised = split(x, self._head().shape[1])
-        z = F.linear(x, self.tok_emb.weight.to(x.dtype)) if self.lm_head is None else self.lm_head(x)
-        z = z.float() if self.logit_bias is None else z.float() + self.logit_bias
-        z = z if raised is None else raised.on(z)
+        z = self._uncapped(x)
         if self.softcap_shift is None:
             return softcap(z, self.config.logit_softcap)
         above, below = self.config.logit_softcap + self.softcap_shift
         return torch.where(z > 0, above * torch.tanh(z / above), below * torch.tanh(z / below))
+
+    def uncapped(self, hidden: Tensor) -> Tensor:
+        """As `logits`, before the softcap."""
+        return self._uncapped(self.before_head(hidden))
+
+    def _uncapped(self, x: Tensor) -> Tensor:
+        x, raised = split(x, self._head().shape[1])
+        z = F.linear(x, self.tok_emb.weight.to(x.dtype)) if self.lm_head is None else self.lm_head(x)
+        z = z.float() if self.logit_bias is None else z.float() + self.logit_bias
+        return z if raised is None else raised.on(z)
 
     def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood of each target in nats, (B, T) float32."""
@@ -300,15 +309,20 @@ class GPT(nn.Module):
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """The training loss: mean nats per token and whatever terms exist in training only. A scalar."""
-        x, raised = self._final(tokens)
-        x = self.before_head(x).flatten(0, 1)  # (B T, dim)
-        raised = None if raised is None else Raised(*(part.flatten(0, 1) for part in raised))
         count = targets.numel()
         wanted, weights = targets.reshape(-1, 1), torch.full((count, 1), 1.0 / count, device=targets.device)
         if self.future_share:
             wanted, weights = multi_token_prediction.targets(targets, self.config, self.future_share)
+        return self.weighted_loss(tokens, wanted, weights, self.arithmetic)
+
+    def weighted_loss(self, tokens: Tensor, targets: Tensor, weights: Tensor, arithmetic: Arithmetic) -> Tensor:
+        """Sum of weights (B T, K) times the losses of targets (B T, K) after tokens (B, T), a scalar; `arithmetic` may
+        take targets of another kind, one row for each token."""
+        x, raised = self._final(tokens)
+        x = self.before_head(x).flatten(0, 1)  # (B T, dim)
+        raised = None if raised is None else Raised(*(part.flatten(0, 1) for part in raised))
         cap = self.config.logit_softcap
-        return weighted_loss(x, self._head(), self.logit_bias, wanted, weights, cap, self.arithmetic, raised)
+        return weighted_loss(x, self._head(), self.logit_bias, targets, weights, cap, arithmetic, raised)
 
     def matrix_roles(self) -> dict[str, str]:
         """Role of every weight matrix to be quantized, by parameter name; all else is a control tensor."""

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from pgolf.model.attention import Attention
 from pgolf.model.block import Block
+from pgolf.model.divergence import plain_divergence
 from pgolf.model.gpt import GPT, Parts
-from pgolf.model.kernels import amx, amx_attention, attention, copies, linear, loss, native, residual
+from pgolf.model.kernels import amx, amx_attention, attention, copies, divergence, linear, loss, native, residual
 from pgolf.model.lanes import advance
 from pgolf.model.layers import Linear
 from pgolf.model.loss import PLAIN, Arithmetic, bfloat16_outer, bfloat16_product, plain_softmax
@@ -24,6 +25,7 @@ from pgolf.runtime import Runtime
 TOLERANCE = 1e-4  # of a kernel against plain torch, relative to the largest value; rounding stays below 1e-5
 IN_C = ("attention in C", "softmax in C", "layer products in C", "head products in C")
 COPIES = "copies in C"  # of a model with copy heads
+DIVERGENCE = "divergence in C"  # of the quantizer
 NORMS = "norms in C"  # of blocks that mix the embedding in, in training
 GRAPHS = 64  # compiled variants that may exist: shapes of a sequence schedule times kinds of layer
 
@@ -34,6 +36,7 @@ LOADERS: dict[str, Callable[[GPT, Path | None], object]] = {
     "head products in C": lambda model, cache: linear.load(cache),
     COPIES: lambda model, cache: copies.load(cache),
     NORMS: lambda model, cache: residual.load(cache),
+    DIVERGENCE: lambda model, cache: divergence.load(cache),
     "bfloat16 products": lambda model, cache: None,
     "bfloat16 in C": lambda model, cache: (amx.load(cache), amx_attention.load(cache)),
 }
@@ -55,6 +58,7 @@ def use_paths(model: GPT, names: Iterable[str]) -> None:
         elif isinstance(module, Block):
             module.native = NORMS in chosen
     _use_copies(model, COPIES in chosen)
+    model.divergence = divergence.divergence if DIVERGENCE in chosen else plain_divergence
     softmax = loss.softmax if "softmax in C" in chosen else plain_softmax
     if tiles:
         model.arithmetic = PLAIN._replace(softmax=softmax, whole=amx.weighted_loss)
@@ -69,6 +73,7 @@ def use_paths(model: GPT, names: Iterable[str]) -> None:
 def plain_model(model: GPT) -> None:
     """Every part in plain torch."""
     model.native, model.compiled, model.scoring, model.arithmetic = False, None, None, PLAIN
+    model.divergence = plain_divergence
     _use_copies(model, False)
     for module in model.modules():
         if isinstance(module, Attention):

@@ -36,12 +36,16 @@ class Divergence:
         parameters = dict(self._scratch.named_parameters())
         for name, tensor in changed.items():
             parameters[name].copy_(tensor)
-        total = 0.0
+        total, cap = 0.0, self.model.config.logit_softcap
+        logits = GPT.uncapped
+        if self.model.softcap_shift is not None:  # two caps
+            logits, cap = GPT.logits, 0.0
         with precision.float32(self.model, self._scratch):
             for batch, reference in zip(self.batches, self._hidden, strict=True):
                 hidden = self._scratch.hidden(batch).flatten(0, 1)
                 for before, after in _chunks(reference, hidden):
-                    total += float(kl(self.model.logits(before), self._scratch.logits(after)).sum(dtype=torch.float64))
+                    wanted, found = logits(self.model, before), logits(self._scratch, after)
+                    total += float(self.model.divergence(found, wanted, None, cap).sum(dtype=torch.float64))
         for name in changed:
             parameters[name].copy_(original[name])
         return total / self.tokens
@@ -51,7 +55,15 @@ def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     yield from zip(*(tensor.split(CHUNK_TOKENS) for tensor in tensors), strict=True)
 
 
-def kl(reference: Tensor, other: Tensor) -> Tensor:
-    """KL divergence of each position, (N,) nats, from logits (N, V) of both."""
-    log_p, log_q = torch.log_softmax(reference.float(), -1), torch.log_softmax(other.float(), -1)
-    return torch.sum(log_p.exp() * (log_p - log_q), dim=-1)
+def mean(model: GPT, student: GPT, tokens: Tensor) -> Tensor:
+    """Mean KL(model ‖ student) over tokens (B, T) in nats, a scalar differentiable by the student's weights."""
+    with torch.no_grad():
+        reference = model.hidden(tokens).flatten(0, 1)  # (B T, dim)
+
+    def of_chunk(z: Tensor, states: Tensor, weights: Tensor | None, cap: float) -> Tensor:
+        with torch.no_grad():
+            return student.divergence(z, model.uncapped(states), weights, cap)
+
+    weights = torch.full((len(reference), 1), 1.0 / len(reference), device=reference.device)
+    arithmetic = student.arithmetic._replace(softmax=of_chunk, whole=None)
+    return student.weighted_loss(tokens, reference, weights, arithmetic)

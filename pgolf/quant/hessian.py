@@ -218,6 +218,7 @@ def _frozen(model: GPT) -> Iterator[None]:
 @contextmanager
 def _hooked(model: GPT, collector: _Collector, roles: dict[str, str]) -> Iterator[None]:
     handles = []
+    scoring, model.scoring = model.scoring, None  # without gradients it would call no hook
     for name in roles:
         if name == HEAD:
             continue  # seen where its logits are made
@@ -226,6 +227,7 @@ def _hooked(model: GPT, collector: _Collector, roles: dict[str, str]) -> Iterato
     try:
         yield
     finally:
+        model.scoring = scoring
         for handle in handles:
             handle.remove()
 

@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 
 from pgolf.config.optim import OptimConfig
-from pgolf.model.gpt import CHUNK_TOKENS, GPT
+from pgolf.model.gpt import GPT
 from pgolf.optim.adam import FlatAdam
 from pgolf.optim.flat import FlatParameters, parameter_groups
 from pgolf.optim.muon import Muon
-from pgolf.quant import waterfill
+from pgolf.quant import divergence, waterfill
 from pgolf.quant.allocate import Matrices, Plan, in_parallel
-from pgolf.quant.divergence import kl
 from pgolf.quant.grid import Floats
 from pgolf.quant.waterfill import Problem, Rounding, Steps
 from pgolf.quantized.tensors import QuantizedTensor, dequantize
@@ -93,36 +92,17 @@ class Gradual:
         flat = self._flat
         for number, tokens in enumerate(batches):
             flat.zero_grad()
-            divergence = self._gradient(tokens)
+            found = divergence.mean(self._model, self._student, tokens)
+            found.backward()
             flat.grad.mul_(self._free)
             self._step(self._lr * (1 - done - (until - done) * number / len(batches)))
             flat.data.mul_(self._free).add_(self._fixed)
-            on_step(divergence)
+            on_step(float(found.detach()))
 
     def _step(self, lr: float) -> None:
         self._muon.step(MUON_RATE * lr, _MOMENTUM, 0.0)
         for adam in self._adam:
             adam.step(lr, 0.0)
-
-    def _gradient(self, tokens: Tensor) -> float:
-        """Fill the flat gradient with that of the mean divergence, logits in chunks; returns the divergence."""
-        with torch.no_grad():
-            reference = self._model.hidden(tokens).flatten(0, 1)  # (B T, dim)
-        hidden = self._student.hidden(tokens)
-        upstream = torch.empty_like(reference)
-        total = 0.0
-        for start in range(0, len(reference), CHUNK_TOKENS):
-            part = slice(start, start + CHUNK_TOKENS)
-            leaf = hidden.detach().flatten(0, 1)[part].requires_grad_()
-            with torch.no_grad():
-                wanted = self._model.logits(reference[part])
-            loss = kl(wanted, self._student.logits(leaf)).sum() / len(reference)
-            loss.backward()
-            assert leaf.grad is not None
-            upstream[part] = leaf.grad
-            total += float(loss.detach())
-        hidden.backward(upstream.view_as(hidden))
-        return total
 
     def controls(self) -> dict[str, Tensor]:
         """All tensors that are not quantized, float32 on the CPU, by parameter name."""

@@ -1,7 +1,9 @@
 """Methods `waterfill` and `trellis`: steps from bits per role, or from measured sensitivity under a byte target."""
 
+import dataclasses
 import itertools
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -16,6 +18,7 @@ from pgolf.quant.waterfill import Rounding
 from pgolf.quantized.tensors import QuantizedModel
 
 CONTROL_TOKENS = 2048  # of each measurement of a control tensor; four times as many move a step by a few percent
+_NEAR = 0.995  # of the target: from here on a size is measured to the byte
 _MOST_BITS = 16  # coded bits per weight, as in `quantize.bits`; finer steps would only fill the target with noise
 
 
@@ -48,12 +51,13 @@ def search(source: CalibratedModel, target_bytes: int, states: int) -> Rounded:
         distance = Divergence(source.model, source.batches(CONTROL_TOKENS, choosing=True))
         steps = choose_steps(distance, source.weights, matrices)
     controls: Mapping[str, Tensor] = source.controls
+    aim = Aim(source, steps, target_bytes, final=not settings.distill_steps)
     if target_bytes:
-        matrices, plan.last_log2_c = _land(source, plan, controls, steps, target_bytes, log2_c)
+        matrices, plan.last_log2_c = aim.land(plan, controls, log2_c)
     else:
         matrices = plan.round(log2_c)
     if settings.distill_steps:
-        matrices, controls = distill(source, plan, steps, target_bytes)
+        matrices, controls = distill(source, plan, dataclasses.replace(aim, final=True))
     coded, left = split(controls, steps)
     return Rounded(matrices | coded, left, shares)
 
@@ -82,33 +86,39 @@ def _by_target(source: CalibratedModel, plan: Plan, target_bytes: int) -> tuple[
     return shares, log2_c
 
 
-def _land(
-    source: CalibratedModel,
-    rounds: Rounds,
-    controls: Mapping[str, Tensor],
-    steps: Mapping[str, float],
-    target_bytes: int,
-    octaves: float,
-) -> tuple[Matrices, float]:
-    coded, left = split(controls, steps)
+@dataclass
+class Aim:
+    """A size of the coded model and how it is measured."""
 
-    def size(matrices: Matrices) -> int:
-        model = QuantizedModel(matrices | coded, left, source.header)
-        return len(container.encode(model, source.config.package.coder))
+    source: CalibratedModel
+    control_steps: Mapping[str, float]
+    target_bytes: int  # 0: none
+    final: bool  # whether what lands is the result; else sizes may be a few bytes too large
+    choices: container.Choices | None = None  # the coder's, from the first size measured
 
-    with source.reporter.progress("byte target", total=target_bytes) as bar:
-        return allocate.land(
-            rounds, target_bytes, size, octaves, lambda found: bar.update(found, note=f"{found:,} bytes")
-        )
+    def land(self, rounds: Rounds, controls: Mapping[str, Tensor], octaves: float) -> tuple[Matrices, float]:
+        """All matrices at the finest steps that keep to the target, and their octaves; see `allocate.land`."""
+        coded, left = split(controls, self.control_steps)
+
+        def size(matrices: Matrices) -> int:
+            model = QuantizedModel(matrices | coded, left, self.source.header)
+            coder = self.source.config.package.coder
+            if self.choices is None and coder == "range":
+                self.choices = container.choose(model)
+            found = len(container.encode(model, coder, self.choices))
+            near = _NEAR * self.target_bytes < found <= self.target_bytes
+            return len(container.encode(model, coder)) if near and self.final else found
+
+        with self.source.reporter.progress("byte target", total=self.target_bytes) as bar:
+            return allocate.land(
+                rounds, self.target_bytes, size, octaves, lambda found: bar.update(found, note=f"{found:,} bytes")
+            )
 
 
-def distill(
-    source: CalibratedModel, plan: Plan, control_steps: Mapping[str, float], target_bytes: int
-) -> tuple[Matrices, dict[str, Tensor]]:
+def distill(source: CalibratedModel, plan: Plan, aim: Aim | None = None) -> tuple[Matrices, dict[str, Tensor]]:
     """Round share by share with training in between, from the steps at `plan.last_log2_c`.
 
-    control_steps: by control tensor that will be rounded. The last share lands on `target_bytes`, if that is not 0.
-    Returns the matrices and the trained control tensors, not rounded.
+    aim: where the last share lands. Returns the matrices and the trained control tensors, not rounded.
     """
     settings, batches = source.config.quantize, source.teaching
     gradual = Gradual(source.model, plan, source.config.optim, settings.distill_lr)
@@ -124,6 +134,6 @@ def distill(
 
             gradual.train(batches[start:stop], start / len(batches), stop / len(batches), on_step)
     trained = gradual.controls()
-    if not target_bytes:
+    if aim is None or not aim.target_bytes:
         return gradual.round(0.0), trained
-    return _land(source, gradual, trained, control_steps, target_bytes, 0.0)[0], trained
+    return aim.land(gradual, trained, 0.0)[0], trained

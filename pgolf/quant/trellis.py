@@ -3,8 +3,9 @@
 The scalar rounder picks, per weight, the integer of least cost (u − m)² ω + λ bits. The trellis rounder (dependent
 quantization, ISO/IEC 15938-17; Marcellin and Fischer 1990) finds by Viterbi the path of least total cost down the rows
 of a column, restarting in state 0 at every segment. Error feedback between columns composes with it exactly. Feedback
-between rows makes the targets depend on the path: every survivor keeps its own last `_MEMORY` residuals, and what is
-older is taken from the best one, with which all others have merged by then (per-survivor processing, Raheli 1995).
+between rows makes the targets depend on the path: every survivor keeps what its own residuals add to the next rows, and
+one of `_MEMORY` rows ago is taken from the best survivor, with which all others have merged by then (per-survivor
+processing, Raheli 1995).
 
 u is the target in units of the step; ω corrects for steps that were rounded to the grid and is close to 1.
 """
@@ -65,27 +66,28 @@ def _scalar(
                 common[later] += residual * row_carry[r, later]
 
 
+def _prices(table: Array, lam: float) -> Array:
+    """Cost of the bits of |q| at index q + 1, by class and quantizer; infinite for −1, two more at the end."""
+    last, rise = table[..., -1:], table[..., -1:] - table[..., -2:-1]
+    return np.concatenate([np.full_like(last, np.inf), lam * table, lam * (last + rise), lam * (last + 2 * rise)], -1)
+
+
 @njit(cache=True, nogil=True)
-def _choices(
-    size: float, weight: float, table: Array, kind: int, lam: float, kappa: int, parity: int
-) -> tuple[float, int]:
-    """Cost and |q| of the best level of that parity for |u| = `size` in quantizer `kappa`."""
-    middle = (size + kappa) / 2.0  # |u| in levels: m = 2q − κ for q > 0
-    low = 2 * int((middle - parity + 2.0) / 2.0) - 2 + parity
-    best_cost, best = np.inf, 0
-    for step in range(3):
-        q = low + 2 * step
-        if step == 2:
-            q = 0
-            if parity == 1:
-                continue
-        if q < 0:
-            continue
-        gap = size - (2 * q - kappa if q > 0 else 0)
-        cost = weight * gap * gap + lam * _bits(table, kind, kappa, q)
-        if cost < best_cost:
-            best_cost, best = cost, q
-    return best_cost, best
+def _choice(size: float, weight: float, prices: Array, kind: int, kappa: int, low: int) -> tuple[float, int]:
+    """Cost and |q| of the best level for |u| = `size` in quantizer `kappa`: q = low, low + 2 or, if they are even, 0.
+
+    Without branches: no processor could predict them.
+    """
+    most = prices.shape[2] - 3
+    at = min(low + 1, most)
+    beyond = (low + 1 - at) * (prices[kind, kappa, most + 2] - prices[kind, kappa, most + 1])
+    gap = size + kappa - 2.0 * low  # too large by κ for q = 0, which comes once more below
+    first = weight * gap * gap + (prices[kind, kappa, at] + beyond)
+    second = weight * (gap - 4.0) * (gap - 4.0) + (prices[kind, kappa, at + 2] + beyond)
+    best = low + 2 if second < first else low
+    cost = min(second, first)
+    nothing = weight * size * size + prices[kind, kappa, 1 - (low & 1)]
+    return min(nothing, cost), 0 if nothing < cost else best
 
 
 @njit(cache=True, nogil=True)
@@ -94,8 +96,7 @@ def _viterbi(
     step: Array,
     omega: Array,
     cls: Array,
-    table: Array,
-    lam: float,
+    prices: Array,
     row_carry: Array,
     following: Array,
     kappas: Array,
@@ -107,34 +108,37 @@ def _viterbi(
 ) -> None:
     """Rows start .. stop of column j, one segment.
 
-    target: (rows,) with the feedback of later columns; step: (rows,); common: (rows,) what the residuals of earlier
-    rows add to the targets of later ones, carried on to the next segment; out: (columns, rows) symbols.
+    target: (rows,) with the feedback of later columns; step: (rows,); prices: see `_prices`; common: (rows,) what the
+    residuals of earlier rows add to the targets of later ones, carried on to the next segment; out: (columns, rows)
+    symbols.
     """
     steps, states, rows = stop - start, len(kappas), len(target)
     fed = len(row_carry) > 0
     chosen = np.empty((steps, states, 2), np.int32)  # q by state before and parity
     came = np.empty((steps, states), np.int8)  # state before, by state after
     cost, after, price = np.empty(states), np.empty(states), np.empty((states, 2))
-    recent = np.zeros((states, _MEMORY))  # residuals of each survivor's last rows, by row modulo memory
+    ahead = np.zeros((states, _MEMORY))  # what each survivor's residuals add to this row's target and the next ones'
     moved = np.zeros((states, _MEMORY))
-    window = np.zeros(_MEMORY)  # row_carry from those rows to this one
+    window = np.zeros(_MEMORY - 1)  # row_carry from this row to the next ones
+    residuals = np.zeros((steps if fed else 0, states))  # by state after
     for state in range(states):
         cost[state] = np.inf
     cost[0] = 0.0
     for t in range(steps):
         r = start + t
         if fed:
-            for k in range(max(0, t - _MEMORY), t):
-                window[k % _MEMORY] = row_carry[start + k, r]
+            for k in range(_MEMORY - 1):
+                window[k] = row_carry[r, r + 1 + k] if r + 1 + k < rows else 0.0
             if t >= _MEMORY:
                 best = 0
                 for state in range(states):
                     if cost[state] < cost[best]:
                         best = state
-                settled = recent[best, t % _MEMORY]
+                for back in range(t - 1, t - _MEMORY, -1):
+                    best = came[back, best]
+                settled = residuals[t - _MEMORY, best]
                 for later in range(r, rows):
                     common[later] += settled * row_carry[r - _MEMORY, later]
-                window[t % _MEMORY] = 0.0
         for state in range(states):
             kappa = kappas[state]
             first = state  # without feedback between rows all states of one quantizer see the same target
@@ -148,12 +152,12 @@ def _viterbi(
                 continue
             aim = target[r] + common[r]
             if fed:
-                for k in range(_MEMORY):
-                    aim += recent[state, k] * window[k]
+                aim += ahead[state, 0]
             u = aim / step[r]
-            for parity in range(2):
-                price[state, parity], q = _choices(abs(u), omega[r], table, cls[r], lam, kappa, parity)
-                chosen[t, state, parity] = q if u >= 0 else -q
+            below = int((abs(u) + kappa) / 2.0)  # |u| in levels, rounded down: m = 2q − κ for q > 0
+            for low in range(below - 1, below + 1):
+                price[state, low & 1], q = _choice(abs(u), omega[r], prices, cls[r], kappa, low)
+                chosen[t, state, low & 1] = q if u >= 0 else -q
         for state in range(states):
             after[state] = np.inf
         for state in range(states):
@@ -169,25 +173,25 @@ def _viterbi(
                     continue
                 before = came[t, state]
                 parity = 0 if following[before, 0] == state else 1
-                for k in range(_MEMORY):
-                    moved[state, k] = recent[before, k]
                 level = _level(chosen[t, before, parity], kappas[before])
-                moved[state, t % _MEMORY] = target[r] - level * step[r]
-            recent, moved = moved, recent
+                residual = target[r] - level * step[r]
+                residuals[t, state] = residual
+                for k in range(_MEMORY - 1):
+                    moved[state, k] = ahead[before, k + 1] + residual * window[k]
+            ahead, moved = moved, ahead
         for state in range(states):
             cost[state] = after[state]
     state = 0
     for s in range(states):
         if cost[s] < cost[state]:
             state = s
-    if fed:
-        for k in range(max(0, steps - _MEMORY), steps):
-            for later in range(stop, rows):
-                common[later] += recent[state, k % _MEMORY] * row_carry[start + k, later]
     for t in range(steps - 1, -1, -1):
         before = came[t, state]
         parity = 0 if following[before, 0] == state else 1
         out[j, start + t] = chosen[t, before, parity]
+        if fed and t >= steps - _MEMORY:
+            for later in range(stop, rows):
+                common[later] += residuals[t, state] * row_carry[start + t, later]
         state = before
 
 
@@ -205,6 +209,7 @@ def _round_block(
     col_class: Array,
     table: Array,
     lam: float,
+    prices: Array,
     following: Array,
     kappas: Array,
     segment: int,
@@ -233,9 +238,7 @@ def _round_block(
                 common[r] = 0.0
             for start in range(0, rows, segment):
                 stop = min(rows, start + segment)
-                _viterbi(
-                    aim, step, omega, cls, table, lam, row_carry, following, kappas, common, symbols, j, start, stop
-                )
+                _viterbi(aim, step, omega, cls, prices, row_carry, following, kappas, common, symbols, j, start, stop)
         state = 0
         for r in range(rows):
             level = symbols[j, r]
@@ -277,5 +280,5 @@ def round_block(
     ]
     kinds = [np.ascontiguousarray(part, np.int64) for part in classes]
     kernel: Any = _round_block  # compiled for the types it is given
-    kernel(*contiguous, *kinds, table, lam, following, kappas, segment, symbols, errors)
+    kernel(*contiguous, *kinds, table, lam, _prices(table, lam), following, kappas, segment, symbols, errors)
     return symbols, errors

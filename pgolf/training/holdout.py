@@ -18,7 +18,8 @@ from pgolf.tokens.shards import TokenStream
 
 SHARE = 0.05
 """Part of the train tokens that is held out at most, whatever `train.holdout_tokens` asks for."""
-_BATCH_TOKENS = 8192  # of one forward pass: bounds the memory
+_BATCH_TOKENS = 8192  # of one forward pass on a GPU: bounds the memory
+_CPU_BATCH_TOKENS = 2048  # three fifths of the time of 8,192, whose tensors leave the caches
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +79,8 @@ class Holdout:
         inputs = tokens[: rows * length].view(rows, length)
         targets = tokens[1 : rows * length + 1].view(rows, length)
         total = torch.zeros((), dtype=torch.float64)
-        per_batch = max(1, _BATCH_TOKENS // length)
+        batch_tokens = _BATCH_TOKENS if runtime.device.type == "cuda" else _CPU_BATCH_TOKENS
+        per_batch = max(1, batch_tokens // length)
         first, ranks = (runtime.world_rank, runtime.world_size) if shared else (0, 1)
         with torch.inference_mode():
             for start in range(first * per_batch, rows, ranks * per_batch):
