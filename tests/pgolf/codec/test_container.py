@@ -78,3 +78,12 @@ def test_the_ledger_adds_up_and_the_coder_is_at_its_models_cross_entropy() -> No
         assert line.coder_distance < 0.002  # words of 32 bits and escapes: 0.1% on real sizes
         assert line.against_entropy < 0  # rows and columns differ, and the model knows
     assert ledger(container.encode(model, "brotli")).total().symbol_bytes > 0
+
+
+def test_the_choices_for_another_model_still_give_back_the_model() -> None:
+    model = trained_like(trellis=8)
+    choices = container.choose(model)
+    assert container.encode(model, choices=choices) == container.encode(model)
+    assert choices.centered
+    other = container.Choices(frozenset(), (15, 15))
+    assert same(container.decode(container.encode(model, choices=other)), model)

@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from pgolf.config import ModelConfig
+from pgolf.model.fast_paths import Shape, paths_by_rule
 from pgolf.model.gpt import GPT
 from pgolf.quant import hessian
 from pgolf.quant.divergence import Divergence
+from pgolf.runtime import Runtime
 
 SMALL = {"vocab_size": 40, "dim": 16, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "loop_passes": 3}
 
@@ -39,6 +41,17 @@ def test_every_pass_of_a_loop_is_seen() -> None:
     x = torch.cat(inputs).double()
     found = hessian.calibrate(model, tokens, gradients=False)["blocks.0.mlp.fc.weight"]
     np.testing.assert_allclose(found.curvature, (x.T @ x / len(x)).numpy(), rtol=1e-4, atol=1e-7)
+
+
+def test_a_model_that_scores_in_c_is_seen_without_gradients_too(kernels: Runtime) -> None:
+    model, tokens = model_of(loop_passes=1), batches()
+    plain = hessian.calibrate(model, tokens, gradients=False)
+    paths_by_rule(model, kernels, Shape(4, 12, True, 1), scoring=True)
+    assert model.scoring is not None
+    found = hessian.calibrate(model, tokens, gradients=False)
+    assert model.scoring is not None
+    for name, right in plain.items():
+        np.testing.assert_allclose(found[name].curvature, right.curvature, rtol=1e-4, atol=1e-6)
 
 
 def test_weights_keep_their_values_and_need_for_gradients() -> None:
