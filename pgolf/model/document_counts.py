@@ -5,6 +5,9 @@ A unigram cache (Kuhn and De Mori 1990) inside the model, trained with it: the l
 document up to t. It is computed as a sum over positions, in which occurrence k weighs ln(1 + 1 / k). The parameters g,
 b and u start at zero and are control tensors, not quantized. A second count that fades with a half-life of 32 tokens
 gained nothing (benchmarks/results/mini_ladder.md).
+
+The pairs of positions of a row, (B, T, T), are many more than the numbers that they are made of. Where the C kernel
+runs, the training loss takes the latter (`copies.Counted`) and applies them to each chunk of logits.
 """
 
 import torch
@@ -14,7 +17,7 @@ from pgolf.config.model import ModelConfig
 from pgolf.model.attention_mask import document_starts
 from pgolf.model.equal_keys import numbered
 from pgolf.model.kernels import copies
-from pgolf.model.raised_logits import Raised
+from pgolf.model.raised_logits import Raised, Raising
 
 
 class DocumentCounts(nn.Module):
@@ -26,23 +29,22 @@ class DocumentCounts(nn.Module):
         self.on_token = nn.Parameter(torch.zeros(config.embed_dim or config.dim))
         self.native = False  # whether the C kernel computes what all positions raise
 
-    def forward(self, hidden: Tensor, tokens: Tensor, table: Tensor) -> Raised:
-        """What (B, L, T) the last L of tokens (B, T) raise with their final states, hidden (B, L, dim).
+    def forward(self, hidden: Tensor, tokens: Tensor, table: Tensor) -> Raising:
+        """What the last L of tokens (B, T) raise with their final states, hidden (B, L, dim): (B, L, T).
 
         table: output embedding (vocab_size, dim or embed_dim). A row's start counts as a document's.
         """
-        asked, length = hidden.shape[1], tokens.shape[1]
-        place = torch.arange(length, device=tokens.device)
-        asking = place[length - asked :, None]
+        asked, length, tokens = hidden.shape[1], tokens.shape[1], tokens.contiguous()
         first = document_starts(tokens, self.bos_id)  # (B, T)
-        if self.native and asked == length and hidden.dtype == torch.float32:
-            gates, by_token = hidden @ self.gate + self.bias, (table @ self.on_token)[tokens]
-            return Raised(*copies.counts(tokens, first, gates, by_token, _weights(tokens, first)))
-        seen = (place <= asking) & (place >= first[:, length - asked :, None])  # (B, L, T)
-        weight = _weights(tokens, first).to(hidden.dtype)[:, None]  # (B, 1, T)
+        weights = _weights(tokens, first)
         gates = hidden @ self.gate.to(hidden.dtype) + self.bias.to(hidden.dtype)  # (B, L)
         by_token = (table @ self.on_token).to(hidden.dtype)[tokens]  # (B, T)
-        amounts = (gates[:, :, None] + by_token[:, None]) * weight * seen
+        if self.native and asked == length and hidden.dtype == torch.float32:
+            return copies.Counted(tokens, first, gates, by_token, weights)
+        place = torch.arange(length, device=tokens.device)
+        asking = place[length - asked :, None]
+        seen = (place <= asking) & (place >= first[:, length - asked :, None])  # (B, L, T)
+        amounts = (gates[:, :, None] + by_token[:, None]) * weights.to(hidden.dtype)[:, None] * seen
         return Raised(torch.where(seen, tokens[:, None], 0), amounts)
 
 

@@ -45,7 +45,7 @@ from pgolf.model.kernels import (
 )
 from pgolf.model.kernels import scoring as scoring_kernel
 from pgolf.model.layers import Linear, bfloat16_linear
-from pgolf.model.loss import CHUNK_TOKENS, plain_outer, plain_product, plain_softmax
+from pgolf.model.loss import CHUNK_TOKENS, Arithmetic, plain_outer, plain_product, plain_softmax, weighted_loss
 from pgolf.model.paths import COPIES, DIVERGENCE, IN_C, LOADERS, NORMS, TOLERANCE, plain_model, use_paths
 from pgolf.runtime import Runtime
 
@@ -373,8 +373,17 @@ def _head_products(model: GPT, shape: Shape) -> Pair:
     return lambda: work(plain_product, plain_outer), lambda: work(linear.product, linear.outer)
 
 
+def _half_square(z: Tensor, targets: Tensor, weights: Tensor | None, cap: float) -> Tensor:
+    """In place of a softmax: half the sum of a row's squares, whose gradient by z is z."""
+    return torch.linalg.vector_norm(z, dim=1).square() / 2
+
+
+_RAISED_ALONE = Arithmetic(_half_square, lambda x, w, out: out.zero_(), plain_outer)
+"""A loss that takes hardly longer than its raised logits."""
+
+
 def _copies(model: GPT, shape: Shape) -> Pair:
-    """Search, look-ups, counts and in training their gradients."""
+    """Search, look-ups, what is raised on its way through the loss, and in training their gradients."""
     config, numbers, heads = model.config, torch.Generator().manual_seed(0), model.copy_heads
     assert heads is not None
     count = _tokens(shape, RACE_TOKENS, 6 * config.dim * heads.gate.shape[0])
@@ -387,19 +396,28 @@ def _copies(model: GPT, shape: Shape) -> Pair:
         for part in weights:
             part.normal_(generator=numbers)
     inputs = [hidden.requires_grad_(shape.training), table, *weights]
+    state, head = torch.zeros(tokens.numel(), 1), torch.zeros(config.vocab_size, 1)
+    target = torch.zeros(tokens.numel(), 1, dtype=torch.int64)
 
     def work(native: bool) -> Tensors:
         made.native = native
         found = candidates(tokens, config, native=native)
-        results = [made(hidden, found, table)]
-        if made.on_input is not None:
-            results[0] = results[0] + made.at_input(found, table, table.dtype)
-        wanted = [grad]
+        results, raised = [], []
         if counts is not None:
             counts.native = native
-            results.append(counts(hidden, tokens, table).amounts)
-            wanted.append(torch.ones_like(results[1]))
-        return results + list(torch.autograd.grad(results, inputs, wanted)) if shape.training else results
+            raised.append(counts(hidden, tokens, table))
+        if config.copy_logits:
+            raised.append(made.raised(hidden, found, table))
+        else:
+            results.append(made(hidden, found, table))
+        if made.on_input is not None:
+            results.append(made.at_input(found, table, table.dtype))
+        if raised:
+            results.append(weighted_loss(state, head, None, target, target.float(), 0.0, _RAISED_ALONE, raised))
+        if not shape.training:
+            return results
+        wanted = [grad if result.ndim else None for result in results]
+        return [*results, *torch.autograd.grad(results, inputs, wanted, allow_unused=True, materialize_grads=True)]
 
     return lambda: work(False), lambda: work(True)
 

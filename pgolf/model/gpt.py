@@ -49,7 +49,7 @@ from pgolf.model.key_value_cache import KeyValueCache
 from pgolf.model.lanes import Lanes, advance
 from pgolf.model.layers import Linear, rms_norm
 from pgolf.model.loss import CHUNK_TOKENS, PLAIN, Arithmetic, softcap, token_losses, weighted_loss
-from pgolf.model.raised_logits import Raised, joined, split
+from pgolf.model.raised_logits import Raising, joined, split
 from pgolf.model.rotary import rotary_tables
 from pgolf.model.skips import Skip, Skips
 from pgolf.model.smear import SmearGate
@@ -168,10 +168,11 @@ class GPT(nn.Module):
             everywhere and all else only there. 0: all.
         cache: holds the keys and values of the tokens before, and gets those of the new ones; `last` is then 1.
         """
-        x, raised = self._final(tokens, last, cache)
+        x, parts = self._final(tokens, last, cache)
+        raised = joined(parts)
         return x if raised is None else raised.beside(x)
 
-    def _final(self, tokens: Tensor, last: int = 0, cache: KeyValueCache | None = None) -> tuple[Tensor, Raised | None]:
+    def _final(self, tokens: Tensor, last: int = 0, cache: KeyValueCache | None = None) -> tuple[Tensor, list[Raising]]:
         """As `hidden`, the raised logits apart: (B, T or last, dim)."""
         every, total = tokens, tokens.shape[1]
         if cache is not None:
@@ -187,7 +188,7 @@ class GPT(nn.Module):
         step = Step(_alias(x), cos[-tokens.shape[1] :], sin[-tokens.shape[1] :], inside, cache, total)
         values = {} if self.value_emb is None else self.value_emb(tokens, self.compute_dtype)
         x = parts.closed(*self._run(parts, x, step, self._views(every), values, last), last)
-        raised = []
+        raised: list[Raising] = []
         if self.counts is not None:
             raised.append(self.counts(x, every, self._head()))
         if self.copy_heads is not None and copied is not None:
@@ -196,7 +197,7 @@ class GPT(nn.Module):
                 raised.append(self.copy_heads.raised(*given))
             else:
                 x = x + self.copy_heads(*given)
-        return x, joined(raised)
+        return x, raised
 
     def _parts(self, shape: tuple[int, ...]) -> Parts:
         """The compiled parts in training and for the one shape of an evaluation, the kernels without gradients, where
@@ -303,9 +304,8 @@ class GPT(nn.Module):
         if ruled or (self.softcap_shift is not None and not self.training):
             return F.cross_entropy(self.logits(hidden, previous), targets, reduction="none")
         x, raised = split(self.before_head(hidden), self._head().shape[1])
-        return token_losses(
-            x, self._head(), self.logit_bias, targets, self.config.logit_softcap, self.arithmetic, raised
-        )
+        given = x, self._head(), self.logit_bias, targets, self.config.logit_softcap, self.arithmetic
+        return token_losses(*given, () if raised is None else (raised,))
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """The training loss: mean nats per token and whatever terms exist in training only. A scalar."""
@@ -320,7 +320,6 @@ class GPT(nn.Module):
         take targets of another kind, one row for each token."""
         x, raised = self._final(tokens)
         x = self.before_head(x).flatten(0, 1)  # (B T, dim)
-        raised = None if raised is None else Raised(*(part.flatten(0, 1) for part in raised))
         cap = self.config.logit_softcap
         return weighted_loss(x, self._head(), self.logit_bias, targets, weights, cap, arithmetic, raised)
 

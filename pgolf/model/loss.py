@@ -9,13 +9,14 @@ there. The idea is that of the records' fused Triton loss (challenge PR #1787) a
 Several targets per token share one softmax, which is all that multi-token prediction needs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pgolf.model.raised_logits import Raised
+from pgolf.model.raised_logits import Gradients, Raising, joined
 
 CHUNK_TOKENS = 256  # on a CPU: 256 rows of 1,024 logits are 1 MB and stay in a core's cache from product to product
 GPU_CHUNK_ELEMENTS = 1 << 27  # 256 MB of bfloat16 logits, so that a chunk fills the device
@@ -74,7 +75,8 @@ class Arithmetic(NamedTuple):
     outer: Callable[[Tensor, Tensor, Tensor, bool], Tensor]
     whole: Callable[..., tuple[Tensor, tuple[Tensor | None, ...]]] | None = None
     """All of training's loss and gradients at once, in other arithmetic than the three steps: takes hidden, head, bias,
-    targets, weights, cap and raised of `weighted_loss`; returns each token's weighted loss and the four gradients."""
+    targets, weights and cap of `weighted_loss` and one `Raised` or None; returns each token's weighted loss and the
+    gradients by hidden, head, bias and the amounts raised."""
 
 
 PLAIN = Arithmetic(plain_softmax, plain_product, plain_outer)
@@ -93,15 +95,17 @@ def weighted_loss(
     weights: Tensor,
     cap: float,
     arithmetic: Arithmetic,
-    raised: Raised | None = None,
+    raised: Sequence[Raising] = (),
 ) -> Tensor:
     """Sum over tokens n and targets k of weights[n, k] * -ln p(targets[n, k] | n), a scalar.
 
     hidden (N, d), head (V, d), bias (V,) or None, targets int64 (N, K), weights float32 (N, K). `arithmetic` is
-    `PLAIN` or faster functions that do the same; `raised` (N, n) is added to the logits. Differentiable by hidden,
-    head, bias and the amounts raised.
+    `PLAIN` or faster functions that do the same; all of `raised` is added to the logits. Differentiable by hidden,
+    head, bias and what raises.
     """
-    return _WeightedLoss.apply(hidden, head, bias, targets, weights, cap, arithmetic, *(raised or (None, None)))
+    if arithmetic.whole is not None and (one := joined(raised)) is not None:
+        raised = [one.flat()]
+    return _WeightedLoss.apply(hidden, head, bias, targets, weights, cap, arithmetic, raised, *chain(*raised))
 
 
 def token_losses(
@@ -111,10 +115,10 @@ def token_losses(
     targets: Tensor,
     cap: float,
     arithmetic: Arithmetic,
-    raised: Raised | None = None,
+    raised: Sequence[Raising] = (),
 ) -> Tensor:
     """-ln p(targets[n] | n) of every token, (N,) float32; arguments as in `weighted_loss`, targets (N,)."""
-    return _TokenLosses.apply(hidden, head, bias, targets, cap, arithmetic, *(raised or (None, None)))
+    return _TokenLosses.apply(hidden, head, bias, targets, cap, arithmetic, raised, *chain(*raised))
 
 
 class _WeightedLoss(torch.autograd.Function):
@@ -128,24 +132,24 @@ class _WeightedLoss(torch.autograd.Function):
         weights: Tensor,
         cap: float,
         arithmetic: Arithmetic,
-        tokens: Tensor | None,
-        amounts: Tensor | None,
+        raised: Sequence[Raising],
+        *tensors: Tensor,  # of what raises: those that autograd sees
     ) -> Tensor:
-        raised = None if tokens is None or amounts is None else Raised(tokens, amounts)
         given = hidden, head, bias, targets, weights, cap
         if arithmetic.whole is not None and any(ctx.needs_input_grad):
-            losses, gradients = arithmetic.whole(*given, raised)
+            losses, gradients = arithmetic.whole(*given, raised[0] if raised else None)
+            gradients = (*gradients[:3], *((None, gradients[3]) if raised else ()))
         else:
             losses, gradients = _gradients(*given, arithmetic, raised, ctx.needs_input_grad)
         ctx.save_for_backward(*gradients)
         return losses.sum()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         # With one pass a step the loss itself is differentiated; on a CPU the number costs less than the products by 1.
         same = grad.device.type == "cpu" and float(grad) == 1.0
         scaled = [part if part is None or same else part * grad for part in ctx.saved_tensors]
-        return (*scaled[:3], None, None, None, None, None, scaled[3])
+        return (*scaled[:3], None, None, None, None, None, *scaled[3:])
 
 
 class _TokenLosses(torch.autograd.Function):
@@ -158,30 +162,27 @@ class _TokenLosses(torch.autograd.Function):
         targets: Tensor,
         cap: float,
         arithmetic: Arithmetic,
-        tokens: Tensor | None,
-        amounts: Tensor | None,
+        raised: Sequence[Raising],
+        *tensors: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(hidden, head, bias, targets, tokens, amounts)
-        ctx.cap, ctx.arithmetic = cap, arithmetic
+        ctx.save_for_backward(hidden, head, bias, targets)
+        ctx.cap, ctx.arithmetic, ctx.raised = cap, arithmetic, raised
         losses = hidden.new_empty(len(hidden), dtype=torch.float32)
-        raised = None if tokens is None or amounts is None else Raised(tokens, amounts)
         for part, z in _chunks(hidden, head, bias, arithmetic, raised):
             losses[part] = arithmetic.softmax(z, targets[part, None], None, cap)
         return losses
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, head, bias, targets, tokens, amounts = ctx.saved_tensors
-        raised = None if tokens is None else Raised(tokens, amounts)
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
+        hidden, head, bias, targets = ctx.saved_tensors
         weights = grad.float()[:, None].contiguous()
-        _, gradients = _gradients(
-            hidden, head, bias, targets[:, None], weights, ctx.cap, ctx.arithmetic, raised, ctx.needs_input_grad
-        )
-        return (*gradients[:3], None, None, None, None, gradients[3])
+        given = hidden, head, bias, targets[:, None], weights, ctx.cap, ctx.arithmetic, ctx.raised
+        _, gradients = _gradients(*given, ctx.needs_input_grad)
+        return (*gradients[:3], None, None, None, None, *gradients[3:])
 
 
 def _chunks(
-    hidden: Tensor, head: Tensor, bias: Tensor | None, arithmetic: Arithmetic, raised: Raised | None
+    hidden: Tensor, head: Tensor, bias: Tensor | None, arithmetic: Arithmetic, raised: Sequence[Raising]
 ) -> Iterator[tuple[slice, Tensor]]:
     """The uncapped logits (chunk, V) of each chunk of tokens; the tensor is only good until the next one."""
     size = max(CHUNK_TOKENS, GPU_CHUNK_ELEMENTS // len(head)) if hidden.is_cuda else CHUNK_TOKENS
@@ -190,8 +191,8 @@ def _chunks(
     for start in range(0, len(hidden), size):
         part = slice(start, min(start + size, len(hidden)))
         z = arithmetic.product(hidden[part], columns, buffer[: part.stop - start])
-        if raised is not None:
-            z.scatter_add_(1, raised.tokens[part], raised.amounts[part].to(z.dtype))
+        for form in raised:
+            form.add(z, part)
         yield part, z if bias is None else z.add_(bias.to(z.dtype))
 
 
@@ -203,25 +204,25 @@ def _gradients(
     weights: Tensor,
     cap: float,
     arithmetic: Arithmetic,
-    raised: Raised | None,
+    raised: Sequence[Raising],
     wanted: tuple[bool, ...],
-) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """Weighted loss of each token (N,), and the gradients of their sum by hidden, head, bias and the amounts raised,
-    where required."""
+) -> tuple[Tensor, Gradients]:
+    """Weighted loss of each token (N,), and the gradients of their sum by hidden, head, bias and what raises, where
+    required."""
     losses = hidden.new_empty(len(hidden), dtype=torch.float32)
     d_hidden = torch.empty_like(hidden) if wanted[0] else None
     d_head = torch.zeros_like(head) if wanted[1] else None
     d_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
-    d_amounts = None if raised is None else torch.empty_like(raised.amounts)
+    by_form = [form.gradients() for form in raised]
     rows = head.to(hidden.dtype)
     for part, z in _chunks(hidden, head, bias, arithmetic, raised):
         losses[part] = arithmetic.softmax(z, targets[part], weights[part], cap)
-        if raised is not None and d_amounts is not None:
-            d_amounts[part] = z.gather(1, raised.tokens[part])
+        for form, gradients in zip(raised, by_form, strict=True):
+            form.differentiate(z, part, gradients)
         if d_hidden is not None:
             arithmetic.product(z, rows, d_hidden[part])
         if d_head is not None:
             arithmetic.outer(z, hidden[part], d_head, True)
         if d_bias is not None:
             d_bias += z.sum(0, dtype=d_bias.dtype)
-    return losses, (d_hidden, d_head, d_bias, d_amounts)
+    return losses, (d_hidden, d_head, d_bias, *chain(*by_form))

@@ -2,14 +2,35 @@
 
 They are sparse: every position names n tokens and an amount for each. Code that hands final states on, to score or to
 differentiate some of them, needs nothing but the states: `Raised.beside` puts tokens and amounts behind each state, and
-`split` takes them apart again in front of the head.
+`split` takes them apart again in front of the head. The loss, which sees whole rows, takes any form that does what
+`Raising` says.
 """
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+Gradients = tuple[Any, ...]  # a tensor for each tensor of a form; None where that does not learn
+
+
+class Raising(Protocol):
+    """A named tuple of tensors that say how much to add to the logits of N tokens."""
+
+    def __iter__(self) -> Iterator[Tensor]: ...
+
+    def spread(self) -> "Raised":
+        """The same as single tokens and amounts; differentiable."""
+
+    def add(self, z: Tensor, part: slice) -> None:
+        """Raise the logits z (n, V) of the tokens `part` in place."""
+
+    def gradients(self) -> Gradients:
+        """Room for the gradients, which `differentiate` fills part by part."""
+
+    def differentiate(self, z: Tensor, part: slice, gradients: Gradients) -> None:
+        """Fill in what follows from z (n, V), the gradient by the logits of the tokens `part`."""
 
 
 class Raised(NamedTuple):
@@ -26,6 +47,27 @@ class Raised(NamedTuple):
         """logits (..., V) -> the raised ones."""
         return logits.scatter_add(-1, self.tokens, self.amounts.to(logits.dtype))
 
+    def flat(self) -> "Raised":
+        """As (N, n)."""
+        return Raised(self.tokens.flatten(0, -2), self.amounts.flatten(0, -2))
+
+    def spread(self) -> "Raised":
+        """See `Raising`."""
+        return self
+
+    def add(self, z: Tensor, part: slice) -> None:
+        """See `Raising`."""
+        tokens, amounts = self.flat()
+        z.scatter_add_(1, tokens[part], amounts[part].to(z.dtype))
+
+    def gradients(self) -> Gradients:
+        """See `Raising`."""
+        return None, self.amounts.new_empty(self.amounts.shape)
+
+    def differentiate(self, z: Tensor, part: slice, gradients: Gradients) -> None:
+        """See `Raising`."""
+        gradients[1].flatten(0, -2)[part] = z.gather(1, self.flat().tokens[part])
+
 
 def split(state: Tensor, dim: int) -> tuple[Tensor, Raised | None]:
     """What `Raised.beside` has put together; None for a state alone, (..., dim)."""
@@ -35,7 +77,7 @@ def split(state: Tensor, dim: int) -> tuple[Tensor, Raised | None]:
     return x.contiguous(), Raised(tokens.detach().long(), amounts)  # the kernels take rows without gaps
 
 
-def joined(parts: Iterable[Raised]) -> Raised | None:
+def joined(parts: Iterable[Raising]) -> Raised | None:
     """All that the parts raise; None if there is no part."""
-    columns = list(zip(*parts, strict=True))
+    columns = list(zip(*(part.spread() for part in parts), strict=True))
     return Raised(*(torch.cat(column, -1) for column in columns)) if columns else None

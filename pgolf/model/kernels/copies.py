@@ -9,12 +9,13 @@ the tokens.
 import ctypes
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pgolf.model.kernels import native
+from pgolf.model.raised_logits import Gradients, Raised
 
 SOURCE = (
     native.VECTORS
@@ -134,6 +135,53 @@ void counts_backward(const float *g, int64_t step, const int32_t *first, const f
   }
 }
 
+/* Adds what `counts` writes for the positions begin <= p < end, counted through all rows, to their logits z
+   (end - begin, width). */
+void add_counts(float *z, const int64_t *tokens, const int32_t *first, const float *gates,
+                const float *by_token, const float *weights, int64_t begin, int64_t end, int length, int width,
+                int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t p = begin; p < end; p++) {
+    float *logits = z + (p - begin) * width;
+    const float gate = gates[p];
+    for (int64_t at = p - p % length + first[p]; at <= p; at++)
+      logits[tokens[at]] += (gate + by_token[at]) * weights[at];
+  }
+}
+
+/* Gradients for g (end - begin, width) by the logits of `add_counts`: those by gates are written, those by by_token
+   added to what is there. The latter are summed over PIECE positions at a time, so that the order of the sums is the
+   same for every number of threads. */
+#define PIECE 64
+void add_counts_backward(const float *g, const int64_t *tokens, const int32_t *first, const float *weights,
+                         float *d_gates, float *d_by_token, int64_t begin, int64_t end, int length, int width,
+                         int threads) {
+  const int pieces = (end - begin + PIECE - 1) / PIECE, span = length + PIECE; /* a piece begins anywhere in a row */
+  float *sums = calloc((size_t)pieces * span, 4);
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int piece = 0; piece < pieces; piece++) {
+    const int64_t from = begin + piece * PIECE, to = from + PIECE < end ? from + PIECE : end;
+    const int64_t origin = from - from % length;
+    float *mine = sums + (int64_t)piece * span;
+    for (int64_t p = from; p < to; p++) {
+      const float *slopes = g + (p - begin) * width;
+      float sum = 0.f;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t at = p - p % length + first[p]; at <= p; at++) {
+        const float slope = slopes[tokens[at]] * weights[at];
+        sum += slope, mine[at - origin] += slope;
+      }
+      d_gates[p] = sum;
+    }
+  }
+  for (int piece = 0; piece < pieces; piece++) {
+    const int64_t from = begin + piece * PIECE, to = from + PIECE < end ? from + PIECE : end;
+    float *by = d_by_token + from - from % length;
+    for (int at = 0; at < to - from + from % length; at++) by[at] += sums[(int64_t)piece * span + at];
+  }
+  free(sums);
+}
+
 /* gradients for g (n, width) by out: d_table (rows, width); d_gates (n, count), or d_vectors (count, width) */
 void look_up_backward(const float *g, const int64_t *tokens, const float *table, const float *gates,
                       const float *vectors, float *d_table, float *d_gates, float *d_vectors, int n, int count,
@@ -211,26 +259,54 @@ def look_up(tokens: Tensor, table: Tensor, weights: Tensor) -> Tensor:
     return _LookUp.apply(tokens, table, weights)
 
 
-def counts(tokens: Tensor, first: Tensor, gates: Tensor, by_token: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens raised (B, T, T) and amounts by `document_counts`.
+class Counted(NamedTuple):
+    """What document counts raise, as a form of `raised_logits.Raising`: at position i of a row, for first_i <= j <= i,
+    token j by (gates_i + by_token_j) * weights_j.
 
-    At i, for first_i <= j <= i: token j by (gates_i + by_token_j) * weights_j; else token 0 by 0.
-    All are (B, T), first int32; differentiable by gates and by_token.
+    All are (B, T) and contiguous, tokens int64, first int32, else float32. The weights do not learn.
     """
-    return _Counts.apply(tokens, first, gates, by_token, weights)
+
+    tokens: Tensor
+    first: Tensor
+    gates: Tensor
+    by_token: Tensor
+    weights: Tensor
+
+    def spread(self) -> Raised:
+        """Tokens and amounts (B, T, T); where j is not seen, token 0 by 0."""
+        return Raised(*_Spread.apply(*self))
+
+    def add(self, z: Tensor, part: slice) -> None:
+        """See `Raising`."""
+        load().add_counts(*map(native.pointer, (z, *self)), *self._sizes(z, part))
+
+    def gradients(self) -> Gradients:
+        """See `Raising`."""
+        return None, None, torch.empty_like(self.gates), torch.zeros_like(self.by_token), None
+
+    def differentiate(self, z: Tensor, part: slice, gradients: Gradients) -> None:
+        """See `Raising`."""
+        given = map(native.pointer, (z, self.tokens, self.first, self.weights, *gradients[2:4]))
+        load().add_counts_backward(*given, *self._sizes(z, part))
+
+    def _sizes(self, z: Tensor, part: slice) -> tuple[ctypes.c_int64 | int, ...]:
+        """First position and the one behind the last, length of a row, width and threads."""
+        begin, end = map(ctypes.c_int64, (part.start, part.stop))
+        return begin, end, self.tokens.shape[1], z.shape[1], torch.get_num_threads()
 
 
-class _Counts(torch.autograd.Function):
+class _Spread(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, tokens: Tensor, first: Tensor, gates: Tensor, by_token: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor]:
-        given = [part.contiguous() for part in (tokens, first, gates, by_token, weights)]
         rows, length = tokens.shape
         raised, amounts = tokens.new_empty(rows, length, length), gates.new_empty(rows, length, length)
-        load().counts(*map(native.pointer, (*given, raised, amounts)), rows, length, torch.get_num_threads())
-        ctx.save_for_backward(given[1], given[4])
+        given = tokens, first, gates, by_token, weights, raised, amounts
+        load().counts(*map(native.pointer, given), rows, length, torch.get_num_threads())
+        ctx.save_for_backward(first, weights)
         ctx.mark_non_differentiable(raised)
+        ctx.set_materialize_grads(False)  # else it would be handed zeros (B, T, T) for the tokens
         return raised, amounts
 
     @staticmethod

@@ -100,7 +100,7 @@ def test_the_loss_and_its_gradients(cap: float, count: int, width: int, pieces: 
     parts = [part.bfloat16().float().requires_grad_() for part in (hidden, head, bias, torch.randn(count, 3))]
     raised = Raised(torch.randint(pieces, (count, 3)), parts[3])
     found, right = (
-        weighted_loss(parts[0], parts[1], parts[2], targets, weights, cap, arithmetic, raised)
+        weighted_loss(parts[0], parts[1], parts[2], targets, weights, cap, arithmetic, [raised])
         for arithmetic in (PLAIN._replace(whole=amx.weighted_loss), PLAIN)
     )
     assert off(found, right) < 1e-5

@@ -1,14 +1,32 @@
-"""The copy heads in C against plain torch: the same candidates to the integer, sums and gradients to rounding."""
+"""Copy heads and document counts in C against plain torch: the same candidates to the integer, all else to rounding."""
+
+import dataclasses
+from collections.abc import Iterator
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from pgolf.config.model import ModelConfig
+from pgolf.model import fast_paths
 from pgolf.model.copy_heads import CopyHeads, candidates
 from pgolf.model.document_counts import DocumentCounts
+from pgolf.model.fast_paths import Shape
+from pgolf.model.gpt import GPT
 from pgolf.model.kernels import copies
+from pgolf.model.loss import CHUNK_TOKENS, PLAIN, softcap, token_losses, weighted_loss
+from pgolf.model.paths import COPIES, TOLERANCE, use_paths
 from pgolf.model.raised_logits import Raised, joined
 from pgolf.runtime import Runtime
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("orders", [(1, 2, 3), (2, 4), (3,)])
@@ -23,7 +41,6 @@ def test_the_same_candidates(orders: tuple[int, ...], window: int, rows: int, le
 
 
 @pytest.mark.parametrize("dim", [80, 24, 20])
-@pytest.mark.parametrize("threads", [1, 2])
 def test_the_same_sums_and_gradients(dim: int, threads: int, kernels: Runtime) -> None:
     torch.manual_seed(0)
     config = ModelConfig(vocab_size=30, dim=dim, num_heads=1, num_kv_heads=1, copy_orders=(1, 2), copy_input=True)
@@ -32,16 +49,12 @@ def test_the_same_sums_and_gradients(dim: int, threads: int, kernels: Runtime) -
         for part in heads.parameters():
             part.normal_()
     tokens, hidden = torch.randint(30, (3, 50)), torch.randn(3, 50, dim, requires_grad=True)
-    copied, grad, before = candidates(tokens, config), torch.randn(3, 50, dim), torch.get_num_threads()
+    copied, grad = candidates(tokens, config), torch.randn(3, 50, dim)
     results = []
     for native in (False, True):
         heads.native = native
-        torch.set_num_threads(threads)
-        try:
-            y = heads(hidden, copied[:, -50:], table) + heads.at_input(copied, table, table.dtype)
-            results.append([y, *torch.autograd.grad(y, [hidden, table, *heads.parameters()], grad)])
-        finally:
-            torch.set_num_threads(before)
+        y = heads(hidden, copied[:, -50:], table) + heads.at_input(copied, table, table.dtype)
+        results.append([y, *torch.autograd.grad(y, [hidden, table, *heads.parameters()], grad)])
     for plain, fast in zip(*results, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-4)
 
@@ -65,6 +78,124 @@ def test_the_same_document_counts(others: int, kernels: Runtime) -> None:
     assert torch.equal(results[0][0], results[1][0])
     for plain, fast in zip(*results, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-4)
+
+
+def same(found: Tensor, right: Tensor) -> None:
+    torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5 * float(right.detach().abs().max()))
+
+
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize(("rows", "length"), [(9, 40), (4, 150), (2, 300)])  # chunks end inside rows, and in a long one
+def test_the_loss_takes_document_counts_as_they_are(
+    rows: int, length: int, beside: bool, threads: int, kernels: Runtime
+) -> None:
+    torch.manual_seed(0)
+    pieces, count = 30, rows * length
+    assert CHUNK_TOKENS % length
+    counts = DocumentCounts(ModelConfig(vocab_size=pieces, dim=12, num_heads=1, num_kv_heads=1, bos_id=1))
+    with torch.no_grad():
+        for part in counts.parameters():
+            part.normal_(std=0.2)
+    tokens = torch.randint(pieces, (length, rows)).T  # of another layout
+    hidden = torch.randn(rows, length, 12, requires_grad=True)
+    assert (tokens == 1).sum() > rows
+    head, others = torch.randn(pieces, 12, requires_grad=True), torch.randn(rows, length, 3, requires_grad=True)
+    copied = [Raised(torch.randint(pieces, others.shape), others)] if beside else []
+    learned = [hidden, head, *counts.parameters(), *([others] if beside else [])]
+    targets, weights = torch.randint(pieces, (count, 2)), torch.rand(count, 2)
+    raised = joined([counts(hidden, tokens, head), *copied])
+    assert raised is not None
+    log_p = softcap(raised.on(hidden @ head.T).flatten(0, 1), 30.0).log_softmax(1)
+    wanted = [-(log_p.gather(1, targets) * weights).sum(), -(log_p.gather(1, targets[:, :1]) * weights[:, :1]).sum()]
+    counts.native = True
+    forms = [counts(hidden, tokens, head), *copied]
+    assert isinstance(forms[0], copies.Counted)
+    given = hidden.flatten(0, 1), head, None
+    single = token_losses(*given, targets[:, 0], 30.0, PLAIN, forms)
+    found = [weighted_loss(*given, targets, weights, 30.0, PLAIN, forms), (single * weights[:, 0]).sum()]
+    for mine, right in zip(found, wanted, strict=True):
+        same(mine, right)
+        gradients = [torch.autograd.grad(loss, learned, retain_graph=True) for loss in (mine, right)]
+        for mine_by, right_by in zip(*gradients, strict=True):
+            if right_by.ndim:  # the bias is a sum over all gates in which most cancels
+                same(mine_by, right_by)
+        torch.testing.assert_close(gradients[0][3], gradients[1][3], rtol=1e-4, atol=1e-4)
+
+
+def test_the_number_of_threads_changes_no_bit_of_document_counts(kernels: Runtime) -> None:
+    torch.manual_seed(0)
+    tokens, first = torch.randint(30, (3, 200)), torch.zeros(3, 200, dtype=torch.int32)
+    gates, by_token, weights = torch.randn(3, 3, 200)
+    counted, part = copies.Counted(tokens, first, gates, by_token, weights), slice(90, 346)
+    grad, results, before = torch.randn(256, 30), [], torch.get_num_threads()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        z, gradients = torch.zeros(256, 30), (None, None, torch.zeros(3, 200), torch.zeros(3, 200), None)
+        counted.add(z, part)
+        counted.differentiate(grad, part, gradients)
+        torch.set_num_threads(before)
+        results.append(torch.cat([made.flatten() for made in (z, *gradients[2:4])]))
+    assert all(torch.equal(results[0], other) for other in results[1:])
+
+
+COUNTING = ModelConfig(
+    vocab_size=40, dim=24, num_layers=1, num_heads=1, num_kv_heads=1, bos_id=1, head_map=True, copy_orders=(1, 2),
+    copy_logits=True, copy_token=True, document_counts=True,
+)  # fmt: skip
+
+
+def loss_and_gradients(model: GPT, tokens: Tensor) -> list[Tensor]:
+    loss = model.loss(tokens[:, :-1], tokens[:, 1:])
+    return [loss, *torch.autograd.grad(loss, [*model.parameters()])]
+
+
+def test_a_model_trains_without_pairs_of_positions(kernels: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, tokens = GPT(COUNTING), torch.randint(40, (3, 151))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    right, hidden = loss_and_gradients(model, tokens), model.hidden(tokens)
+    use_paths(model, [COPIES])
+    torch.testing.assert_close(model.hidden(tokens), hidden)  # all that is not the training loss takes them spread
+    monkeypatch.setattr(copies.Counted, "spread", lambda self: pytest.fail("spread over pairs of positions"))
+    for mine, theirs in zip(loss_and_gradients(model, tokens), right, strict=True):
+        same(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"copy_input": True, "copy_logits": False}, {"document_counts": False, "copy_token": False}],
+)
+def test_the_race_times_what_training_runs(
+    changes: dict[str, bool], kernels: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies.Counted, "spread", lambda self: pytest.fail("spread over pairs of positions"))
+    model, shape = GPT(dataclasses.replace(COUNTING, **changes)), Shape(rows=3, length=100, training=True, threads=1)
+    fast_paths._check(*fast_paths.PAIRS[COPIES](model, shape), TOLERANCE, learns=True)
+    assert len(fast_paths.PAIRS[COPIES](model, shape)[1]()) > 3
+
+
+def test_a_loss_of_its_own_arithmetic_gets_all_that_is_raised_as_one(kernels: Runtime) -> None:
+    def whole(
+        hidden: Tensor, head: Tensor, bias: None, targets: Tensor, weights: Tensor, cap: float, raised: Raised
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        with torch.enable_grad():
+            parts = [part.detach().requires_grad_() for part in (hidden, head, raised.amounts)]
+            z = softcap(Raised(raised.tokens, parts[2]).on(parts[0] @ parts[1].T), cap)
+            losses = F.cross_entropy(z, targets[:, 0], reduction="none") * weights[:, 0]
+            d_hidden, d_head, d_amounts = torch.autograd.grad(losses.sum(), parts)
+        return losses.detach(), (d_hidden, d_head, None, d_amounts)
+
+    torch.manual_seed(0)
+    tokens = torch.randint(40, (3, 71))
+    for changes in ({}, {"document_counts": False}):
+        model = GPT(dataclasses.replace(COUNTING, **changes))
+        right = loss_and_gradients(model, tokens)
+        use_paths(model, [COPIES])
+        model.arithmetic = PLAIN._replace(whole=whole)
+        for mine, theirs in zip(loss_and_gradients(model, tokens), right, strict=True):
+            same(mine, theirs)
 
 
 def test_tokens_of_another_layout(kernels: Runtime) -> None:

@@ -37,16 +37,16 @@ def arithmetic(request: pytest.FixtureRequest) -> Arithmetic:
 @pytest.mark.parametrize("cap", [0.0, 5.0, 30.0])
 def test_chunked_loss_and_gradients_are_the_direct_ones(cap: float, raising: bool, arithmetic: Arithmetic) -> None:
     hidden, head, bias, targets, weights, cap = problem(cap)
-    z, raised, learned = F.linear(hidden, head, bias), None, (hidden, head, bias)
+    z, forms, learned = F.linear(hidden, head, bias), [], (hidden, head, bias)
     if raising:
         numbers = torch.Generator().manual_seed(1)
         tokens = torch.randint(77, (len(hidden), 3), generator=numbers)  # some of them twice in a row
         raised = Raised(tokens, torch.randn(len(hidden), 3, generator=numbers).requires_grad_())
-        z, learned = raised.on(z), (*learned, raised.amounts)
+        z, forms, learned = raised.on(z), [raised], (*learned, raised.amounts)
     log_p = softcap(z, cap).log_softmax(1)
     direct = -(log_p.gather(1, targets) * weights).sum()
-    chunked = weighted_loss(hidden, head, bias, targets, weights, cap, arithmetic, raised)
-    single = [token_losses(hidden, head, bias, targets[:, k], cap, arithmetic, raised) for k in range(2)]
+    chunked = weighted_loss(hidden, head, bias, targets, weights, cap, arithmetic, forms)
+    single = [token_losses(hidden, head, bias, targets[:, k], cap, arithmetic, forms) for k in range(2)]
     torch.testing.assert_close(torch.stack(single, 1), -log_p.gather(1, targets), rtol=1e-5, atol=1e-5)
     wanted = torch.autograd.grad(direct, learned)
     for loss in (chunked, (torch.stack(single, 1) * weights).sum()):
