@@ -73,10 +73,10 @@ class Arithmetic(NamedTuple):
     softmax: Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
     product: Callable[[Tensor, Tensor, Tensor], Tensor]
     outer: Callable[[Tensor, Tensor, Tensor, bool], Tensor]
-    whole: Callable[..., tuple[Tensor, tuple[Tensor | None, ...]]] | None = None
+    whole: Callable[..., tuple[Tensor, Gradients]] | None = None
     """All of training's loss and gradients at once, in other arithmetic than the three steps: takes hidden, head, bias,
-    targets, weights and cap of `weighted_loss` and one `Raised` or None; returns each token's weighted loss and the
-    gradients by hidden, head, bias and the amounts raised."""
+    targets, weights and cap of `weighted_loss`, and where something is raised one `Raised` (N, n); returns each token's
+    weighted loss and the gradients by hidden, head, bias and the tensors of what is raised."""
 
 
 PLAIN = Arithmetic(plain_softmax, plain_product, plain_outer)
@@ -137,8 +137,7 @@ class _WeightedLoss(torch.autograd.Function):
     ) -> Tensor:
         given = hidden, head, bias, targets, weights, cap
         if arithmetic.whole is not None and any(ctx.needs_input_grad):
-            losses, gradients = arithmetic.whole(*given, raised[0] if raised else None)
-            gradients = (*gradients[:3], *((None, gradients[3]) if raised else ()))
+            losses, gradients = arithmetic.whole(*given, *raised)
         else:
             losses, gradients = _gradients(*given, arithmetic, raised, ctx.needs_input_grad)
         ctx.save_for_backward(*gradients)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pgolf.model.kernels import native, tiles
-from pgolf.model.raised_logits import Raised
+from pgolf.model.raised_logits import Gradients, Raised
 
 SOURCE = (
     tiles.SOURCE
@@ -316,9 +316,9 @@ def weighted_loss(
     targets: Tensor,
     weights: Tensor,
     cap: float,
-    raised: Raised | None,
-) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """Weighted loss of each token (N,), and the gradients of their sum by hidden, head, bias and the amounts raised.
+    raised: Raised | None = None,
+) -> tuple[Tensor, Gradients]:
+    """Weighted loss of each token (N,), and the gradients of their sum by hidden, head, bias and the tensors raised.
 
     hidden (N, d), head (V, d), bias (V,) or None, targets int64 (N, K), weights (N, K), raised (N, n) or None, as in
     `model.loss`.
@@ -334,7 +334,7 @@ def weighted_loss(
     few = 0 if amounts is None else amounts.shape[1]
     sizes = count, width, pieces, targets.shape[1], few, torch.get_num_threads()
     load().loss(*map(native.pointer, given), ctypes.c_float(cap), *sizes)
-    return losses, (d_hidden, d_head, d_bias, d_amounts)
+    return losses, (d_hidden, d_head, d_bias, *(() if raised is None else (None, d_amounts)))
 
 
 @torch.library.custom_op("pgolf::tiled_linear", mutates_args=())

@@ -185,7 +185,7 @@ def test_a_loss_of_its_own_arithmetic_gets_all_that_is_raised_as_one(kernels: Ru
             z = softcap(Raised(raised.tokens, parts[2]).on(parts[0] @ parts[1].T), cap)
             losses = F.cross_entropy(z, targets[:, 0], reduction="none") * weights[:, 0]
             d_hidden, d_head, d_amounts = torch.autograd.grad(losses.sum(), parts)
-        return losses.detach(), (d_hidden, d_head, None, d_amounts)
+        return losses.detach(), (d_hidden, d_head, None, None, d_amounts)
 
     torch.manual_seed(0)
     tokens = torch.randint(40, (3, 71))
