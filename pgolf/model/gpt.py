@@ -29,7 +29,7 @@ the block; off, its parameters do not exist.
 | logit softcap | `logit_softcap`, `asymmetric_softcap` | `loss`, here |
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -295,17 +295,23 @@ class GPT(nn.Module):
 
     def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood of each target in nats, (B, T) float32."""
-        return self.hidden_losses(self.hidden(tokens).flatten(0, 1), targets.flatten()).view(targets.shape)
+        x, raised = self._final(tokens)
+        return self.hidden_losses(x.flatten(0, 1), targets.flatten(), raised=raised).view(targets.shape)
 
-    def hidden_losses(self, hidden: Tensor, targets: Tensor, previous: Tensor | None = None) -> Tensor:
+    def hidden_losses(
+        self, hidden: Tensor, targets: Tensor, previous: Tensor | None = None, raised: Sequence[Raising] = ()
+    ) -> Tensor:
         """Negative log-likelihood in nats of targets (n,) after hidden states (n, dim): (n,) float32; previous: as for
-        `logits`."""
+        `logits`; raised: what is raised and does not stand beside the states."""
         ruled = previous is not None and self.barred is not None
         if ruled or (self.softcap_shift is not None and not self.training):
+            one = joined(raised)
+            hidden = hidden if one is None else one.flat().beside(hidden)
             return F.cross_entropy(self.logits(hidden, previous), targets, reduction="none")
-        x, raised = split(self.before_head(hidden), self._head().shape[1])
+        x, one = split(self.before_head(hidden), self._head().shape[1])
+        x = x.float() if raised else x  # as it is where what is raised stands beside it
         given = x, self._head(), self.logit_bias, targets, self.config.logit_softcap, self.arithmetic
-        return token_losses(*given, () if raised is None else (raised,))
+        return token_losses(*given, raised if one is None else (one,))
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """The training loss: mean nats per token and whatever terms exist in training only. A scalar."""

@@ -163,6 +163,31 @@ def test_a_model_trains_without_pairs_of_positions(kernels: Runtime, monkeypatch
         same(mine, theirs)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("caps", [1, 2])
+@pytest.mark.parametrize("paths", [[], [COPIES]])
+def test_token_losses_are_those_of_states_with_what_is_raised_beside_them(
+    paths: list[str], caps: int, dtype: torch.dtype, kernels: Runtime
+) -> None:
+    torch.manual_seed(0)
+    model = GPT(dataclasses.replace(COUNTING, asymmetric_softcap=caps == 2)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    use_paths(model, paths)
+    model.compute_dtype = dtype
+    tokens = torch.randint(40, (3, 151))
+    targets, results = tokens[:, 1:].contiguous(), []
+    for losses in (
+        model.token_losses(tokens[:, :-1], targets),
+        model.hidden_losses(model.hidden(tokens[:, :-1]).flatten(0, 1), targets.flatten()).view(targets.shape),
+    ):
+        results.append([losses, *torch.autograd.grad(losses.mean(), [*model.parameters()])])
+    for mine, theirs in zip(*results, strict=True):
+        same(mine, theirs) if dtype == torch.float32 else torch.testing.assert_close(mine, theirs, rtol=0.02, atol=1e-4)
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "changes",
     [{}, {"copy_input": True, "copy_logits": False}, {"document_counts": False, "copy_token": False}],
