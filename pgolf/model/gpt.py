@@ -29,7 +29,7 @@ the block; off, its parameters do not exist.
 | logit softcap | `logit_softcap`, `asymmetric_softcap` | `loss`, here |
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -48,7 +48,7 @@ from pgolf.model.forward_context import Step
 from pgolf.model.key_value_cache import KeyValueCache
 from pgolf.model.lanes import Lanes, advance
 from pgolf.model.layers import Linear, rms_norm
-from pgolf.model.loss import CHUNK_TOKENS, PLAIN, Arithmetic, softcap, token_losses, weighted_loss
+from pgolf.model.loss import CHUNK_TOKENS, PLAIN, Arithmetic, logit_chunks, softcap, token_losses, weighted_loss
 from pgolf.model.raised_logits import Raising, joined, split
 from pgolf.model.rotary import rotary_tables
 from pgolf.model.skips import Skip, Skips
@@ -68,6 +68,13 @@ class Parts(NamedTuple):
     blocks: list[Callable[..., Tensor]]
     advance: Callable[..., tuple[Tensor, Tensor]]
     closed: Callable[..., Tensor]
+
+
+class States(NamedTuple):
+    """Final states (B T, dim or embed_dim) in front of the head, and what raises their logits."""
+
+    x: Tensor
+    raised: Sequence[Raising]
 
 
 class GPT(nn.Module):
@@ -277,21 +284,27 @@ class GPT(nn.Module):
 
     def project(self, x: Tensor) -> Tensor:
         """Output of `before_head` (..., dim or embed_dim) -> (..., vocab_size) float32 logits, softcapped."""
-        z = self._uncapped(x)
+        x, raised = split(x, self._head().shape[1])
+        z = F.linear(x, self.tok_emb.weight.to(x.dtype)) if self.lm_head is None else self.lm_head(x)
+        z = z.float() if self.logit_bias is None else z.float() + self.logit_bias
+        return self.capped(z if raised is None else raised.on(z))
+
+    def capped(self, z: Tensor) -> Tensor:
+        """Logits (..., vocab_size), softcapped."""
         if self.softcap_shift is None:
             return softcap(z, self.config.logit_softcap)
         above, below = self.config.logit_softcap + self.softcap_shift
         return torch.where(z > 0, above * torch.tanh(z / above), below * torch.tanh(z / below))
 
-    def uncapped(self, hidden: Tensor) -> Tensor:
-        """As `logits`, before the softcap."""
-        return self._uncapped(self.before_head(hidden))
+    def states(self, tokens: Tensor) -> States:
+        """What the logits after tokens (B, T) are made of."""
+        x, raised = self._final(tokens)
+        return States(self.before_head(x).flatten(0, 1), raised)
 
-    def _uncapped(self, x: Tensor) -> Tensor:
-        x, raised = split(x, self._head().shape[1])
-        z = F.linear(x, self.tok_emb.weight.to(x.dtype)) if self.lm_head is None else self.lm_head(x)
-        z = z.float() if self.logit_bias is None else z.float() + self.logit_bias
-        return z if raised is None else raised.on(z)
+    def logit_chunks(self, states: States) -> Iterator[Tensor]:
+        """Logits (n, vocab_size) before the softcap, chunk by chunk; each is good until the next one."""
+        for _, z in logit_chunks(states.x, self._head(), self.logit_bias, self.arithmetic, states.raised):
+            yield z
 
     def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood of each target in nats, (B, T) float32."""
@@ -324,8 +337,7 @@ class GPT(nn.Module):
     def weighted_loss(self, tokens: Tensor, targets: Tensor, weights: Tensor, arithmetic: Arithmetic) -> Tensor:
         """Sum of weights (B T, K) times the losses of targets (B T, K) after tokens (B, T), a scalar; `arithmetic` may
         take targets of another kind, one row for each token."""
-        x, raised = self._final(tokens)
-        x = self.before_head(x).flatten(0, 1)  # (B T, dim)
+        x, raised = self.states(tokens)
         cap = self.config.logit_softcap
         return weighted_loss(x, self._head(), self.logit_bias, targets, weights, cap, arithmetic, raised)
 

@@ -167,7 +167,7 @@ class _TokenLosses(torch.autograd.Function):
         ctx.save_for_backward(hidden, head, bias, targets)
         ctx.cap, ctx.arithmetic, ctx.raised = cap, arithmetic, raised
         losses = hidden.new_empty(len(hidden), dtype=torch.float32)
-        for part, z in _chunks(hidden, head, bias, arithmetic, raised):
+        for part, z in logit_chunks(hidden, head, bias, arithmetic, raised):
             losses[part] = arithmetic.softmax(z, targets[part, None], None, cap)
         return losses
 
@@ -180,7 +180,7 @@ class _TokenLosses(torch.autograd.Function):
         return (*gradients[:3], None, None, None, None, *gradients[3:])
 
 
-def _chunks(
+def logit_chunks(
     hidden: Tensor, head: Tensor, bias: Tensor | None, arithmetic: Arithmetic, raised: Sequence[Raising]
 ) -> Iterator[tuple[slice, Tensor]]:
     """The uncapped logits (chunk, V) of each chunk of tokens; the tensor is only good until the next one."""
@@ -214,7 +214,7 @@ def _gradients(
     d_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
     by_form = [form.gradients() for form in raised]
     rows = head.to(hidden.dtype)
-    for part, z in _chunks(hidden, head, bias, arithmetic, raised):
+    for part, z in logit_chunks(hidden, head, bias, arithmetic, raised):
         losses[part] = arithmetic.softmax(z, targets[part], weights[part], cap)
         for form, gradients in zip(raised, by_form, strict=True):
             form.differentiate(z, part, gradients)
