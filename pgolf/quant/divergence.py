@@ -37,16 +37,14 @@ class Divergence:
         for name, tensor in changed.items():
             parameters[name].copy_(tensor)
         model, scratch, total = self.model, self._scratch, 0.0
-        two_caps = model.softcap_shift is not None
         with precision.float32(model, scratch):
             for batch, states in zip(self.batches, self._states, strict=True):
-                pairs = zip(scratch.logit_chunks(scratch.states(batch)), model.logit_chunks(states), strict=True)
-                for found, wanted in pairs:
-                    if two_caps:
-                        each = model.divergence(scratch.capped(found), model.capped(wanted), None, 0.0)
-                    else:
-                        each = model.divergence(found, wanted, None, model.config.logit_softcap)
-                    total += float(each.sum(dtype=torch.float64))
+                logits = scratch.logit_chunks(scratch.states(batch)), model.logit_chunks(states)
+                for found, wanted in zip(*logits, strict=True):
+                    cap = model.config.logit_softcap
+                    if model.softcap_shift is not None:  # two caps
+                        found, wanted, cap = scratch.capped(found), model.capped(wanted), 0.0
+                    total += float(model.divergence(found, wanted, None, cap).sum(dtype=torch.float64))
         for name in changed:
             parameters[name].copy_(original[name])
         return total / self.tokens

@@ -185,7 +185,7 @@ def _one_batch(model: GPT, tokens: Tensor, collector: _Collector, generator: tor
                 log_p.detach().exp().cumsum(1)
             )  # multinomial draws an exponential for every logit: ten times as long
             drawn = torch.rand(len(below), 1, generator=generator, device=below.device) * below[:, -1:]
-            labels = torch.searchsorted(below, drawn, right=True).clamp(max=below.shape[1] - 1)
+            labels = torch.searchsorted(below, drawn)
             (upstream[start : start + CHUNK_TOKENS],) = torch.autograd.grad(-log_p.gather(1, labels).sum(), leaf)
     if upstream is not None:
         hidden.backward(upstream.view_as(hidden))
