@@ -9,7 +9,7 @@ from pgolf.model.attention_mask import View, mask
 from pgolf.model.banded_attention import attend_banded
 from pgolf.model.forward_context import Step
 from pgolf.model.head_gate import HeadGate
-from pgolf.model.kernels import amx, amx_attention, attention
+from pgolf.model.kernels import amx, amx_attention, attention, heads
 from pgolf.model.layers import Linear, previous, rms_norm
 from pgolf.model.rotary import rotate
 from pgolf.model.xsa import exclude_self
@@ -35,6 +35,7 @@ class Attention(nn.Module):
         self.exclusive = 0 <= config.xsa_from <= layer
         self.offset_from = config.rope_dims if config.key_offset else 0
         self.native = False  # whether the C kernel computes the attention itself
+        self.fused = False  # whether in training it computes what happens to the heads before and after, too
 
     def forward(
         self, h: Tensor, step: Step, view: View, values: Tensor | None, last: int = 0, scale: Tensor | None = None
@@ -43,6 +44,11 @@ class Attention(nn.Module):
 
         last: compute the output of the last `last` positions only, (B, last, dim); 0: all. scale: (dim,) of the output.
         """
+        if (
+            self.fused and torch.is_grad_enabled() and h.dtype == torch.float32 and not last and values is None
+            and self.value_x0 is None and not self.offset_from and step.cache is None
+        ):  # fmt: skip
+            return heads.whole(self, h, step, view, scale)
         batch, length, _ = h.shape
         asking = h[:, -last:] if last else h  # (B, L, dim)
         cos, sin = (step.cos[-last:], step.sin[-last:]) if last else (step.cos, step.sin)

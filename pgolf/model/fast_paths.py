@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import pgolf.model.kernels.shapes  # noqa: F401 - registers output shapes for torch.compile
 from pgolf.model import attention_mask
-from pgolf.model.attention import attend
+from pgolf.model.attention import Attention, attend
 from pgolf.model.attention_mask import View
 from pgolf.model.block import Block
 from pgolf.model.canon import Canon
@@ -33,27 +34,29 @@ from pgolf.model.gpt import GPT, Parts
 from pgolf.model.kernels import (
     amx,
     amx_attention,
-    attention,
     cache,
     copies,
     divergence,
+    heads,
     linear,
     loss,
+    mlp,
     native,
     residual,
-    shapes,  # noqa: F401 - registers
 )
 from pgolf.model.kernels import scoring as scoring_kernel
 from pgolf.model.layers import Linear, bfloat16_linear
 from pgolf.model.loss import CHUNK_TOKENS, Arithmetic, plain_outer, plain_product, plain_softmax, weighted_loss
-from pgolf.model.paths import COPIES, DIVERGENCE, IN_C, LOADERS, NORMS, TOLERANCE, plain_model, use_paths
+from pgolf.model.mlp import MLP
+from pgolf.model.paths import COPIES, DIVERGENCE, HEADS, IN_C, LOADERS, MLPS, NORMS, TOLERANCE, plain_model, use_paths
+from pgolf.model.rotary import rotary_tables
 from pgolf.runtime import Runtime
 
 BFLOAT16_TOLERANCE = 0.05  # 8 bits of mantissa
-RACE_SECONDS = 0.15  # for each of at most eight races, so that all of them take less than 2 s
-RACE_ROUNDS = 9
+RACE_SECONDS = 0.11  # for each of at most ten races, so that all of them take less than 2 s
+RACE_ROUNDS = 2, 9  # at least: what disturbs a single run must not decide; and at most
 RACE_TOKENS = 4096  # at most in a race: beyond, the ratio of two times no longer changes
-RACE_OPERATIONS = 1.2e9  # at most in one run of a race: 0.06 s at 20 GFLOP/s, so that wide models keep to RACE_SECONDS
+RACE_OPERATIONS = 0.6e9  # at most in one run of a race: 0.03 s at 20 GFLOP/s, so that wide models keep to RACE_SECONDS
 BY_RULE = ("attention in C", "softmax in C", COPIES, NORMS, DIVERGENCE)
 """The kernels that won by 1.3 to 10 times at every instruction set measured; products in C won at some only
 (benchmarks/results/training_speed.md)."""
@@ -205,6 +208,8 @@ def _races(model: GPT, shape: Shape, matmul: str, runtime: Runtime) -> dict[str,
     """By path, the function that times it against plain torch, given the times of the paths before it."""
 
     def race(name: str, before: dict[str, Timing]) -> Timing:
+        if name == HEADS and not ("attention in C" in before and before["attention in C"].used):
+            raise native.Unavailable("attention is torch's")
         LOADERS[name](model, runtime.cache)
         plain, fast = PAIRS[name](model, shape)
         return _race(plain, fast, TOLERANCE, shape)
@@ -239,6 +244,10 @@ def _left_out(model: GPT, shape: Shape) -> set[str]:
     left_out = set() if model.copy_heads is not None else {COPIES}
     if not shape.training or model.blocks[0].resid_mix is None or model.lanes is not None:
         left_out.add(NORMS)
+    if not shape.training:
+        left_out |= {MLPS, HEADS}
+    if model.config.value_x0 or model.config.key_offset:
+        left_out.add(HEADS)
     return left_out
 
 
@@ -262,13 +271,14 @@ def _race(plain: Callable[[], Tensors], fast: Callable[[], Tensors], tolerance: 
     _check(plain, fast, tolerance, shape.training)  # not timed: a process's first call costs torch up to a second
     begun = clock()  # the budget by the same clock: on a busy machine, too, there are several rounds
     with torch.set_grad_enabled(shape.training):
-        while len(times[0]) < RACE_ROUNDS:
+        while len(times[0]) < RACE_ROUNDS[1]:
             for work, kept in zip((plain, fast), times, strict=True):
                 start = clock()
                 work()
                 kept.append(clock() - start)
             spent = clock() - begun
-            if spent + spent / len(times[0]) > RACE_SECONDS:  # another round would end too late
+            another = spent + spent / len(times[0])
+            if len(times[0]) >= RACE_ROUNDS[0] and another > RACE_SECONDS:
                 break
     return Timing(*map(min, times))  # other load on the machine only adds time
 
@@ -279,9 +289,7 @@ Pair = tuple[Callable[[], Tensors], Callable[[], Tensors]]
 def _attention(model: GPT, shape: Shape) -> Pair:
     """Attention as torch does it and in C: every kind of layer's mask once, and the last few queries alone."""
     config, numbers = model.config, torch.Generator().manual_seed(0)
-    length = min(shape.length, int((RACE_OPERATIONS / (14 * config.dim)) ** 0.5))  # 7 products of half of the pairs
-    rows = int(RACE_OPERATIONS / (7 * config.dim * length**2))
-    rows, head_dim = max(1, min(rows, shape.rows, RACE_TOKENS // length)), config.dim // config.num_heads
+    (rows, length), head_dim = _attended(model, shape), config.dim // config.num_heads
     heads = config.num_heads, config.num_kv_heads, config.num_kv_heads, config.num_heads
     q, k, v, grad = (torch.randn(rows, length, count, head_dim, generator=numbers) for count in heads)
     tokens = torch.randint(config.vocab_size, (rows, length), generator=numbers)
@@ -297,6 +305,13 @@ def _attention(model: GPT, shape: Shape) -> Pair:
         return [*results, attend(few[0][:, -7:], few[1], few[2], View(), native=in_c)]
 
     return lambda: work(False), lambda: work(True)
+
+
+def _attended(model: GPT, shape: Shape) -> tuple[int, int]:
+    """Rows and tokens of each in a race of attention."""
+    dim = model.config.dim
+    length = min(shape.length, int((RACE_OPERATIONS / (14 * dim)) ** 0.5))  # 7 products of half of the pairs
+    return max(1, min(int(RACE_OPERATIONS / (7 * dim * length**2)), shape.rows, RACE_TOKENS // length)), length
 
 
 def _scoring_parts(model: GPT, runtime: Runtime, shape: Shape) -> Parts | None:
@@ -460,14 +475,52 @@ def _divergence(model: GPT, shape: Shape) -> Pair:
     return lambda: work(plain_divergence), lambda: work(divergence.divergence)
 
 
+def _mlp(model: GPT, shape: Shape) -> Pair:
+    """One MLP with its gradients; training only."""
+    numbers, made, dim = torch.Generator().manual_seed(0), MLP(model.config), model.config.dim
+    count = _tokens(shape, RACE_TOKENS, 7 * made.fc.weight.numel() * 2)
+    x, grad = torch.randn(2, count, dim, generator=numbers)
+    scale = torch.rand(dim, generator=numbers)
+    inputs = [x.requires_grad_(), scale.requires_grad_(), *made.parameters()]
+
+    def work(native: bool) -> Tensors:
+        made.native = native
+        y = made(x, scale)
+        return [y, *torch.autograd.grad(y, inputs, grad)]
+
+    return lambda: work(False), lambda: work(True)
+
+
+def _heads(model: GPT, shape: Shape) -> Pair:
+    """The last layer's whole attention with its gradients, torch around the kernel or it alone; training only."""
+    config, numbers = model.config, torch.Generator().manual_seed(0)
+    made = Attention(config, config.num_layers - 1)
+    made.native = True
+    rows, length = _attended(model, shape)
+    x, grad = torch.randn(2, rows, length, config.dim, generator=numbers)
+    tokens = torch.randint(config.vocab_size, (rows, length), generator=numbers)
+    starts = attention_mask.document_starts(tokens, config.bos_id) if config.document_attention else None
+    view = attention_mask.view(starts, max(config.layer_windows, default=0), tokens, native=True)
+    step = Step(x.detach(), *rotary_tables(length, config.rope_dims or made.head_dim, config.rope_base, x.device), None)
+    scale = torch.rand(config.dim, generator=numbers)
+    inputs = [x.requires_grad_(), scale.requires_grad_(), *made.parameters()]
+
+    def work(fused: bool) -> Tensors:
+        made.fused = fused
+        y = made(x, step, view, None, 0, scale)
+        return [y, *torch.autograd.grad(y, inputs, grad)]
+
+    return lambda: work(False), lambda: work(True)
+
+
 def _taps(canon: Canon | None, inside: Tensor) -> tuple[Tensor | None, Tensor | None]:
     return (None, None) if canon is None else (canon.taps, inside)
 
 
 PAIRS: dict[str, Callable[[GPT, Shape], Pair]] = dict(
     zip(
-        (*IN_C, COPIES, NORMS, DIVERGENCE),
-        (_attention, _softmax, _layer_products, _head_products, _copies, _norms, _divergence),
+        (*IN_C, COPIES, NORMS, DIVERGENCE, MLPS, HEADS),
+        (_attention, _softmax, _layer_products, _head_products, _copies, _norms, _divergence, _mlp, _heads),
         strict=True,
     )
 )
@@ -480,15 +533,7 @@ def _tokens(shape: Shape, most: int, operations: int) -> int:
 
 
 def _key(kind: str, model: GPT, runtime: Runtime, shape: Shape, matmul: str = "") -> str:
-    sources = (
-        attention.SOURCE,
-        linear.SOURCE,
-        loss.SOURCE,
-        copies.SOURCE,
-        residual.SOURCE,
-        amx.SOURCE,
-        amx_attention.SOURCE,
-    )
+    sources = heads.SOURCE, mlp.SOURCE, loss.SOURCE, copies.SOURCE, residual.SOURCE, amx.SOURCE, amx_attention.SOURCE
     facts = kind, sources, dataclasses.astuple(model.config), shape, runtime.device.type, matmul
     return cache.key(repr(facts), native.compiler())
 

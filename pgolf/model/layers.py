@@ -24,7 +24,10 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         """x (..., in) -> (..., out), times scale (out,). It is the weight that is scaled: in training the gradient by
         scale then is a sum over the weight's gradient, not over all tokens."""
-        weight = self.weight if scale is None else scale[:, None] * self.weight
+        return self.times(x, self.weight if scale is None else scale[:, None] * self.weight)
+
+    def times(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x times another weight (any, in), in this layer's way."""
         if self.products == "C":
             return fast_linear(x, weight)
         if self.products == "tiles" and torch.is_grad_enabled():

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgolf.config.model import ModelConfig
-from pgolf.model.kernels import amx
+from pgolf.model.kernels import amx, mlp
 from pgolf.model.layers import Linear
 
 
@@ -18,15 +18,17 @@ class MLP(nn.Module):
         super().__init__()
         hidden = round(config.dim * config.mlp_ratio)
         self.slope = config.mlp_slope
+        self.native = False  # whether the C kernel computes it in training
         self.fc = Linear(config.dim, hidden)
         self.proj = Linear(hidden, config.dim)
 
     def forward(self, h: Tensor, scale: Tensor | None = None) -> Tensor:
         """h (..., dim) -> (..., dim), times scale (dim,)."""
-        if self.fc.products == "tiles" and torch.is_grad_enabled():
-            return amx.mlp(
-                h, self.fc.weight, self.proj.weight if scale is None else scale[:, None] * self.proj.weight, self.slope
-            )
+        tiles = self.fc.products == "tiles"
+        if (tiles or (self.native and h.dtype == torch.float32)) and torch.is_grad_enabled():
+            proj = self.proj.weight if scale is None else scale[:, None] * self.proj.weight
+            given = h, self.fc.weight, proj, self.slope
+            return amx.mlp(*given) if tiles else mlp.mlp(*given)[0]
         z = self.fc(h)
         z = F.relu(z) if self.slope == 0.0 else F.leaky_relu(z, self.slope)
         return self.proj(z * z, scale)

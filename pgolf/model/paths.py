@@ -1,8 +1,8 @@
 """The execution paths of the parts of a model and the switches between them. `fast_paths` chooses by measuring.
 
-On a CPU: kernels in C for attention, softmax and matrix products, and bfloat16 products in training. On a GPU, and on
-a CPU with a compiler: torch.compile, one block at a time. All blocks are alike, so one compilation serves every layer
-and every number of loop passes.
+On a CPU: kernels in C for attention, softmax, MLP and matrix products, and bfloat16 products in training. On a GPU,
+and on a CPU with a compiler: torch.compile, one block at a time. All blocks are alike, so one compilation serves every
+layer and every number of loop passes.
 """
 
 import time
@@ -16,10 +16,23 @@ from pgolf.model.attention import Attention
 from pgolf.model.block import Block
 from pgolf.model.divergence import plain_divergence
 from pgolf.model.gpt import GPT, Parts
-from pgolf.model.kernels import amx, amx_attention, attention, copies, divergence, linear, loss, native, residual
+from pgolf.model.kernels import (
+    amx,
+    amx_attention,
+    attention,
+    copies,
+    divergence,
+    heads,
+    linear,
+    loss,
+    mlp,
+    native,
+    residual,
+)
 from pgolf.model.lanes import advance
 from pgolf.model.layers import Linear
 from pgolf.model.loss import PLAIN, Arithmetic, bfloat16_outer, bfloat16_product, plain_softmax
+from pgolf.model.mlp import MLP
 from pgolf.runtime import Runtime
 
 TOLERANCE = 1e-4  # of a kernel against plain torch, relative to the largest value; rounding stays below 1e-5
@@ -27,6 +40,8 @@ IN_C = ("attention in C", "softmax in C", "layer products in C", "head products 
 COPIES = "copies in C"  # of a model with copy heads
 DIVERGENCE = "divergence in C"  # of the quantizer
 NORMS = "norms in C"  # of blocks that mix the embedding in, in training
+HEADS = "heads in C"  # beside attention in C: what happens to its heads before and after, in training, in float32
+MLPS = "MLP in C"  # in training, in float32
 GRAPHS = 64  # compiled variants that may exist: shapes of a sequence schedule times kinds of layer
 
 LOADERS: dict[str, Callable[[GPT, Path | None], object]] = {
@@ -37,6 +52,8 @@ LOADERS: dict[str, Callable[[GPT, Path | None], object]] = {
     COPIES: lambda model, cache: copies.load(cache),
     NORMS: lambda model, cache: residual.load(cache),
     DIVERGENCE: lambda model, cache: divergence.load(cache),
+    HEADS: lambda model, cache: heads.load(model.config.dim // model.config.num_heads, cache),
+    MLPS: lambda model, cache: mlp.load(cache),
     "bfloat16 products": lambda model, cache: None,
     "bfloat16 in C": lambda model, cache: (amx.load(cache), amx_attention.load(cache)),
 }
@@ -53,10 +70,13 @@ def use_paths(model: GPT, names: Iterable[str]) -> None:
     for module in model.modules():
         if isinstance(module, Attention):
             module.native = model.native
+            module.fused = model.native and HEADS in chosen and not (tiles or bfloat16)
         elif isinstance(module, Linear):
             module.products = layers
         elif isinstance(module, Block):
             module.native = NORMS in chosen
+        elif isinstance(module, MLP):
+            module.native = MLPS in chosen and not (tiles or bfloat16)
     _use_copies(model, COPIES in chosen)
     model.divergence = divergence.divergence if DIVERGENCE in chosen else plain_divergence
     softmax = loss.softmax if "softmax in C" in chosen else plain_softmax
@@ -77,10 +97,10 @@ def plain_model(model: GPT) -> None:
     _use_copies(model, False)
     for module in model.modules():
         if isinstance(module, Attention):
-            module.native = False
+            module.native = module.fused = False
         elif isinstance(module, Linear):
             module.products = "torch"
-        elif isinstance(module, Block):
+        elif isinstance(module, Block | MLP):
             module.native = False
 
 

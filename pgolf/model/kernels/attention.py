@@ -107,6 +107,15 @@ static void pack(float *to, const float *from, int rows, int padded, int64_t str
   memset(to + rows * D, 0, (size_t)(padded - rows) * D * 4);
 }
 
+#ifndef HEADS /* `heads` computes here what it does to the heads before and after */
+typedef void around;
+#define ENTER(x, position, gain)
+#define LEAVE(y, own, row)
+#define LEAVE_BACK(g, y, own, by_own, row)
+#define ENTER_BACK(g, x, position, gain) 0.f
+#define KEEP(by_gain)
+#endif
+
 static void transpose(group *to, const float *rows, float scale) {
   for (int d = 0; d < D; d++)
     for (int i = 0; i < Q; i++) ((float *)&to[d])[i] = rows[i * D + d] * scale;
@@ -125,25 +134,29 @@ static void edges(ivec *query, ivec *low, const int32_t *first, int start, int l
   }
 }
 
-void attention_forward(const float *q, const float *k, const float *v, const int32_t *first, float *out, float *lse,
-                       int batch, int length, int queries, int heads, int kv_heads, int threads) {
+/* ldq, ldk: from token to token of q, and of k and v */
+void attention_forward(const float *q, const float *k, const float *v, const int32_t *first, const around *t,
+                       float *out, float *lse, int batch, int length, int queries, int heads, int kv_heads, int ldq,
+                       int ldk, int threads) {
   const int padded = (length + K - 1) / K * K, groups = heads / kv_heads, shift = length - queries;
   const float scale = LOG2E / sqrtf(D);
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
   for (int unit = 0; unit < batch * kv_heads; unit++) {
     const int b = unit / kv_heads, kv = unit % kv_heads;
     float *keys = aligned_alloc(64, (size_t)padded * D * 8), *values = keys + padded * D;
-    pack(keys, k + ((int64_t)b * length * kv_heads + kv) * D, length, padded, kv_heads * D);
-    pack(values, v + ((int64_t)b * length * kv_heads + kv) * D, length, padded, kv_heads * D);
+    pack(keys, k + (int64_t)b * length * ldk + kv * D, length, padded, ldk);
+    pack(values, v + (int64_t)b * length * ldk + kv * D, length, padded, ldk);
+    for (int i = 0; i < length; i++) ENTER(keys + i * D, i, 1.f);
     const int32_t *low_of = first ? first + (int64_t)b * length : 0;
     for (int g = 0; g < groups; g++)
       for (int start = 0; start < queries; start += Q) {
         const int h = kv * groups + g, count = queries - start < Q ? queries - start : Q, place = shift + start;
-        const int64_t at = ((int64_t)b * queries + start) * heads + h;
+        const int64_t row = (int64_t)b * queries + start, at = row * heads + h;
         float rows[Q * D] __attribute__((aligned(64)));
         group columns[D], sums[D], score[K];
         ivec query[VECS], low[VECS];
-        pack(rows, q + at * D, count, Q, heads * D);
+        pack(rows, q + row * ldq + h * D, count, Q, ldq);
+        for (int i = 0; i < count; i++) ENTER(rows + i * D, place + i, t->gain[h]);
         transpose(columns, rows, scale);
         memset(sums, 0, sizeof sums);
         edges(query, low, low_of, place, length);
@@ -174,7 +187,9 @@ void attention_forward(const float *q, const float *k, const float *v, const int
         }
         for (int i = 0; i < count; i++) {
           const float sum = ((float *)total)[i], inverse = 1.f / sum;
-          for (int d = 0; d < D; d++) out[(at + (int64_t)i * heads) * D + d] = ((float *)&sums[d])[i] * inverse;
+          float *y = out + (at + (int64_t)i * heads) * D;
+          for (int d = 0; d < D; d++) y[d] = ((float *)&sums[d])[i] * inverse;
+          LEAVE(y, values + (place + i) * D, row + i);
           lse[((int64_t)b * heads + h) * queries + start + i] = ((float *)top)[i] + log2f(sum);
         }
       }
@@ -183,8 +198,8 @@ void attention_forward(const float *q, const float *k, const float *v, const int
 }
 
 void attention_backward(const float *grad, const float *q, const float *k, const float *v, const int32_t *first,
-                        const float *out, const float *lse, float *dq, float *dk, float *dv, int batch, int length,
-                        int queries, int heads, int kv_heads, int threads) {
+                        const around *t, const float *out, const float *lse, float *dq, float *dk, float *dv,
+                        int batch, int length, int queries, int heads, int kv_heads, int ldq, int ldk, int threads) {
   const int padded = (length + K - 1) / K * K, groups = heads / kv_heads, shift = length - queries;
   const float scale = 1.f / sqrtf(D);
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
@@ -192,31 +207,36 @@ void attention_backward(const float *grad, const float *q, const float *k, const
     const int b = unit / kv_heads, kv = unit % kv_heads;
     const size_t size = (size_t)padded * D;
     float *keys = aligned_alloc(64, size * 16), *values = keys + size, *dkeys = values + size, *dvalues = dkeys + size;
-    pack(keys, k + ((int64_t)b * length * kv_heads + kv) * D, length, padded, kv_heads * D);
-    pack(values, v + ((int64_t)b * length * kv_heads + kv) * D, length, padded, kv_heads * D);
+    const float *own = k + (int64_t)b * length * ldk + kv * D;
+    pack(keys, own, length, padded, ldk);
+    pack(values, v + (int64_t)b * length * ldk + kv * D, length, padded, ldk);
+    for (int i = 0; i < length; i++) ENTER(keys + i * D, i, 1.f);
     memset(dkeys, 0, size * 8);
     const int32_t *low_of = first ? first + (int64_t)b * length : 0;
-    for (int g = 0; g < groups; g++)
+    for (int g = 0; g < groups; g++) {
+      float by_gain = 0.f;
       for (int start = 0; start < queries; start += Q) {
         const int h = kv * groups + g, count = queries - start < Q ? queries - start : Q, place = shift + start;
-        const int64_t at = ((int64_t)b * queries + start) * heads + h;
+        const int64_t row = (int64_t)b * queries + start, at = row * heads + h;
         float rows[Q * D] __attribute__((aligned(64))), drows[Q * D] __attribute__((aligned(64)));
         group columns[D], dcolumns[D], sums[D], p[K], ds[K];
         vec norm[VECS] = {}, delta[VECS] = {};
         ivec query[VECS], low[VECS];
-        pack(rows, q + at * D, count, Q, heads * D);
+        pack(rows, q + row * ldq + h * D, count, Q, ldq);
+        for (int i = 0; i < count; i++) ENTER(rows + i * D, place + i, t->gain[h]);
         pack(drows, grad + at * D, count, Q, heads * D);
         transpose(columns, rows, scale * LOG2E);
-        transpose(dcolumns, drows, 1.f);
         memset(sums, 0, sizeof sums);
         edges(query, low, low_of, place, length);
         for (int i = 0; i < count; i++) {
+          const float *y = out + (at + (int64_t)i * heads) * D;
           dvec dots = {};
-          for (int d = 0; d < D; d += DLANES)
-            dots += *(dvec *)(drows + i * D + d) * *(const unaligned *)(out + (at + (int64_t)i * heads) * D + d);
+          for (int d = 0; d < D; d += DLANES) dots += *(dvec *)(drows + i * D + d) * *(const unaligned *)(y + d);
           for (int d = 0; d < DLANES; d++) ((float *)delta)[i] += dots[d];
+          LEAVE_BACK(drows + i * D, y, values + (place + i) * D, dvalues + (place + i) * D, row + i);
           ((float *)norm)[i] = lse[((int64_t)b * heads + h) * queries + start + i];
         }
+        transpose(dcolumns, drows, 1.f);
         const int begin = low_of ? low_of[place] / K * K : 0;
         const int clear = low_of ? low_of[place + count - 1] : 0;
         for (int block = begin; block < place + count; block += K) {
@@ -234,15 +254,19 @@ void attention_backward(const float *grad, const float *q, const float *k, const
           scatter(dkeys + block * D, ds, rows);
           scatter(dvalues + block * D, p, drows);
         }
-        for (int i = 0; i < count; i++)
-          for (int d = 0; d < D; d++) dq[(at + (int64_t)i * heads) * D + d] = ((float *)&sums[d])[i] * scale;
+        for (int i = 0; i < count; i++) {
+          float *to = dq + (row + i) * ldq + h * D;
+          for (int d = 0; d < D; d++) to[d] = ((float *)&sums[d])[i] * scale;
+          by_gain += ENTER_BACK(to, q + (row + i) * ldq + h * D, place + i, t->gain[h]);
+        }
       }
-    for (int i = 0; i < length; i++)
-      for (int d = 0; d < D; d++) {
-        const int64_t to = (((int64_t)b * length + i) * kv_heads + kv) * D + d;
-        dk[to] = dkeys[i * D + d] * scale;
-        dv[to] = dvalues[i * D + d];
-      }
+      KEEP(by_gain);
+    }
+    for (int i = 0; i < length; i++) {
+      const int64_t to = ((int64_t)b * length + i) * ldk + kv * D;
+      for (int d = 0; d < D; d++) dk[to + d] = dkeys[i * D + d] * scale, dv[to + d] = dvalues[i * D + d];
+      (void)ENTER_BACK(dk + to, own + i * ldk, i, 1.f);
+    }
     free(keys);
   }
 }
@@ -273,8 +297,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, first: Tensor | None) -> tuple[Te
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     first = None if first is None else first.contiguous()
     y, lse = torch.empty_like(q), q.new_empty(batch, heads, queries)
-    tensors = map(native.pointer, (q, k, v, first, y, lse))
-    load(head_dim).attention_forward(*tensors, batch, length, queries, heads, kv_heads, torch.get_num_threads())
+    tensors = map(native.pointer, (q, k, v, first, None, y, lse))
+    sizes = batch, length, queries, heads, kv_heads, heads * head_dim, kv_heads * head_dim, torch.get_num_threads()
+    load(head_dim).attention_forward(*tensors, *sizes)
     return y, lse
 
 
@@ -287,8 +312,8 @@ def attention_backward(
     grad, q, k, v = grad.contiguous(), q.contiguous(), k.contiguous(), v.contiguous()
     first = None if first is None else first.contiguous()
     gradients = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    tensors = map(native.pointer, (grad, q, k, v, first, y, lse, *gradients))
-    sizes = batch, length, queries, heads, kv_heads, torch.get_num_threads()
+    tensors = map(native.pointer, (grad, q, k, v, first, None, y, lse, *gradients))
+    sizes = batch, length, queries, heads, kv_heads, heads * head_dim, kv_heads * head_dim, torch.get_num_threads()
     load(head_dim).attention_backward(*tensors, *sizes)
     return gradients
 

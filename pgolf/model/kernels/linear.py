@@ -101,6 +101,13 @@ void product(const float *x, const float *w, float *out, int n, int k, int m, in
   free(panels);
 }
 
+/* out (wide, k) += line^T x: line (count, LINE), x (count, k) and out readable up to a whole vector or ending at k */
+static void add_outer(float *out, const float *line, const float *x, int wide, int count, int k, int64_t ldx,
+                      int64_t ldo) {
+  for (int j = 0; j < k; j += panel(k))
+    tile(out + j, line, x + j, wide, k - j < panel(k) ? k - j : panel(k), count, 1, LINE, ldx, ldo, 1);
+}
+
 /* out (m, k) (+)= g^T x, g (n, m), x (n, k) */
 void outer(const float *g, const float *x, float *out, int n, int m, int k, int add, int threads) {
   const int padded = PAD(k); /* of x: copied where its rows do not end with a vector */
@@ -120,9 +127,7 @@ void outer(const float *g, const float *x, float *out, int n, int m, int k, int 
         const int wide = m - i < LINE ? m - i : LINE;
         float line[BLOCK * LINE] __attribute__((aligned(64)));
         for (int r = 0; r < count; r++) memcpy(line + r * LINE, g + (int64_t)(start + r) * m + i, (size_t)wide * 4);
-        for (int j = 0; j < k; j += panel(k))
-          tile(out + (int64_t)i * k + j, line, rows + j, wide, k - j < panel(k) ? k - j : panel(k), count, 1, LINE,
-               padded, k, 1);
+        add_outer(out + (int64_t)i * k, line, rows, wide, count, k, padded, k);
       }
     }
     free(copy);

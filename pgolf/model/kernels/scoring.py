@@ -206,7 +206,7 @@ void block(const task *t) {
     }
   }
 
-  attention_forward(q, k, v, (const int32_t *)t->first, y, lse, t->batch, length, asked, heads, t->kv_heads,
+  attention_forward(q, k, v, (const int32_t *)t->first, 0, y, lse, t->batch, length, asked, heads, t->kv_heads, dim, kv,
                     t->threads);
 
   EACH_STEP(few) {

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pgolf.model.kernels import amx, amx_attention, residual
+from pgolf.model.kernels import amx, amx_attention, heads, mlp, residual
 from pgolf.model.kernels.attention import attention, attention_backward
 from pgolf.model.kernels.linear import linear, linear_backward
 
@@ -18,6 +18,38 @@ def _backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, first: Tensor | None, y: Tensor, lse: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty(q.shape), torch.empty(k.shape), torch.empty(v.shape)
+
+
+@heads.heads.register_fake
+def _heads(
+    rows: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    gain: Tensor,
+    first: Tensor | None,
+    head_dim: int,
+    exclusive: bool,
+    factor: float | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    (batch, length, _), count = rows.shape, len(gain)
+    along = torch.empty((batch, length, count) if exclusive else 0)
+    return torch.empty(batch, length, count, head_dim), torch.empty(batch, count, length), along
+
+
+@heads.heads_backward.register_fake
+def _heads_gradients(
+    grad: Tensor,
+    rows: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    gain: Tensor,
+    first: Tensor | None,
+    out: Tensor,
+    lse: Tensor,
+    along: Tensor,
+    factor: float | None,
+) -> tuple[Tensor, Tensor]:
+    return torch.empty(rows.shape), torch.empty(gain.shape)
 
 
 @linear.register_fake
@@ -63,6 +95,18 @@ def _enter_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     count = 2 + (0 if taps is None else len(taps))
     return x.new_empty(x.shape), x.new_empty(0 if mix is None else x.shape), x.new_empty(count, x.shape[-1])
+
+
+@mlp.mlp.register_fake
+def _mlp(x: Tensor, fc: Tensor, proj: Tensor, slope: float) -> tuple[Tensor, Tensor]:
+    return torch.empty(x.shape), x.new_empty(x.numel() // x.shape[-1], mlp.padded_width(len(fc)))
+
+
+@mlp.mlp_backward.register_fake
+def _mlp_gradients(
+    grad: Tensor, x: Tensor, fc: Tensor, proj: Tensor, z: Tensor, slope: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty(x.shape), torch.empty(fc.shape), torch.empty(proj.shape)
 
 
 @amx.linear.register_fake

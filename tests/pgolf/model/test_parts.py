@@ -197,7 +197,7 @@ def test_kernels_in_c_agree_with_plain_torch_gradients_included(part: str, kerne
     model, tokens = build(**PARTS[part][0]), batch(2, 40)
     results = []
     for fast in (False, True):
-        use_paths(model, IN_C if fast else ())
+        use_paths(model, (*IN_C, "MLP in C", "heads in C") if fast else ())
         model.zero_grad()
         loss = model.loss(tokens[:, :-1], tokens[:, 1:])
         loss.backward()
@@ -225,7 +225,7 @@ def test_the_attention_kernel_agrees_with_float64(length: int, head_dim: int, wi
 def test_not_a_number_is_not_lost_in_the_kernels(kernels: Runtime) -> None:
     for name in ("blocks.1.attn.c_q.weight", "blocks.1.attn.c_v.weight", "blocks.3.mlp.fc.weight"):
         model, tokens = build(), batch()
-        use_paths(model, IN_C)
+        use_paths(model, (*IN_C, "MLP in C", "heads in C"))
         model.get_parameter(name).data[3, 3] = float("nan")
         assert not torch.isfinite(model.loss(tokens[:, :-1], tokens[:, 1:])), name
 
@@ -235,7 +235,10 @@ def test_without_a_compiler_the_plain_path_runs_and_the_report_lists_it(monkeypa
     monkeypatch.setattr("pgolf.model.kernels.native._loaded", {})
     model = build()
     choice = choose_paths(model, Runtime(torch.device("cpu"), torch.float32, 0, 1, 1, compile=True), SHAPE)
-    assert choice.notes == tuple(f"no {name}: no C compiler found" for name in (*IN_C, "norms in C"))
+    assert choice.notes == (
+        *(f"no {name}: no C compiler found" for name in (*IN_C, "norms in C", "MLP in C")),
+        "no heads in C: attention is torch's",
+    )
     assert not choice.timings
     assert model.loss(batch()[:, :-1], batch()[:, 1:]).isfinite()
 

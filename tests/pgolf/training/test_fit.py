@@ -13,12 +13,14 @@ from pgolf import config as configs
 from pgolf import runtime as runtimes
 from pgolf.errors import PgolfError
 from pgolf.model import paths
-from pgolf.model.gpt import GPT
+from pgolf.model.gpt import GPT, Parts
 from pgolf.progress import Silent
 from pgolf.runtime import Runtime
 from pgolf.tokens.loader import Loader
+from pgolf.training import prepare as preparation
 from pgolf.training.display import Display
 from pgolf.training.fit import At, Hooks
+from pgolf.training.prepare import _step_seconds as judge
 from pgolf.training.prepare import naming_memory, prepare
 from pgolf.training.trainer import Trainer
 
@@ -74,6 +76,36 @@ def test_a_failed_compilation_changes_nothing(trainer: Trainer, monkeypatch: pyt
     assert [name for name in tensors if not torch.equal(tensors[name], after[name])] == []
     assert values == values_after
     assert told.messages == ["torch.compile failed; training continues without it (the compiler failed)"]
+
+
+@pytest.mark.parametrize("pace", [0.5, 2.0])
+@pytest.mark.parametrize("speedup", [0.9, 1.2])
+def test_a_machine_that_changes_its_speed_while_it_compiles_does_not_decide(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, speedup: float, pace: float
+) -> None:
+    """On a clock that only moves with the steps; each way's first step after compiling takes half a minute more."""
+    gloo_rank.pretend_compiler(monkeypatch.setattr)
+    monkeypatch.setattr(preparation, "_step_seconds", judge)
+    clock, compiling, warm = [0.0], [False], set()
+    for name in ("perf_counter", "process_time"):
+        monkeypatch.setattr(preparation.time, name, lambda: clock[0])
+
+    def graph(model: GPT, runtime: Runtime) -> None:
+        model.compiled = Parts(*[lambda *given: None] * 4)  # type: ignore[arg-type]
+
+    def step(self: Trainer, fraction: float, alone: bool = False) -> None:
+        way = self.model.compiled is not None
+        compiling[0] |= way
+        cold = compiling[0] and not alone and way not in warm
+        clock[0] += (pace if compiling[0] else 1.0) / (speedup if way else 1.0) + 30.0 * cold
+        warm.update([way] * (compiling[0] and not alone))
+
+    monkeypatch.setattr(paths, "use_graph", graph)
+    monkeypatch.setattr(Trainer, "warm_up", step)
+    ready, facts = prepare(trainer, gloo_rank.config(), dataclasses.replace(ALONE, compile=True), Told())
+    assert ready == ("compiled" if speedup > 1.0 else "plain")
+    assert facts["torch.compile"]["speedup"] == pytest.approx(speedup, abs=0.001)
+    assert (trainer.model.compiled is not None) == (speedup > 1.0)
 
 
 def test_it_trains_in_bfloat16() -> None:
