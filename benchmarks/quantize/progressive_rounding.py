@@ -26,7 +26,7 @@ ROWS = {
     "at once, nothing trained": ["quantize.distill_steps=0"],
     "at once, gains and norms trained, 100 steps": ["quantize.distill_steps=100", "quantize.distill_shares=[]"],
     "half, quarter, quarter, 400 steps": ["quantize.distill_steps=400", "quantize.distill_shares=[0.5, 0.75]"],
-    "shares .5, .25, .15, .1 (default), 100 steps": ["quantize.distill_steps=100"],
+    "shares .5, .25, .15, .07, .03 (default), 100 steps": ["quantize.distill_steps=100"],
     "the same, 400 steps": ["quantize.distill_steps=400"],
 }
 

@@ -44,9 +44,9 @@ class QuantizeConfig:
     distill_steps: int = 0
     """Distillation steps that train the remaining float weights toward the original model (`waterfill`, `trellis`); 0:
     off."""
-    distill_shares: tuple[float, ...] = (0.5, 0.75, 0.9)
+    distill_shares: tuple[float, ...] = (0.5, 0.75, 0.9, 0.97)
     """Progressive rounding: share of each matrix's columns that is rounded before each part of the distillation steps;
-    the rest is rounded before the last part. Empty: round all columns at once, then train gains and norms only."""
+    the rest is rounded before a last part of 4%. Empty: round all columns at once, then train gains and norms only."""
     distill_tokens: int = 2048
     """Train tokens of one distillation step; many small steps gain more in the same time than a few large ones."""
     distill_lr: float = 0.002

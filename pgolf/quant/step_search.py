@@ -19,6 +19,7 @@ from pgolf.quantized.tensors import QuantizedModel
 
 CONTROL_TOKENS = 2048  # of each measurement of a control tensor; four times as many move a step by a few percent
 _NEAR = 0.995  # of the target: from here on a size is measured to the byte
+_AFTER_ALL = 0.04  # of the distillation steps, once all is rounded: gains and norms learn little more by then
 _MOST_BITS = 16  # coded bits per weight, as in `quantize.bits`; finer steps would only fill the target with noise
 
 
@@ -123,7 +124,8 @@ def distill(source: CalibratedModel, plan: Plan, aim: Aim | None = None) -> tupl
     settings, batches = source.config.quantize, source.teaching
     gradual = Gradual(source.model, plan, source.config.optim, settings.distill_lr)
     shares = (*settings.distill_shares, 1.0)
-    ends = [round(len(batches) * (number + 1) / len(shares)) for number in range(len(shares))]
+    each = (1 - _AFTER_ALL) * len(batches) / max(1, len(shares) - 1)
+    ends = [*(round(each * number) for number in range(1, len(shares))), len(batches)]
     steps = itertools.count(1)
     with source.reporter.progress("distill", total=len(batches)) as bar:
         for share, start, stop in zip(shares, (0, *ends), ends, strict=False):
