@@ -19,6 +19,7 @@ from pgolf.quantized.tensors import QuantizedModel
 
 CONTROL_TOKENS = 2048  # of each measurement of a control tensor; four times as many move a step by a few percent
 _NEAR = 0.995  # of the target: from here on a size is measured to the byte
+_SIMILAR = 0.05  # difference of two sizes up to which the coder's choices for the one are taken for the other, too
 _AFTER_ALL = 0.04  # of the distillation steps, once all is rounded: gains and norms learn little more by then
 _MOST_BITS = 16  # coded bits per weight, as in `quantize.bits`; finer steps would only fill the target with noise
 
@@ -95,25 +96,33 @@ class Aim:
     control_steps: Mapping[str, float]
     target_bytes: int  # 0: none
     final: bool  # whether what lands is the result; else sizes may be a few bytes too large
-    choices: container.Choices | None = None  # the coder's, from the first size measured
+    choices: container.Choices | None = None  # the coder's, for a model ...
+    chosen_at: int = 0  # ... of so many bytes
 
     def land(self, rounds: Rounds, controls: Mapping[str, Tensor], octaves: float) -> tuple[Matrices, float]:
         """All matrices at the finest steps that keep to the target, and their octaves; see `allocate.land`."""
         coded, left = split(controls, self.control_steps)
 
         def size(matrices: Matrices) -> int:
-            model = QuantizedModel(matrices | coded, left, self.source.header)
-            coder = self.source.config.package.coder
-            if self.choices is None and coder == "range":
-                self.choices = container.choose(model)
-            found = len(container.encode(model, coder, self.choices))
-            near = _NEAR * self.target_bytes < found <= self.target_bytes
-            return len(container.encode(model, coder)) if near and self.final else found
+            return self._size(QuantizedModel(matrices | coded, left, self.source.header))
 
         with self.source.reporter.progress("byte target", total=self.target_bytes) as bar:
             return allocate.land(
                 rounds, self.target_bytes, size, octaves, lambda found: bar.update(found, note=f"{found:,} bytes")
             )
+
+    def _size(self, model: QuantizedModel) -> int:
+        """Bytes of the coded model, by the coder's choices for one of about that size where this is close enough."""
+        coder = self.source.config.package.coder
+        if self.choices is not None:
+            found = len(container.encode(model, coder, self.choices))
+            similar = abs(found - self.chosen_at) <= _SIMILAR * self.chosen_at
+            near = _NEAR * self.target_bytes < found <= self.target_bytes
+            if similar and not (near and self.final):
+                return found
+        self.choices = container.choose(model) if coder == "range" else None
+        self.chosen_at = len(container.encode(model, coder, self.choices))
+        return self.chosen_at
 
 
 def distill(source: CalibratedModel, plan: Plan, aim: Aim | None = None) -> tuple[Matrices, dict[str, Tensor]]:
