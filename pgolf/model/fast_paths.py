@@ -58,8 +58,8 @@ RACE_ROUNDS = 2, 9  # at least: what disturbs a single run must not decide; and 
 RACE_TOKENS = 4096  # at most in a race: beyond, the ratio of two times no longer changes
 RACE_OPERATIONS = 0.6e9  # at most in one run of a race: 0.03 s at 20 GFLOP/s, so that wide models keep to RACE_SECONDS
 BY_RULE = ("attention in C", "softmax in C", COPIES, NORMS, DIVERGENCE)
-"""The kernels that won by 1.3 to 10 times at every instruction set measured; products in C won at some only
-(benchmarks/results/training_speed.md)."""
+"""The kernels that won by 1.3 to 10 times at every instruction set measured, which for the divergence is AVX2 alone;
+products in C won at some only (benchmarks/results/training_speed.md and quantization.md)."""
 COMPILE_SECONDS, COMPILE_SPEEDUP = 45.0, 1.25
 """Estimated cost and gain of torch.compile on a CPU, not measured; used until this machine has measured
 its own (`remember_compilation`)."""

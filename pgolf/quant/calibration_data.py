@@ -12,7 +12,7 @@ from pgolf.errors import PgolfError
 from pgolf.tokens.shards import TokenStream
 
 CHOOSING_SHARE = 50
-BATCH_TOKENS = 2048  # of one forward pass: more leave the caches of a CPU, and a GPU gains little from them
+BATCH_TOKENS = 2048  # of one forward pass: more leave the caches of a CPU; not measured on a GPU
 
 
 def batches(stream: TokenStream, tokens: int, length: int, choosing: bool, seed: int) -> list[Tensor]:

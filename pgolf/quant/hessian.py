@@ -181,9 +181,8 @@ def _one_batch(model: GPT, tokens: Tensor, collector: _Collector, generator: tor
         with torch.no_grad():
             _add_head(collector, head, split(x, model.config.embed_dim or model.config.dim)[0].float(), log_p)
         if upstream is not None:
-            below = (
-                log_p.detach().exp().cumsum(1)
-            )  # multinomial draws an exponential for every logit: ten times as long
+            # torch.multinomial draws an exponential for every logit, which takes ten times as long.
+            below = log_p.detach().exp().cumsum(1)
             drawn = torch.rand(len(below), 1, generator=generator, device=below.device) * below[:, -1:]
             labels = torch.searchsorted(below, drawn)
             (upstream[start : start + CHUNK_TOKENS],) = torch.autograd.grad(-log_p.gather(1, labels).sum(), leaf)
