@@ -15,7 +15,7 @@ from pgolf.model.forward_context import Step
 from pgolf.model.kernels import residual
 from pgolf.model.layers import rms_norm
 from pgolf.model.mlp import MLP
-from pgolf.model.skips import Skip, join
+from pgolf.model.skips import Skip, join, join_mix
 
 
 class Block(nn.Module):
@@ -48,10 +48,9 @@ class Block(nn.Module):
         skip: Skip | None = None,
     ) -> Tensor:
         """x (B, T, dim), the stream; the rest as in `Attention` -> the stream after this block, (B, last or T, dim)."""
-        x = x if skip is None else join(x, skip)
         if self.native and self.training and self.resid_mix is not None and not self.parallel and not last:
-            return self._trained(x, step, view, values)
-        x = self.mixed(x, step)
+            return self._trained(x, step, view, values, self.resid_mix, skip)
+        x = self.mixed(x if skip is None else join(x, skip), step)
         h = self.normed(x)
         # The MLP's convolution looks back, so attention computes that many more positions.
         reach = 0 if self.mlp_canon is None or self.parallel or not last else len(self.mlp_canon.taps)
@@ -61,19 +60,20 @@ class Block(nn.Module):
         expanded = self.expanded(h if self.parallel else self.normed(x), step, last)
         return x[:, -last:] + expanded
 
-    def _trained(self, x: Tensor, step: Step, view: View, values: Tensor | None) -> Tensor:
+    def _trained(
+        self, x: Tensor, step: Step, view: View, values: Tensor | None, mix: Tensor, skip: Skip | None
+    ) -> Tensor:
         """The same with sums, norms and convolutions in the C kernel."""
-        x, h = self._entered(x, step.x0, self.resid_mix, self.attn_canon, step)
+        stream = None if skip is None else skip.stream
+        x, h = residual.enter(x, step.x0, stream, join_mix(mix, skip), *self._taps(self.attn_canon, step))
         attended = self.attn(h, step, view, values, 0, self.attn_scale)
-        x, h = self._entered(x, attended, None, self.mlp_canon, step)
-        return x + self.mlp(h, self.mlp_scale)
+        x, h = residual.enter(x, attended, None, None, *self._taps(self.mlp_canon, step))
+        return self.mlp(h, self.mlp_scale, x)
 
-    def _entered(
-        self, x: Tensor, other: Tensor, mix: Tensor | None, canon: Canon | None, step: Step
-    ) -> tuple[Tensor, Tensor]:
+    def _taps(self, canon: Canon | None, step: Step) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Taps of a convolution, where it ends, and the factor of the norm before it, for the kernel."""
         inside = None if canon is None else step.inside
-        taps = None if canon is None or inside is None else canon.taps
-        return residual.enter(x, other, mix, taps, inside, self.norm_factor)
+        return None if canon is None or inside is None else canon.taps, inside, self.norm_factor
 
     def mixed(self, x: Tensor, step: Step) -> Tensor:
         """The stream with its learned share of the normed embedding."""

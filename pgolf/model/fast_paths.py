@@ -452,7 +452,7 @@ def _norms(model: GPT, shape: Shape) -> Pair:
     def work(native: bool) -> Tensors:
         step = Step(other, x, x, inside)
         if native:
-            results = residual.enter(x, other, mix, *_taps(canon, inside), block.norm_factor)
+            results = residual.enter(x, other, None, mix, *_taps(canon, inside), block.norm_factor)
         else:
             mixed = block.mixed(x, step)
             h = block.normed(mixed)
@@ -476,7 +476,7 @@ def _divergence(model: GPT, shape: Shape) -> Pair:
 
 
 def _mlp(model: GPT, shape: Shape) -> Pair:
-    """One MLP with its gradients; training only."""
+    """One MLP that adds to the stream, with its gradients; training only."""
     numbers, made, dim = torch.Generator().manual_seed(0), MLP(model.config), model.config.dim
     count = _tokens(shape, RACE_TOKENS, 7 * made.fc.weight.numel() * 2)
     x, grad = torch.randn(2, count, dim, generator=numbers)
@@ -485,7 +485,7 @@ def _mlp(model: GPT, shape: Shape) -> Pair:
 
     def work(native: bool) -> Tensors:
         made.native = native
-        y = made(x, scale)
+        y = made(x, scale, x)
         return [y, *torch.autograd.grad(y, inputs, grad)]
 
     return lambda: work(False), lambda: work(True)

@@ -18,7 +18,9 @@ from torch import Tensor
 
 from pgolf.model.raised_logits import Gradients, Raising, joined
 
-CHUNK_TOKENS = 256  # on a CPU: 256 rows of 1,024 logits are 1 MB and stay in a core's cache from product to product
+CHUNK_TOKENS = 384
+"""On a CPU: with two threads the loss takes 6 to 9% less time than with 256, at one thread the same
+(benchmarks/results/training_speed.md). Far longer ones leave the second cache from product to product."""
 GPU_CHUNK_ELEMENTS = 1 << 27  # 256 MB of bfloat16 logits, so that a chunk fills the device
 
 

@@ -22,13 +22,17 @@ class MLP(nn.Module):
         self.fc = Linear(config.dim, hidden)
         self.proj = Linear(hidden, config.dim)
 
-    def forward(self, h: Tensor, scale: Tensor | None = None) -> Tensor:
-        """h (..., dim) -> (..., dim), times scale (dim,)."""
+    def forward(self, h: Tensor, scale: Tensor | None = None, onto: Tensor | None = None) -> Tensor:
+        """h (..., dim) -> (..., dim), times scale (dim,), plus onto (..., dim)."""
         tiles = self.fc.products == "tiles"
         if (tiles or (self.native and h.dtype == torch.float32)) and torch.is_grad_enabled():
             proj = self.proj.weight if scale is None else scale[:, None] * self.proj.weight
             given = h, self.fc.weight, proj, self.slope
-            return amx.mlp(*given) if tiles else mlp.mlp(*given)[0]
-        z = self.fc(h)
-        z = F.relu(z) if self.slope == 0.0 else F.leaky_relu(z, self.slope)
-        return self.proj(z * z, scale)
+            if not tiles:
+                return mlp.mlp(*given, onto)[0]
+            y = amx.mlp(*given)
+        else:
+            z = self.fc(h)
+            z = F.relu(z) if self.slope == 0.0 else F.leaky_relu(z, self.slope)
+            y = self.proj(z * z, scale)
+        return y if onto is None else onto + y

@@ -52,7 +52,9 @@ LOADERS: dict[str, Callable[[GPT, Path | None], object]] = {
     COPIES: lambda model, cache: copies.load(cache),
     NORMS: lambda model, cache: residual.load(cache),
     DIVERGENCE: lambda model, cache: divergence.load(cache),
-    HEADS: lambda model, cache: heads.load(model.config.dim // model.config.num_heads, cache),
+    HEADS: lambda model, cache: heads.load(
+        width := model.config.dim // model.config.num_heads, model.config.rope_dims or width, cache
+    ),
     MLPS: lambda model, cache: mlp.load(cache),
     "bfloat16 products": lambda model, cache: None,
     "bfloat16 in C": lambda model, cache: (amx.load(cache), amx_attention.load(cache)),

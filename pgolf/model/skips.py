@@ -48,3 +48,18 @@ def join(x: Tensor, skip: Skip) -> Tensor:
         return x + brought
     gate = torch.sigmoid(skip.gate).to(x.dtype)
     return gate * x + (1 - gate) * brought
+
+
+def join_mix(mix: Tensor, skip: Skip | None) -> Tensor:
+    """The join in the weights of a mixture that follows it.
+
+    mix (2, dim), of the stream and of another -> (3, dim), of the stream before the join, of the other, and of what the
+    skip brings back; mix itself without a skip.
+    """
+    if skip is None:
+        return mix
+    kept, brought = mix[0], mix[0] * skip.weight
+    if skip.gate is not None:
+        gate = torch.sigmoid(skip.gate)
+        kept, brought = gate * kept, (1 - gate) * brought
+    return torch.stack([kept, mix[1], brought])

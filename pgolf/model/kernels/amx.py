@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pgolf.model.kernels import native, tiles
+from pgolf.model.kernels.operator import operator
 from pgolf.model.raised_logits import Gradients, Raised
 
 SOURCE = (
@@ -337,7 +338,7 @@ def weighted_loss(
     return losses, (d_hidden, d_head, d_bias, *(() if raised is None else (None, d_amounts)))
 
 
-@torch.library.custom_op("pgolf::tiled_linear", mutates_args=())
+@operator("pgolf::tiled_linear")
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x (..., k) @ weight (m, k)^T."""
     flat = x.reshape(-1, x.shape[-1]).contiguous()
@@ -345,7 +346,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     return product(flat, weight.contiguous(), out, turned=True).view(*x.shape[:-1], len(weight))
 
 
-@torch.library.custom_op("pgolf::tiled_linear_backward", mutates_args=())
+@operator("pgolf::tiled_linear_backward")
 def linear_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients by x and weight."""
     g, flat = grad.reshape(-1, grad.shape[-1]).contiguous(), x.reshape(-1, x.shape[-1]).contiguous()
@@ -354,7 +355,7 @@ def linear_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Te
     return dx, outer(g, flat, dw)
 
 
-@torch.library.custom_op("pgolf::tiled_mlp", mutates_args=())
+@operator("pgolf::tiled_mlp")
 def mlp(x: Tensor, fc: Tensor, proj: Tensor, slope: float) -> Tensor:
     """a(x @ fc^T)^2 @ proj^T with a the leaky rectifier of `slope`; x (..., d), fc (h, d), proj (d, h)."""
     x, fc, proj = x.contiguous(), fc.contiguous(), proj.contiguous()
@@ -364,7 +365,7 @@ def mlp(x: Tensor, fc: Tensor, proj: Tensor, slope: float) -> Tensor:
     return out
 
 
-@torch.library.custom_op("pgolf::tiled_mlp_backward", mutates_args=())
+@operator("pgolf::tiled_mlp_backward")
 def mlp_backward(grad: Tensor, x: Tensor, fc: Tensor, proj: Tensor, slope: float) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients by x, fc and proj."""
     grad, x, fc, proj = grad.contiguous(), x.contiguous(), fc.contiguous(), proj.contiguous()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pgolf.model.kernels import native, tiles
+from pgolf.model.kernels.operator import operator
 
 SOURCE = (
     tiles.SOURCE
@@ -187,7 +188,7 @@ def load(folder: Path | None = None) -> ctypes.CDLL:
     return tiles.library(SOURCE, folder)
 
 
-@torch.library.custom_op("pgolf::tiled_attention", mutates_args=())
+@operator("pgolf::tiled_attention")
 def attention(q: Tensor, k: Tensor, v: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
     """As `attention.attention`, with every factor of a product rounded."""
     (batch, queries, heads, width), (_, length, kv_heads, _) = q.shape, k.shape
@@ -199,7 +200,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, first: Tensor | None) -> tuple[Te
     return y, lse
 
 
-@torch.library.custom_op("pgolf::tiled_attention_backward", mutates_args=())
+@operator("pgolf::tiled_attention_backward")
 def attention_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, first: Tensor | None, y: Tensor, lse: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -216,6 +217,7 @@ def attention_backward(
 
 def _save_attention(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs, *output)
+    ctx.set_materialize_grads(False)  # nothing but y gets a gradient: torch would fill one with zeros
 
 
 def _differentiate_attention(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pgolf.model.kernels import native
+from pgolf.model.kernels.operator import operator
 
 SOURCE = (
     native.VECTORS
@@ -23,6 +24,7 @@ SOURCE = (
 #define DLANES (D % LANES ? LANES / 2 : LANES)
 typedef float dvec __attribute__((vector_size(DLANES * 4)));
 typedef float unaligned __attribute__((vector_size(DLANES * 4), aligned(4)));
+typedef float uvec __attribute__((vector_size(BYTES), aligned(4)));
 #define DV (D / DLANES)
 /* Q queries lie in VECS vectors; K keys are a block. */
 #define VECS (REGISTERS == 32 && BYTES == 64 ? 2 : 4)
@@ -116,9 +118,60 @@ typedef void around;
 #define KEEP(by_gain)
 #endif
 
+#if LANES == 16
+#define LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif LANES == 8
+#define LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define LOW 0, 4, 1, 5
+#define HIGH 2, 6, 3, 7
+#endif
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
+#endif
+
+/* to[c][r] = scale * from[r][c] for LANES rows and columns, in registers: log2(LANES) times every row is shuffled with
+   the one half of them further on. Element by element it would end in loads of vectors whose stores are still under
+   way. */
+static inline void turn_tile(float *restrict to, const float *restrict from, int ldt, int ldf, float scale) {
+  vec a[LANES], b[LANES];
+  UNROLL for (int r = 0; r < LANES; r++) a[r] = *(const uvec *)(from + r * ldf) * scale;
+  UNROLL for (int n = 1; n < LANES; n *= 2) {
+    UNROLL for (int r = 0; r < LANES / 2; r++) {
+      b[2 * r] = SHUFFLE(a[r], a[r + LANES / 2], LOW);
+      b[2 * r + 1] = SHUFFLE(a[r], a[r + LANES / 2], HIGH);
+    }
+    UNROLL for (int r = 0; r < LANES; r++) a[r] = b[r];
+  }
+  UNROLL for (int r = 0; r < LANES; r++) *(uvec *)(to + r * ldt) = a[r];
+}
+
+/* Where the blocks of `turn_tile` begin along a head; the last two overlap where its width is no multiple of LANES. */
+#define BLOCKS(d) for (int d = 0, last = D - LANES; d < D; d = d < last && d + LANES > last ? last : d + LANES)
+
 static void transpose(group *to, const float *rows, float scale) {
+#if HEAD_DIM >= LANES
+  BLOCKS(d)
+    for (int i = 0; i < Q; i += LANES) turn_tile((float *)(to + d) + i, rows + i * D + d, Q, D, scale);
+#else
   for (int d = 0; d < D; d++)
     for (int i = 0; i < Q; i++) ((float *)&to[d])[i] = rows[i * D + d] * scale;
+#endif
+}
+
+/* rows (Q, D) of sums */
+static void transpose_back(float *rows, const group *sums) {
+#if HEAD_DIM >= LANES
+  BLOCKS(d)
+    for (int i = 0; i < Q; i += LANES) turn_tile(rows + i * D + d, (const float *)(sums + d) + i, D, Q, 1.f);
+#else
+  for (int d = 0; d < D; d++)
+    for (int i = 0; i < Q; i++) rows[i * D + d] = ((const float *)&sums[d])[i];
+#endif
 }
 
 /* query i sees the keys first[i] <= j <= i */
@@ -185,12 +238,15 @@ void attention_forward(const float *q, const float *k, const float *v, const int
           }
           gather(sums, score, values + block * D);
         }
+        for (int part = 0; part < VECS; part++) {
+          const vec inverse = splat(1.f) / total[part];
+          for (int d = 0; d < D; d++) sums[d].at[part] *= inverse;
+        }
+        transpose_back(rows, sums);
         for (int i = 0; i < count; i++) {
-          const float sum = ((float *)total)[i], inverse = 1.f / sum;
-          float *y = out + (at + (int64_t)i * heads) * D;
-          for (int d = 0; d < D; d++) y[d] = ((float *)&sums[d])[i] * inverse;
-          LEAVE(y, values + (place + i) * D, row + i);
-          lse[((int64_t)b * heads + h) * queries + start + i] = ((float *)top)[i] + log2f(sum);
+          LEAVE(rows + i * D, values + (place + i) * D, row + i);
+          memcpy(out + (at + (int64_t)i * heads) * D, rows + i * D, D * 4);
+          lse[((int64_t)b * heads + h) * queries + start + i] = ((float *)top)[i] + log2f(((float *)total)[i]);
         }
       }
     free(keys);
@@ -254,10 +310,12 @@ void attention_backward(const float *grad, const float *q, const float *k, const
           scatter(dkeys + block * D, ds, rows);
           scatter(dvalues + block * D, p, drows);
         }
+        for (int d = 0; d < D; d++)
+          for (int part = 0; part < VECS; part++) sums[d].at[part] *= scale;
+        transpose_back(rows, sums);
         for (int i = 0; i < count; i++) {
-          float *to = dq + (row + i) * ldq + h * D;
-          for (int d = 0; d < D; d++) to[d] = ((float *)&sums[d])[i] * scale;
-          by_gain += ENTER_BACK(to, q + (row + i) * ldq + h * D, place + i, t->gain[h]);
+          by_gain += ENTER_BACK(rows + i * D, q + (row + i) * ldq + h * D, place + i, t->gain[h]);
+          memcpy(dq + (row + i) * ldq + h * D, rows + i * D, D * 4);
         }
       }
       KEEP(by_gain);
@@ -286,7 +344,7 @@ def load(head_dim: int, folder: Path | None = None) -> ctypes.CDLL:
     return native.library(SOURCE, (f"HEAD_DIM={head_dim}",), folder)
 
 
-@torch.library.custom_op("pgolf::attention", mutates_args=())
+@operator("pgolf::attention")
 def attention(q: Tensor, k: Tensor, v: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
     """Causal attention; q (B, L, H, D), k and v (B, T, H_kv, D) float32, first (B, T) int32 or None for zeros.
 
@@ -303,7 +361,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, first: Tensor | None) -> tuple[Te
     return y, lse
 
 
-@torch.library.custom_op("pgolf::attention_backward", mutates_args=())
+@operator("pgolf::attention_backward")
 def attention_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, first: Tensor | None, y: Tensor, lse: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -320,6 +378,7 @@ def attention_backward(
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs, *output)
+    ctx.set_materialize_grads(False)  # nothing but y gets a gradient: torch would fill one with zeros
 
 
 def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgolf.model.kernels import attention, native
+from pgolf.model.kernels.operator import operator
 
 if TYPE_CHECKING:
     from pgolf.model.attention import Attention
@@ -28,14 +29,14 @@ if TYPE_CHECKING:
 _HOOKS = r"""
 #define HEADS
 typedef struct {
-  const float *cos, *sin; /* (length, half) */
+  const float *cos, *sin; /* (length, HALF): HALF of the D dimensions are turned with as many others */
   const float *gain;      /* (heads), of the queries */
   const float *gate;      /* heads columns of the rows, or null */
   float *along;           /* (batch, length, heads): the share of the own value that was taken out, or null */
   float *by_gate;         /* as the gate */
   float *by_gain;         /* (batch, heads) */
   float factor;           /* of the gate */
-  int half, heads, width; /* of the rotated dimensions; of a row */
+  int heads, width; /* of a row */
 } around;
 
 /* in `attention`, with its names: sequence b, head h, first token `place`, and t, an `around` */
@@ -48,21 +49,23 @@ typedef struct {
 #define EPS 1.1920928955078125e-07f /* of the norms, torch's for float32 */
 
 static inline float dot_head(const float *a, const float *b) {
+  typedef float four __attribute__((vector_size(16)));
   dvec sums = {};
-  float sum = 0.f;
   for (int d = 0; d < D; d += DLANES) sums += *(const unaligned *)(a + d) * *(const unaligned *)(b + d);
-  for (int lane = 0; lane < DLANES; lane++) sum += sums[lane];
-  return sum;
+  four parts[DLANES / 4];
+  memcpy(parts, &sums, sizeof sums);
+  UNROLL for (int n = DLANES / 8; n; n /= 2)
+    UNROLL for (int i = 0; i < n; i++) parts[i] += parts[i + n];
+  return (parts[0][0] + parts[0][2]) + (parts[0][1] + parts[0][3]);
 }
 
 /* x (D), normed, rotated as at `position`, times gain, in place */
 static void enter(float *x, const around *t, int position, float gain) {
-  const int half = t->half;
-  const float *restrict cos = t->cos + (int64_t)position * half, *restrict sin = t->sin + (int64_t)position * half;
+  const float *restrict cos = t->cos + (int64_t)position * HALF, *restrict sin = t->sin + (int64_t)position * HALF;
   const float scale = gain / sqrtf(dot_head(x, x) / D + EPS);
   for (int i = 0; i < D; i++) x[i] *= scale;
-  float *restrict low = x, *restrict high = x + half;
-  for (int i = 0; i < half; i++) {
+  float *restrict low = x, *restrict high = x + HALF;
+  for (int i = 0; i < HALF; i++) {
     const float a = low[i], b = high[i];
     low[i] = a * cos[i] + b * sin[i];
     high[i] = b * cos[i] - a * sin[i];
@@ -71,10 +74,9 @@ static void enter(float *x, const around *t, int position, float gain) {
 
 /* Turns g (D), the gradient by the output of `enter`, into that by its input x; returns that by gain. */
 static float enter_back(float *g, const float *x, const around *t, int position, float gain) {
-  const int half = t->half;
-  const float *restrict cos = t->cos + (int64_t)position * half, *restrict sin = t->sin + (int64_t)position * half;
-  float *restrict low = g, *restrict high = g + half;
-  for (int i = 0; i < half; i++) {
+  const float *restrict cos = t->cos + (int64_t)position * HALF, *restrict sin = t->sin + (int64_t)position * HALF;
+  float *restrict low = g, *restrict high = g + HALF;
+  for (int i = 0; i < HALF; i++) {
     const float a = low[i], b = high[i];
     low[i] = a * cos[i] - b * sin[i];
     high[i] = b * cos[i] + a * sin[i];
@@ -130,20 +132,20 @@ SOURCE = (
    along: room, or null where the own value stays */
 void heads_forward(const float *rows, const float *cos, const float *sin, const float *gain, const int32_t *first,
                    float *out, float *lse, float *along, float factor, int batch, int length, int heads, int kv_heads,
-                   int half, int width, int gated, int threads) {
+                   int width, int gated, int threads) {
   const float *k = rows + heads * D, *v = k + kv_heads * D;
-  const around t = {cos, sin, gain, gated ? v + kv_heads * D : 0, along, 0, 0, factor, half, heads, width};
+  const around t = {cos, sin, gain, gated ? v + kv_heads * D : 0, along, 0, 0, factor, heads, width};
   attention_forward(rows, k, v, first, &t, out, lse, batch, length, length, heads, kv_heads, width, width, threads);
 }
 
 void heads_backward(const float *grad, const float *rows, const float *cos, const float *sin, const float *gain,
                     const int32_t *first, const float *out, const float *lse, float *along, float *by_rows,
-                    float *by_gain, float factor, int batch, int length, int heads, int kv_heads, int half, int width,
-                    int gated, int threads) {
+                    float *by_gain, float factor, int batch, int length, int heads, int kv_heads, int width, int gated,
+                    int threads) {
   const float *k = rows + heads * D, *v = k + kv_heads * D;
   float *dk = by_rows + heads * D, *dv = dk + kv_heads * D;
   const around t = {cos, sin, gain, gated ? v + kv_heads * D : 0, along, dv + kv_heads * D, by_gain,
-                    factor, half, heads, width};
+                    factor, heads, width};
   attention_backward(grad, rows, k, v, first, &t, out, lse, by_rows, dk, dv, batch, length, length, heads, kv_heads,
                      width, width, threads);
 }
@@ -151,13 +153,14 @@ void heads_backward(const float *grad, const float *rows, const float *cos, cons
 )
 
 
-def load(head_dim: int, folder: Path | None = None) -> ctypes.CDLL:
-    """The compiled kernel for heads of this width. Raises native.Unavailable."""
+def load(head_dim: int, rotated: int, folder: Path | None = None) -> ctypes.CDLL:
+    """The compiled kernel for heads of this width, so many of whose dimensions are rotated: compiled for both, because
+    the loops over them are short. Raises native.Unavailable."""
     attention.check(head_dim)
-    return native.library(SOURCE, (f"HEAD_DIM={head_dim}",), folder)
+    return native.library(SOURCE, (f"HEAD_DIM={head_dim}", f"HALF={rotated // 2}"), folder)
 
 
-@torch.library.custom_op("pgolf::heads", mutates_args=())
+@operator("pgolf::heads")
 def heads(
     rows: Tensor,
     cos: Tensor,
@@ -179,11 +182,11 @@ def heads(
     out, lse = rows.new_empty(batch, length, count, head_dim), rows.new_empty(batch, count, length)
     along = rows.new_empty((batch, length, count) if exclusive else 0)
     tensors = map(native.pointer, (*given, out, lse, along if exclusive else None))
-    load(head_dim).heads_forward(*tensors, *_numbers(rows, cos, gain, head_dim, factor))
+    load(head_dim, 2 * cos.shape[1]).heads_forward(*tensors, *_numbers(rows, gain, head_dim, factor))
     return out, lse, along
 
 
-@torch.library.custom_op("pgolf::heads_backward", mutates_args=())
+@operator("pgolf::heads_backward")
 def heads_backward(
     grad: Tensor,
     rows: Tensor,
@@ -201,19 +204,20 @@ def heads_backward(
     drows, dgain = rows.new_empty(rows.shape), rows.new_empty(len(rows), len(gain))
     tensors = map(native.pointer, (*given, out, lse, along if along.numel() else None, drows, dgain))
     head_dim = out.shape[-1]
-    load(head_dim).heads_backward(*tensors, *_numbers(rows, cos, gain, head_dim, factor))
+    load(head_dim, 2 * cos.shape[1]).heads_backward(*tensors, *_numbers(rows, gain, head_dim, factor))
     return drows, dgain.sum(0)
 
 
-def _numbers(rows: Tensor, cos: Tensor, gain: Tensor, head_dim: int, factor: float | None) -> tuple[Any, ...]:
+def _numbers(rows: Tensor, gain: Tensor, head_dim: int, factor: float | None) -> tuple[Any, ...]:
     (batch, length, width), count = rows.shape, len(gain)
     kv_heads = (width - (0 if factor is None else count) - count * head_dim) // (2 * head_dim)
-    sizes = batch, length, count, kv_heads, cos.shape[1], width
+    sizes = batch, length, count, kv_heads, width
     return ctypes.c_float(factor or 0.0), *sizes, int(factor is not None), torch.get_num_threads()
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs[:5], *output)
+    ctx.set_materialize_grads(False)  # nothing but y gets a gradient: torch would fill one with zeros
     ctx.factor = inputs[7]
 
 

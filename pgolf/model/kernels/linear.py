@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgolf.model.kernels import native
+from pgolf.model.kernels.operator import operator
 
 LEAST_ROWS = 64  # below, calling it costs more than it saves
 
@@ -82,12 +83,12 @@ static void pack_panels(const float *w, float *to, int k, int m, int turned) {
   }
 }
 
-/* out (n, m) = x (n, k) times the panels of w, on this thread; ldx, ldo: from row to row */
+/* out (n, m) (+)= x (n, k) times the panels of w, on this thread; ldx, ldo: from row to row */
 static void times_panels(const float *x, const float *panels, float *out, int n, int k, int m, int64_t ldx,
-                         int64_t ldo) {
+                         int64_t ldo, int add) {
   for (int j = 0; j < m; j += panel(m)) {
     const int width = PAD(m) - j < panel(m) ? PAD(m) - j : panel(m);
-    tile(out + j, x, panels + (int64_t)j * k, n, m - j < width ? m - j : width, k, ldx, 1, width, ldo, 0);
+    tile(out + j, x, panels + (int64_t)j * k, n, m - j < width ? m - j : width, k, ldx, 1, width, ldo, add);
   }
 }
 
@@ -97,7 +98,7 @@ void product(const float *x, const float *w, float *out, int n, int k, int m, in
   pack_panels(w, panels, k, m, turned);
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int i = 0; i < n; i += STEP)
-    times_panels(x + (int64_t)i * k, panels, out + (int64_t)i * m, n - i < STEP ? n - i : STEP, k, m, k, m);
+    times_panels(x + (int64_t)i * k, panels, out + (int64_t)i * m, n - i < STEP ? n - i : STEP, k, m, k, m, 0);
   free(panels);
 }
 
@@ -158,7 +159,7 @@ def outer(g: Tensor, x: Tensor, out: Tensor, add: bool) -> Tensor:
     return out
 
 
-@torch.library.custom_op("pgolf::linear", mutates_args=())
+@operator("pgolf::linear")
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x (..., k) @ weight (m, k)^T, float32."""
     flat = x.reshape(-1, x.shape[-1]).contiguous()
@@ -166,7 +167,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     return product(flat, weight.contiguous(), out, turned=True).view(*x.shape[:-1], len(weight))
 
 
-@torch.library.custom_op("pgolf::linear_backward", mutates_args=())
+@operator("pgolf::linear_backward")
 def linear_backward(grad: Tensor, x: Tensor, weight: Tensor, by_x: bool, by_weight: bool) -> tuple[Tensor, Tensor]:
     """Gradients with respect to x and weight; an empty tensor for one that is not required."""
     g, flat = grad.reshape(-1, grad.shape[-1]).contiguous(), x.reshape(-1, x.shape[-1]).contiguous()

@@ -1,4 +1,4 @@
-"""The MLP in C, forward and backward, for float32 on a CPU: a(x fc^T)^2 proj^T with a the leaky rectifier.
+"""The MLP in C, forward and backward, for float32 on a CPU: onto + a(x fc^T)^2 proj^T with a the leaky rectifier.
 
 Torch writes the hidden activations, three times as wide as the stream, to memory and reads them back several times
 each way. Here they exist for `ROWS` tokens at a time, in the second cache; only x fc^T goes to memory, once: computing
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pgolf.model.kernels import linear, native
+from pgolf.model.kernels.operator import operator
 
 WIDEST_VECTOR = 16  # floats; the hidden activations are padded to a multiple of it
 
@@ -47,9 +48,9 @@ static void rise(const float *x, const float *up, float *z, float *square, float
   }
 }
 
-/* out (n, d) for x (n, d), fc (h, d), proj (d, h); z: n PAD(h) floats for the backward pass */
-void mlp(const float *x, const float *fc, const float *proj, float *z, float *out, float slope, int n, int d, int h,
-         int threads) {
+/* out (n, d) for x (n, d), fc (h, d), proj (d, h), onto (n, d) or null; z: n PAD(h) floats for the backward pass */
+void mlp(const float *x, const float *fc, const float *proj, const float *onto, float *z, float *out, float slope,
+         int n, int d, int h, int threads) {
   float *up = panels_of(fc, d, h, 1), *down = panels_of(proj, h, d, 1);
 #pragma omp parallel num_threads(threads)
   {
@@ -58,7 +59,8 @@ void mlp(const float *x, const float *fc, const float *proj, float *z, float *ou
     for (int i = 0; i < n; i += ROWS) {
       const int rows = n - i < ROWS ? n - i : ROWS;
       rise(x + (int64_t)i * d, up, z + (int64_t)i * PAD(h), square, slope, rows, d, h);
-      times_panels(square, down, out + (int64_t)i * d, rows, h, d, PAD(h), d);
+      if (onto) memcpy(out + (int64_t)i * d, onto + (int64_t)i * d, (size_t)rows * d * 4);
+      times_panels(square, down, out + (int64_t)i * d, rows, h, d, PAD(h), d, onto != 0);
     }
     free(square);
   }
@@ -108,7 +110,7 @@ void mlp_backward(const float *g, const float *x, const float *fc, const float *
               *(vec *)(squares + to) = a * a;
             }
         }
-        times_panels(dz, down, dx + at * d, rows, h, d, hp, d);
+        times_panels(dz, down, dx + at * d, rows, h, d, hp, d, 0);
         const float *inputs = padded_rows(copies, x + at * d, rows, d);
         const float *grads = padded_rows(copies + ROWS * dp, g + at * d, rows, d);
         for (int i = 0; i < h; i += LINE) {
@@ -142,22 +144,23 @@ def load(folder: Path | None = None) -> ctypes.CDLL:
     return native.library(SOURCE, (), folder)
 
 
-@torch.library.custom_op("pgolf::mlp", mutates_args=())
-def mlp(x: Tensor, fc: Tensor, proj: Tensor, slope: float) -> tuple[Tensor, Tensor]:
-    """a(x @ fc^T)^2 @ proj^T with a the leaky rectifier of `slope`; x (..., d), fc (h, d), proj (d, h), all float32.
+@operator("pgolf::mlp")
+def mlp(x: Tensor, fc: Tensor, proj: Tensor, slope: float, onto: Tensor | None) -> tuple[Tensor, Tensor]:
+    """onto + a(x @ fc^T)^2 @ proj^T with a the leaky rectifier of `slope`.
 
+    x, onto (..., d), fc (h, d), proj (d, h), all float32; without onto nothing is added.
     Returns it, (..., d), and x @ fc^T in an order that only the backward pass knows.
     """
-    x, fc, proj = x.contiguous(), fc.contiguous(), proj.contiguous()
+    given = [None if part is None else part.contiguous() for part in (x, fc, proj, onto)]
     hidden, width = fc.shape
     count = x.numel() // width
     out, z = x.new_empty(x.shape), x.new_empty(count, padded_width(hidden))
     sizes = count, width, hidden, torch.get_num_threads()
-    load().mlp(*map(native.pointer, (x, fc, proj, z, out)), ctypes.c_float(slope), *sizes)
+    load().mlp(*map(native.pointer, (*given, z, out)), ctypes.c_float(slope), *sizes)
     return out, z
 
 
-@torch.library.custom_op("pgolf::mlp_backward", mutates_args=())
+@operator("pgolf::mlp_backward")
 def mlp_backward(
     grad: Tensor, x: Tensor, fc: Tensor, proj: Tensor, z: Tensor, slope: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -174,13 +177,14 @@ def padded_width(hidden: int) -> int:
     return -(-hidden // WIDEST_VECTOR) * WIDEST_VECTOR
 
 
-def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, float], output: tuple[Tensor, Tensor]) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs[:3], output[1])
-    ctx.slope = inputs[3]
+    ctx.set_materialize_grads(False)  # the hidden activations get no gradient: torch would fill one with zeros
+    ctx.slope, ctx.adds = inputs[3], inputs[4] is not None
 
 
-def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-    return (*mlp_backward(grad, *ctx.saved_tensors, ctx.slope), None)
+def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return (*mlp_backward(grad, *ctx.saved_tensors, ctx.slope), None, grad if ctx.adds else None)
 
 
 mlp.register_autograd(_differentiate, setup_context=_save)

@@ -1,9 +1,10 @@
 """The start of a half block in C, forward and backward, for float32 on a CPU: residual sum, norm, short convolution.
 
-    mixed = mix[0] * x + mix[1] * other          (without mix: x + other)
+    mixed = mix[0] * x + mix[1] * other + mix[2] * skip      (without skip two rows of mix; without mix x + other)
     n = factor * mixed / sqrt(mean(mixed^2) + eps)
     h_t = n_t + sum_k taps[k] * n_(t-k-1)        within a document (without taps: n)
 
+`skip` is the stream of an earlier block; to join it in torch takes four passes over the stream, and ten backward.
 torch.compile writes every shifted copy of the convolution to memory and sums the gradients by mix and taps column by
 column, in strides of a row. Here `SPAN` tokens at a time pass through the first cache once in each direction; each span
 has its own sums, added up in the order of the tokens whatever the number of threads.
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pgolf.model.kernels import native
+from pgolf.model.kernels.operator import operator
 
 SOURCE = (
     native.VECTORS
@@ -38,10 +40,11 @@ static void shares(float *share, const float *inside, int t, int taps) {
   for (int k = 0; k < taps; k++) share[k] = all = t - k > 0 ? all * inside[t - k] : 0.f;
 }
 
-/* rows x length tokens of width d; other (like x), mix (2, d), taps (taps, d), inside (rows, length), factor (1): of
-   these mix, taps with inside, and factor may be null */
-void enter(const float *x, const float *other, const float *mix, const float *taps, const float *inside,
-           const float *factor, float *mixed, float *h, int rows, int length, int d, int count, int threads) {
+/* rows x length tokens of width d; other and skip (like x), mix (2 or 3, d), taps (taps, d), inside (rows, length),
+   factor (1): of these mix, skip with mix, taps with inside, and factor may be null */
+void enter(const float *x, const float *other, const float *skip, const float *mix, const float *taps,
+           const float *inside, const float *factor, float *mixed, float *h, int rows, int length, int d, int count,
+           int threads) {
   const int spans = (length + SPAN - 1) / SPAN;
   const float by = factor ? *factor : 1.f;
 #pragma omp parallel num_threads(threads)
@@ -55,7 +58,10 @@ void enter(const float *x, const float *other, const float *mix, const float *ta
       for (int t = start < count ? 0 : start - count; t < stop; t++) {
         const float *a = x + (first + t) * d, *b = other + (first + t) * d;
         float *m = t < start ? row : mixed + (first + t) * d, *n = normed + (int64_t)(t - start + count) * d;
-        if (mix)
+        if (skip) {
+          const float *s = skip + (first + t) * d;
+          SIMD for (int c = 0; c < d; c++) m[c] = mix[c] * a[c] + mix[d + c] * b[c] + mix[2 * d + c] * s[c];
+        } else if (mix)
           SIMD for (int c = 0; c < d; c++) m[c] = mix[c] * a[c] + mix[d + c] * b[c];
         else
           SIMD for (int c = 0; c < d; c++) m[c] = a[c] + b[c];
@@ -77,12 +83,13 @@ void enter(const float *x, const float *other, const float *mix, const float *ta
   }
 }
 
-/* Gradients for d_mixed and d_h by the outputs: d_x, and with mix d_other and sums (2 + count, d) by mix and taps;
-   without mix d_x is d_other too and the first two rows of sums are zero. */
-void enter_backward(const float *d_mixed, const float *d_h, const float *x, const float *other, const float *mix,
-                    const float *taps, const float *inside, const float *factor, const float *mixed, float *d_x,
-                    float *d_other, float *sums, int rows, int length, int d, int count, int threads) {
-  const int spans = (length + SPAN - 1) / SPAN, kinds = 2 + count;
+/* Gradients for d_mixed and d_h by the outputs: d_x, with mix d_other, with skip d_skip, and sums (3 + count, d) by mix
+   and taps; without mix d_x is d_other too, and rows of sums by what is not there are zero. */
+void enter_backward(const float *d_mixed, const float *d_h, const float *x, const float *other, const float *skip,
+                    const float *mix, const float *taps, const float *inside, const float *factor, const float *mixed,
+                    float *d_x, float *d_other, float *d_skip, float *sums, int rows, int length, int d, int count,
+                    int threads) {
+  const int spans = (length + SPAN - 1) / SPAN, kinds = 3 + count;
   const float by = factor ? *factor : 1.f;
   float *partial = calloc((size_t)rows * spans * kinds * d + 1, 4);
 #pragma omp parallel num_threads(threads)
@@ -106,7 +113,7 @@ void enter_backward(const float *d_mixed, const float *d_h, const float *x, cons
         if (count) shares(share, inside + first, t, count);
         for (int k = 0; k < count; k++) {
           const float *back = n - (int64_t)(k + 1) * d, part = by * share[k];
-          float *sum = mine + (2 + k) * d;
+          float *sum = mine + (3 + k) * d;
           if (part != 0.f) SIMD for (int c = 0; c < d; c++) sum[c] += part * g[c] * back[c];
         }
         for (int k = 0; k < count && t + k + 1 < length; k++) { /* the later tokens that look back at this one */
@@ -119,9 +126,14 @@ void enter_backward(const float *d_mixed, const float *d_h, const float *x, cons
         float *to = d_x + (first + t) * d, *more = d_other + (first + t) * d;
         if (mix) {
           SIMD for (int c = 0; c < d; c++) {
-            const float dm = res[c] + r * (dn[c] - n[c] * mean);
+            const float dm = dn[c] = res[c] + r * (dn[c] - n[c] * mean);
             to[c] = mix[c] * dm, more[c] = mix[d + c] * dm;
             mine[c] += dm * a[c], mine[d + c] += dm * b[c];
+          }
+          if (skip) {
+            const float *s = skip + (first + t) * d, *share = mix + 2 * d;
+            float *by_skip = d_skip + (first + t) * d, *sum = mine + 2 * d;
+            SIMD for (int c = 0; c < d; c++) by_skip[c] = share[c] * dn[c], sum[c] += dn[c] * s[c];
           }
         } else {
           SIMD for (int c = 0; c < d; c++) to[c] = res[c] + r * (dn[c] - n[c] * mean);
@@ -144,43 +156,51 @@ def load(folder: Path | None = None) -> ctypes.CDLL:
     return native.library(SOURCE, (), folder)
 
 
-@torch.library.custom_op("pgolf::enter", mutates_args=())
+@operator("pgolf::enter")
 def enter(
-    x: Tensor, other: Tensor, mix: Tensor | None, taps: Tensor | None, inside: Tensor | None, factor: Tensor | None
+    x: Tensor,
+    other: Tensor,
+    skip: Tensor | None,
+    mix: Tensor | None,
+    taps: Tensor | None,
+    inside: Tensor | None,
+    factor: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """`mixed` and `h` (B, T, d) of the formulas above.
 
-    x, other (B, T, d); mix (2, d); taps (K, d) and inside (B, T, 1), zero at document starts, both or neither; factor
-    (), which gets no gradient. All float32.
+    x, other, skip (B, T, d); mix (2, d), with skip (3, d); taps (K, d) and inside (B, T, 1), zero at document starts,
+    both or neither; factor (), which gets no gradient. All float32.
     """
-    given = [None if part is None else part.contiguous() for part in (x, other, mix, taps, inside)]
+    given = [None if part is None else part.contiguous() for part in (x, other, skip, mix, taps, inside)]
     mixed, h = x.new_empty(x.shape), x.new_empty(x.shape)
     tensors = map(native.pointer, (*given, factor, mixed, h))
     load().enter(*tensors, *x.shape, 0 if taps is None else len(taps), torch.get_num_threads())
     return mixed, h
 
 
-@torch.library.custom_op("pgolf::enter_backward", mutates_args=())
+@operator("pgolf::enter_backward")
 def enter_backward(
     d_mixed: Tensor,
     d_h: Tensor,
     x: Tensor,
     other: Tensor,
+    skip: Tensor | None,
     mix: Tensor | None,
     taps: Tensor | None,
     inside: Tensor | None,
     factor: Tensor | None,
     mixed: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients by x, by other (empty without mix: that by x), and by the rows of mix (or zeros) and taps."""
-    parts = d_mixed, d_h, x, other, mix, taps, inside
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients by x, by other (empty without mix: that by x), by skip (empty without one), and by the three rows of
+    mix (or zeros) and taps."""
+    parts = d_mixed, d_h, x, other, skip, mix, taps, inside
     contiguous = [None if part is None else part.contiguous() for part in parts]
     count = 0 if taps is None else len(taps)
     d_x, d_other = x.new_empty(x.shape), x.new_empty(0 if mix is None else x.shape)
-    sums = x.new_empty(2 + count, x.shape[-1])
-    tensors = map(native.pointer, (*contiguous, factor, mixed, d_x, d_other, sums))
+    d_skip, sums = x.new_empty(0 if skip is None else x.shape), x.new_empty(3 + count, x.shape[-1])
+    tensors = map(native.pointer, (*contiguous, factor, mixed, d_x, d_other, d_skip, sums))
     load().enter_backward(*tensors, *x.shape, count, torch.get_num_threads())
-    return d_x, d_other, sums
+    return d_x, d_other, d_skip, sums
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -188,10 +208,10 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _differentiate(ctx: Any, d_mixed: Tensor, d_h: Tensor) -> tuple[Tensor | None, ...]:
-    mix, taps = ctx.saved_tensors[2:4]
-    d_x, d_other, sums = enter_backward(d_mixed, d_h, *ctx.saved_tensors)
-    by_taps = None if taps is None else sums[2:]
-    return d_x, (d_x if mix is None else d_other), (None if mix is None else sums[:2]), by_taps, None, None
+    skip, mix, taps = ctx.saved_tensors[2:5]
+    d_x, d_other, d_skip, sums = enter_backward(d_mixed, d_h, *ctx.saved_tensors)
+    by_mix, by_taps = None if mix is None else sums[: len(mix)], None if taps is None else sums[3:]
+    return d_x, d_x if mix is None else d_other, None if skip is None else d_skip, by_mix, by_taps, None, None
 
 
 enter.register_autograd(_differentiate, setup_context=_save)

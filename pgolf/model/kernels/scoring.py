@@ -181,8 +181,8 @@ void block(const task *t) {
         norm(h + r * dim, to_row, dim, t->norm, t->eps);
       }
       if (t->attn_taps) convolve(h, t->attn_taps, t->inside + from, rows, back, t);
-      times_panels(h, wk, k + (int64_t)from * kv, rows, dim, kv, dim, kv);
-      times_panels(h, wv, v + (int64_t)from * kv, rows, dim, kv, dim, kv);
+      times_panels(h, wk, k + (int64_t)from * kv, rows, dim, kv, dim, kv, 0);
+      times_panels(h, wv, v + (int64_t)from * kv, rows, dim, kv, dim, kv, 0);
       for (int r = 0; r < rows; r++) {
         const int p = place + r;
         turn(k + (int64_t)(from + r) * kv, t->kv_heads, 0, t->cos + p * t->half, t->sin + p * t->half, t);
@@ -190,7 +190,7 @@ void block(const task *t) {
       }
       const int begin = place < shift ? shift - place : 0; /* the first row that is asked for */
       if (begin >= rows) continue;
-      times_panels(h + begin * dim, wq, query, rows - begin, dim, dim, dim, dim);
+      times_panels(h + begin * dim, wq, query, rows - begin, dim, dim, dim, dim, 0);
       for (int r = begin; r < rows; r++) {
         const int p = place + r;
         const int64_t row = (int64_t)(from / length) * asked + p - shift;
@@ -224,7 +224,7 @@ void block(const task *t) {
         if (t->gate) for (int i = 0; i < D; i++) mine[i] *= gates[row * heads + n];
       }
     }
-    times_panels(y + (int64_t)at * dim, wo, added, rows, dim, dim, dim, dim);
+    times_panels(y + (int64_t)at * dim, wo, added, rows, dim, dim, dim, dim, 0);
     for (int r = 0; r < rows; r++)
       add(stream + (int64_t)(at + r) * dim, stream + (int64_t)(at + r) * dim, t->attn_scale, added + r * dim, dim);
   }
@@ -239,9 +239,9 @@ void block(const task *t) {
       const float *x = stream + ((int64_t)window * asked + place) * dim;
       for (int r = -back; r < rows; r++) norm(h + r * dim, x + r * dim, dim, t->norm, t->eps);
       if (t->mlp_taps) convolve(h, t->mlp_taps, t->inside + (int64_t)window * length + shift + place, rows, back, t);
-      times_panels(h, fc, z, rows, dim, hidden, dim, hidden);
+      times_panels(h, fc, z, rows, dim, hidden, dim, hidden, 0);
       square(z, t->slope, rows * hidden);
-      times_panels(z, proj, added, rows, hidden, dim, hidden, dim);
+      times_panels(z, proj, added, rows, hidden, dim, hidden, dim, 0);
       float *to_rows = (float *)t->out + (int64_t)from * dim;
       for (int r = 0; r < rows; r++)
         add(to_rows + r * dim, x + r * dim, t->mlp_scale, added + r * dim, dim);

@@ -76,7 +76,13 @@ def _tiled_backward(
 
 @residual.enter.register_fake
 def _enter(
-    x: Tensor, other: Tensor, mix: Tensor | None, taps: Tensor | None, inside: Tensor | None, factor: Tensor | None
+    x: Tensor,
+    other: Tensor,
+    skip: Tensor | None,
+    mix: Tensor | None,
+    taps: Tensor | None,
+    inside: Tensor | None,
+    factor: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     return torch.empty(x.shape), torch.empty(x.shape)
 
@@ -87,18 +93,19 @@ def _enter_gradients(
     d_h: Tensor,
     x: Tensor,
     other: Tensor,
+    skip: Tensor | None,
     mix: Tensor | None,
     taps: Tensor | None,
     inside: Tensor | None,
     factor: Tensor | None,
     mixed: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    count = 2 + (0 if taps is None else len(taps))
-    return x.new_empty(x.shape), x.new_empty(0 if mix is None else x.shape), x.new_empty(count, x.shape[-1])
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    d_other, d_skip = x.new_empty(0 if mix is None else x.shape), x.new_empty(0 if skip is None else x.shape)
+    return x.new_empty(x.shape), d_other, d_skip, x.new_empty(3 + (0 if taps is None else len(taps)), x.shape[-1])
 
 
 @mlp.mlp.register_fake
-def _mlp(x: Tensor, fc: Tensor, proj: Tensor, slope: float) -> tuple[Tensor, Tensor]:
+def _mlp(x: Tensor, fc: Tensor, proj: Tensor, slope: float, onto: Tensor | None) -> tuple[Tensor, Tensor]:
     return torch.empty(x.shape), x.new_empty(x.numel() // x.shape[-1], mlp.padded_width(len(fc)))
 
 

@@ -18,20 +18,21 @@ SIZES = [(1, 8, 8), (63, 80, 240), (1100, 24, 72), (600, 13, 37), (2, 100, 300)]
 @pytest.mark.parametrize(("count", "width", "hidden"), SIZES)
 @pytest.mark.parametrize("slope", [0.0, 0.5])
 @pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("adds", [False, True])
 def test_values_and_gradients(
-    count: int, width: int, hidden: int, slope: float, threads: int, kernels: Runtime
+    count: int, width: int, hidden: int, slope: float, threads: int, adds: bool, kernels: Runtime
 ) -> None:
     torch.manual_seed(0)
-    x, grad = torch.randn(2, count, width, dtype=torch.float64)
+    x, onto, grad = torch.randn(3, count, width, dtype=torch.float64)
     fc, proj = torch.randn(hidden, width).double() / width**0.5, torch.randn(width, hidden).double() / hidden**0.5
-    inputs = [part.requires_grad_() for part in (x, fc, proj)]
-    plain = F.leaky_relu(x @ fc.T, slope).square() @ proj.T
+    inputs = [part.requires_grad_() for part in (x, fc, proj, *[onto] * adds)]
+    plain = F.leaky_relu(x @ fc.T, slope).square() @ proj.T + (onto if adds else 0.0)
     wanted = [plain, *torch.autograd.grad(plain, inputs, grad)]
     singles = [part.detach().float().requires_grad_() for part in inputs]
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        fast = mlp.mlp(*singles, slope)[0]
+        fast = mlp.mlp(*singles[:3], slope, singles[3] if adds else None)[0]
         found = [fast, *torch.autograd.grad(fast, singles, grad.float())]
     finally:
         torch.set_num_threads(before)
@@ -48,7 +49,7 @@ def test_the_number_of_threads_changes_no_bit(kernels: Runtime) -> None:
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            y, z = mlp.mlp(x, fc, proj, 0.5)
+            y, z = mlp.mlp(x, fc, proj, 0.5, None)
             results.append([y, *mlp.mlp_backward(grad, x, fc, proj, z, 0.5)])
     finally:
         torch.set_num_threads(before)

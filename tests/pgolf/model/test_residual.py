@@ -17,26 +17,26 @@ from pgolf.runtime import Runtime
 
 @pytest.mark.parametrize(("rows", "length", "dim"), [(2, 150, 80), (3, 64, 20), (1, 2, 24)])
 @pytest.mark.parametrize("taps", [0, 3])
-@pytest.mark.parametrize("mixes", [True, False])
+@pytest.mark.parametrize("mixes", [0, 2, 3])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_values_and_gradients(
-    rows: int, length: int, dim: int, taps: int, mixes: bool, threads: int, kernels: Runtime
+    rows: int, length: int, dim: int, taps: int, mixes: int, threads: int, kernels: Runtime
 ) -> None:
     torch.manual_seed(0)
-    x, other, *grads = torch.randn(4, rows, length, dim).unbind()
+    x, other, skip, *grads = torch.randn(5, rows, length, dim).unbind()
     inside, factor = (torch.rand(rows, length, 1) > 0.1).float(), torch.tensor(0.7)
-    canon, mix = Canon(taps, dim), torch.randn(2, dim, requires_grad=True)
+    canon, mix = Canon(taps, dim), torch.randn(max(mixes, 1), dim, requires_grad=True)
     with torch.no_grad():
         canon.taps.normal_()
     inputs = [x.requires_grad_(), other.requires_grad_()]
-    inputs += [mix] * mixes + [canon.taps] * bool(taps)
-    mixed = mix[0] * x + mix[1] * other if mixes else x + other
+    inputs += [mix] * bool(mixes) + [skip.requires_grad_()] * (mixes == 3) + [canon.taps] * bool(taps)
+    mixed = sum(row * part for row, part in zip(mix, (x, other, skip), strict=False)) if mixes else x + other
     plain = mixed, canon(rms_norm(mixed) * factor, inside)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         given = (canon.taps, inside) if taps else (None, None)
-        fast = residual.enter(x, other, mix if mixes else None, *given, factor)
+        fast = residual.enter(x, other, skip if mixes == 3 else None, mix if mixes else None, *given, factor)
         found = torch.autograd.grad(fast, inputs, grads)
     finally:
         torch.set_num_threads(before)
@@ -44,10 +44,13 @@ def test_values_and_gradients(
         torch.testing.assert_close(mine, right, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("preset", ["mini", "demo"])
-def test_a_model_has_the_same_loss_and_gradients(preset: str, kernels: Runtime) -> None:
+@pytest.mark.parametrize(
+    ("preset", "skips"),
+    [("mini", {}), ("demo", {}), ("demo", {"skips": True}), ("demo", {"skips": True, "skip_gates": False})],
+)
+def test_a_model_has_the_same_loss_and_gradients(preset: str, skips: dict[str, bool], kernels: Runtime) -> None:
     torch.manual_seed(0)
-    config = dataclasses.replace(configs.load(preset).model, vocab_size=256)
+    config = dataclasses.replace(configs.load(preset).model, vocab_size=256, **skips)
     model, tokens = GPT(config).train(), torch.randint(256, (2, 49))
     with torch.no_grad():
         for parameter in model.parameters():
