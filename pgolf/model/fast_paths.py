@@ -45,7 +45,7 @@ from pgolf.model.kernels import (
     residual,
 )
 from pgolf.model.kernels import scoring as scoring_kernel
-from pgolf.model.layers import Linear, bfloat16_linear
+from pgolf.model.layers import Linear, bfloat16_linear, rms_norm
 from pgolf.model.loss import CHUNK_TOKENS, Arithmetic, plain_outer, plain_product, plain_softmax, weighted_loss
 from pgolf.model.mlp import MLP
 from pgolf.model.paths import COPIES, DIVERGENCE, HEADS, IN_C, LOADERS, MLPS, NORMS, TOLERANCE, plain_model, use_paths
@@ -438,12 +438,12 @@ def _copies(model: GPT, shape: Shape) -> Pair:
 
 
 def _norms(model: GPT, shape: Shape) -> Pair:
-    """One start of a half block with its gradients; training only."""
+    """One start of a half block and one norm alone, with their gradients; training only."""
     numbers, block, dim = torch.Generator().manual_seed(0), GPT(model.config).blocks[0], model.config.dim
     assert isinstance(block, Block)
     length = min(shape.length, RACE_TOKENS)
     rows = max(1, min(RACE_TOKENS // length, shape.rows))
-    x, other, by_mixed, by_h = torch.randn(4, rows, length, dim, generator=numbers)
+    x, other, *grads = torch.randn(5, rows, length, dim, generator=numbers)
     inside = (torch.rand(rows, length, 1, generator=numbers) > 0.01).float()
     canon, mix = block.attn_canon, block.resid_mix
     inputs = [x.requires_grad_(), other.requires_grad_(), *([] if mix is None else [mix])]
@@ -452,12 +452,12 @@ def _norms(model: GPT, shape: Shape) -> Pair:
     def work(native: bool) -> Tensors:
         step = Step(other, x, x, inside)
         if native:
-            results = residual.enter(x, other, None, mix, *_taps(canon, inside), block.norm_factor)
+            results = *residual.enter(x, other, None, mix, *_taps(canon, inside), block.norm_factor), residual.norm(x)
         else:
             mixed = block.mixed(x, step)
             h = block.normed(mixed)
-            results = mixed, h if canon is None else canon(h, inside)
-        return [*results, *torch.autograd.grad(results, inputs, (by_mixed, by_h))]
+            results = mixed, h if canon is None else canon(h, inside), rms_norm(x)
+        return [*results, *torch.autograd.grad(results, inputs, grads)]
 
     return lambda: work(False), lambda: work(True)
 

@@ -45,6 +45,7 @@ from pgolf.model.depth_recurrence import layer_order
 from pgolf.model.divergence import Divergence, plain_divergence
 from pgolf.model.document_counts import DocumentCounts
 from pgolf.model.forward_context import Step
+from pgolf.model.kernels import residual
 from pgolf.model.key_value_cache import KeyValueCache
 from pgolf.model.lanes import Lanes, advance
 from pgolf.model.layers import Linear, rms_norm
@@ -85,7 +86,7 @@ class GPT(nn.Module):
         self.config = config
         self.compute_dtype = torch.float32
         # What `fast_paths` changes: kernels in C, compiled blocks.
-        self.native = False
+        self.native = self.native_norms = False
         self.compiled: Parts | None = None
         self.scoring: Parts | None = None
         self.scored_shape: tuple[int, ...] | None = None  # see `paths.scoring_graph`
@@ -227,14 +228,17 @@ class GPT(nn.Module):
         if self.copy_heads is not None and copied is not None:
             x = x + self.copy_heads.at_input(copied, self.tok_emb.weight, dtype)
         x = x if self.bigram is None else x + self.bigram(tokens, dtype)
-        return rms_norm(x if self.smear is None or inside is None else self.smear(x, inside))
+        return self._normed(x if self.smear is None or inside is None else self.smear(x, inside))
 
     def closed(self, x: Tensor, second: Tensor | None, middle: Tensor | None, last: int = 0) -> Tensor:
         """What `_run` gives -> the normed stream (B, T or last, dim)."""
         x = x if second is None else (x + second) / 2
         if self.backout is None or middle is None:
-            return rms_norm(x)
-        return rms_norm(x - self.backout.to(x.dtype) * middle[:, -last:])
+            return self._normed(x)
+        return self._normed(x - self.backout.to(x.dtype) * middle[:, -last:])
+
+    def _normed(self, x: Tensor) -> Tensor:
+        return residual.norm(x) if self.native_norms and self.training else rms_norm(x)
 
     def _run(
         self,

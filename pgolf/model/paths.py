@@ -39,7 +39,7 @@ TOLERANCE = 1e-4  # of a kernel against plain torch, relative to the largest val
 IN_C = ("attention in C", "softmax in C", "layer products in C", "head products in C")
 COPIES = "copies in C"  # of a model with copy heads
 DIVERGENCE = "divergence in C"  # of the quantizer
-NORMS = "norms in C"  # of blocks that mix the embedding in, in training
+NORMS = "norms in C"  # of the stream, where blocks mix the embedding in, in training
 HEADS = "heads in C"  # beside attention in C: what happens to its heads before and after, in training, in float32
 MLPS = "MLP in C"  # in training, in float32
 GRAPHS = 64  # compiled variants that may exist: shapes of a sequence schedule times kinds of layer
@@ -66,7 +66,7 @@ def use_paths(model: GPT, names: Iterable[str]) -> None:
     """Switch exactly these paths on."""
     plain_model(model)
     chosen = set(names)
-    model.native = "attention in C" in chosen
+    model.native, model.native_norms = "attention in C" in chosen, NORMS in chosen
     bfloat16, tiles = "bfloat16 products" in chosen, "bfloat16 in C" in chosen
     layers = "tiles" if tiles else "bfloat16" if bfloat16 else "C" if "layer products in C" in chosen else "torch"
     for module in model.modules():
@@ -76,7 +76,7 @@ def use_paths(model: GPT, names: Iterable[str]) -> None:
         elif isinstance(module, Linear):
             module.products = layers
         elif isinstance(module, Block):
-            module.native = NORMS in chosen
+            module.native = model.native_norms
         elif isinstance(module, MLP):
             module.native = MLPS in chosen and not (tiles or bfloat16)
     _use_copies(model, COPIES in chosen)
@@ -94,7 +94,8 @@ def use_paths(model: GPT, names: Iterable[str]) -> None:
 
 def plain_model(model: GPT) -> None:
     """Every part in plain torch."""
-    model.native, model.compiled, model.scoring, model.arithmetic = False, None, None, PLAIN
+    model.native = model.native_norms = False
+    model.compiled, model.scoring, model.arithmetic = None, None, PLAIN
     model.divergence = plain_divergence
     _use_copies(model, False)
     for module in model.modules():

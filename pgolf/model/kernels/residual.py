@@ -1,4 +1,5 @@
-"""The start of a half block in C, forward and backward, for float32 on a CPU: residual sum, norm, short convolution.
+"""The norms of the stream in C, forward and backward, for float32 on a CPU, with the residual sum before and the short
+convolution after those that start a half block.
 
     mixed = mix[0] * x + mix[1] * other + mix[2] * skip      (without skip two rows of mix; without mix x + other)
     n = factor * mixed / sqrt(mean(mixed^2) + eps)
@@ -147,6 +148,27 @@ void enter_backward(const float *d_mixed, const float *d_h, const float *x, cons
     for (int c = 0; c < kinds * d; c++) sums[c] += partial[span * kinds * d + c];
   free(partial);
 }
+
+/* out (count, d): x over the root of its mean square, at the embedding and at the end of a model */
+void norm(const float *x, float *out, int count, int d, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t t = 0; t < count; t++) {
+    const float *from = x + t * d;
+    const float r = 1.f / sqrtf(dot(from, from, d) / d + EPS);
+    SIMD for (int c = 0; c < d; c++) out[t * d + c] = r * from[c];
+  }
+}
+
+/* d_x for g, the gradient by out */
+void norm_backward(const float *g, const float *x, float *d_x, int count, int d, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t t = 0; t < count; t++) {
+    const float *from = x + t * d, *by = g + t * d;
+    const float r = 1.f / sqrtf(dot(from, from, d) / d + EPS);
+    const float share = r * r * dot(by, from, d) / d;
+    SIMD for (int c = 0; c < d; c++) d_x[t * d + c] = r * (by[c] - share * from[c]);
+  }
+}
 """
 )
 
@@ -215,3 +237,36 @@ def _differentiate(ctx: Any, d_mixed: Tensor, d_h: Tensor) -> tuple[Tensor | Non
 
 
 enter.register_autograd(_differentiate, setup_context=_save)
+
+
+@operator("pgolf::norm")
+def norm(x: Tensor) -> Tensor:
+    """x (..., d) / sqrt(mean(x^2) + eps), float32."""
+    x = x.contiguous()
+    out = x.new_empty(x.shape)
+    load().norm(native.pointer(x), native.pointer(out), *_sizes(x))
+    return out
+
+
+@operator("pgolf::norm_backward")
+def norm_backward(grad: Tensor, x: Tensor) -> Tensor:
+    """The gradient by x."""
+    grad, x = grad.contiguous(), x.contiguous()
+    d_x = x.new_empty(x.shape)
+    load().norm_backward(*map(native.pointer, (grad, x, d_x)), *_sizes(x))
+    return d_x
+
+
+def _sizes(x: Tensor) -> tuple[int, int, int]:
+    return x.numel() // x.shape[-1], x.shape[-1], torch.get_num_threads()
+
+
+def _save_normed(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate_norm(ctx: Any, grad: Tensor) -> Tensor:
+    return norm_backward(grad, *ctx.saved_tensors)
+
+
+norm.register_autograd(_differentiate_norm, setup_context=_save_normed)

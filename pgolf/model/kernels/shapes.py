@@ -104,6 +104,16 @@ def _enter_gradients(
     return x.new_empty(x.shape), d_other, d_skip, x.new_empty(3 + (0 if taps is None else len(taps)), x.shape[-1])
 
 
+@residual.norm.register_fake
+def _norm(x: Tensor) -> Tensor:
+    return torch.empty(x.shape)
+
+
+@residual.norm_backward.register_fake
+def _norm_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    return torch.empty(x.shape)
+
+
 @mlp.mlp.register_fake
 def _mlp(x: Tensor, fc: Tensor, proj: Tensor, slope: float, onto: Tensor | None) -> tuple[Tensor, Tensor]:
     return torch.empty(x.shape), x.new_empty(x.numel() // x.shape[-1], mlp.padded_width(len(fc)))

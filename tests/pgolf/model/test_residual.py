@@ -44,6 +44,24 @@ def test_values_and_gradients(
         torch.testing.assert_close(mine, right, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(2, 150, 80), (3, 20), (1, 2, 24)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_norm_alone(shape: tuple[int, ...], threads: int, kernels: Runtime) -> None:
+    torch.manual_seed(0)
+    x, grad = torch.randn(2, *shape, dtype=torch.float64)
+    plain = rms_norm(x.requires_grad_())
+    single = x.detach().float().requires_grad_()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        fast = residual.norm(single)
+        [found] = torch.autograd.grad(fast, single, grad.float())
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(fast.double(), plain, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.double(), torch.autograd.grad(plain, x, grad)[0], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("preset", "skips"),
     [("mini", {}), ("demo", {}), ("demo", {"skips": True}), ("demo", {"skips": True, "skip_gates": False})],
