@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pgolf.config.model import ModelConfig
 from pgolf.model import fast_paths
+from pgolf.model import loss as loss_module
 from pgolf.model.copy_heads import CopyHeads, candidates
 from pgolf.model.document_counts import DocumentCounts
 from pgolf.model.fast_paths import Shape
@@ -85,11 +86,14 @@ def same(found: Tensor, right: Tensor) -> None:
 
 
 @pytest.mark.parametrize("beside", [False, True])
-@pytest.mark.parametrize(("rows", "length"), [(9, 40), (4, 150), (2, 300)])  # chunks end inside rows, and in a long one
+@pytest.mark.parametrize(
+    ("rows", "length"), [(13, 40), (4, 150), (2, 300)]
+)  # chunks end inside rows, and in a long one
 def test_the_loss_takes_document_counts_as_they_are(
-    rows: int, length: int, beside: bool, threads: int, kernels: Runtime
+    rows: int, length: int, beside: bool, threads: int, kernels: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
+    monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", 1)
     pieces, count = 30, rows * length
     assert CHUNK_TOKENS % length
     counts = DocumentCounts(ModelConfig(vocab_size=pieces, dim=12, num_heads=1, num_kv_heads=1, bos_id=1))

@@ -5,11 +5,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pgolf.model import loss as loss_module
 from pgolf.model.kernels import linear
 from pgolf.model.kernels import loss as loss_kernel
 from pgolf.model.loss import CHUNK_TOKENS, PLAIN, Arithmetic, plain_softmax, softcap, token_losses, weighted_loss
 from pgolf.model.raised_logits import Raised
 from pgolf.runtime import Runtime
+
+
+@pytest.fixture(autouse=True)
+def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with many pieces: `CHUNK_TOKENS` tokens at a time."""
+    monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", 1)
 
 
 def problem(cap: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
