@@ -14,8 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pgolf.errors import PgolfError
-from pgolf.model.fast_paths import Shape, paths_by_rule
+from pgolf.model.fast_paths import paths_by_rule
 from pgolf.model.gpt import GPT
+from pgolf.model.raced_pairs import Shape
 from pgolf.saved.tokens import holdout_of
 from pgolf.store import kinds
 from pgolf.store.records import FinalizeDetails, TrainDetails

@@ -8,7 +8,8 @@ import numpy as np
 
 from pgolf.codec import container
 from pgolf.errors import PgolfError
-from pgolf.model.fast_paths import Shape, paths_by_rule
+from pgolf.model.fast_paths import paths_by_rule
+from pgolf.model.raced_pairs import Shape
 from pgolf.quant import hessian, methods, pipeline
 from pgolf.quant.calibrated_model import CalibratedModel
 from pgolf.quant.hessian import Calibration

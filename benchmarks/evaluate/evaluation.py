@@ -25,8 +25,9 @@ from pgolf.config import EvaluateConfig, TttConfig
 from pgolf.evaluate.bpb import Score
 from pgolf.evaluate.sliding import SlidingEvaluator, plan_windows
 from pgolf.evaluate.ttt.methods import TttEvaluator
-from pgolf.model.fast_paths import Shape, paths_by_rule
+from pgolf.model.fast_paths import paths_by_rule
 from pgolf.model.gpt import GPT
+from pgolf.model.raced_pairs import Shape
 from pgolf.saved.models import evaluate_settings
 from pgolf.store import stage_directory
 from stages.views import evaluation

@@ -19,6 +19,7 @@ from pgolf.model.flops import training_flops_per_token
 from pgolf.model.gpt import GPT, Parts
 from pgolf.model.kernels import native
 from pgolf.model.loss import Arithmetic
+from pgolf.model.raced_pairs import Shape
 from pgolf.progress import Reporter
 from pgolf.runtime import Runtime
 from pgolf.training.trainer import Trainer
@@ -42,7 +43,7 @@ def prepare(trainer: Trainer, config: Config, runtime: Runtime, reporter: Report
     batch_tokens, seq_len = train.sizes_at(fractions[-1])
     rank_tokens = batch_tokens // runtime.world_size
     rows = max(1, min(train.micro_tokens or rank_tokens, rank_tokens) // seq_len)
-    shape = fast_paths.Shape(rows, seq_len, training=True, threads=runtime.threads)
+    shape = Shape(rows, seq_len, training=True, threads=runtime.threads)
     choice = fast_paths.choose_paths(model, runtime, shape, train.matmul)
     if choice.timings or choice.notes:
         reporter.message(choice.line(), detail=True)
@@ -62,7 +63,7 @@ def _compile(
     config: Config,
     runtime: Runtime,
     reporter: Reporter,
-    shape: fast_paths.Shape,
+    shape: Shape,
     fractions: Sequence[float],
 ) -> tuple[bool, dict[str, Any]]:
     """Use torch.compile if it saves more of the remaining run than it costs. Returns the decision and its reason."""

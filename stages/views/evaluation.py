@@ -18,8 +18,9 @@ from pgolf.evaluate import canonical, mixture
 from pgolf.evaluate.bpb import Score
 from pgolf.evaluate.evaluator import OnProgress, Trace
 from pgolf.evaluate.mixture import MixtureEvaluator
-from pgolf.model.fast_paths import Shape, paths_by_rule
+from pgolf.model.fast_paths import paths_by_rule
 from pgolf.model.gpt import GPT
+from pgolf.model.raced_pairs import Shape
 from pgolf.progress import Reporter
 from pgolf.runtime import Runtime
 from pgolf.saved import tokens as token_stages

@@ -13,11 +13,11 @@ from pgolf.model import fast_paths
 from pgolf.model import loss as loss_module
 from pgolf.model.copy_heads import CopyHeads, candidates
 from pgolf.model.document_counts import DocumentCounts
-from pgolf.model.fast_paths import Shape
 from pgolf.model.gpt import GPT
 from pgolf.model.kernels import copies
 from pgolf.model.loss import CHUNK_TOKENS, PLAIN, softcap, token_losses, weighted_loss
 from pgolf.model.paths import COPIES, TOLERANCE, use_paths
+from pgolf.model.raced_pairs import PAIRS, Shape
 from pgolf.model.raised_logits import Raised, joined
 from pgolf.runtime import Runtime
 
@@ -201,8 +201,8 @@ def test_the_race_times_what_training_runs(
 ) -> None:
     monkeypatch.setattr(copies.Counted, "spread", lambda self: pytest.fail("spread over pairs of positions"))
     model, shape = GPT(dataclasses.replace(COUNTING, **changes)), Shape(rows=3, length=100, training=True, threads=1)
-    fast_paths._check(*fast_paths.PAIRS[COPIES](model, shape), TOLERANCE, learns=True)
-    assert len(fast_paths.PAIRS[COPIES](model, shape)[1]()) > 3
+    fast_paths._check(*PAIRS[COPIES](model, shape), TOLERANCE, learns=True)
+    assert len(PAIRS[COPIES](model, shape)[1]()) > 3
 
 
 def test_a_loss_of_its_own_arithmetic_gets_all_that_is_raised_as_one(kernels: Runtime) -> None:

@@ -15,12 +15,13 @@ from pgolf import config as configs
 from pgolf.config.evaluate import EvaluateConfig
 from pgolf.config.model import ModelConfig
 from pgolf.evaluate.sliding import SlidingEvaluator
-from pgolf.model import fast_paths, paths
-from pgolf.model.fast_paths import Compilation, Shape, Timing, choose_paths, plain_model
+from pgolf.model import fast_paths, paths, raced_pairs
+from pgolf.model.fast_paths import Compilation, Timing, choose_paths, plain_model
 from pgolf.model.gpt import GPT
 from pgolf.model.kernels import cache, loss, native
 from pgolf.model.layers import bfloat16_linear
 from pgolf.model.loss import PLAIN
+from pgolf.model.raced_pairs import Shape
 from pgolf.runtime import Runtime
 
 CONFIG = ModelConfig(vocab_size=512, dim=64, num_layers=2, num_heads=2, num_kv_heads=1)
@@ -115,7 +116,7 @@ def test_a_run_of_a_race_is_bounded_on_a_wide_model() -> None:
     with torch.device("meta"):
         model = GPT(config)
     block = sum(weight.numel() for name, weight in model.blocks[0].named_parameters() if name.endswith(".weight"))
-    tokens = fast_paths._tokens(shape, fast_paths.RACE_TOKENS, 6 * block)
+    tokens = raced_pairs._tokens(shape, raced_pairs.TOKENS, 6 * block)
     assert 8 <= tokens < 4096
     assert 6 * block * tokens <= 0.03 * 20e9
 
@@ -210,7 +211,7 @@ def test_no_chosen_path_is_slower_than_the_one_it_replaces(training: bool, kerne
     """A slow path must not pass: interleaved, the median of several, measured apart from the choice itself."""
     model, shape = GPT(CONFIG), dataclasses.replace(SHAPE, training=training)
     choice = choose_paths(model, kernels, shape)
-    for name, pair in fast_paths.PAIRS.items():
+    for name, pair in raced_pairs.PAIRS.items():
         if choice.uses(name):
             with torch.set_grad_enabled(training):
                 plain, fast = medians(*pair(model, shape))

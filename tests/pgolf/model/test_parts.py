@@ -14,9 +14,10 @@ from pgolf.model import attention_mask, flops, multi_token_prediction
 from pgolf.model.attention import attend, offset_keys
 from pgolf.model.attention_mask import View
 from pgolf.model.depth_recurrence import layer_order
-from pgolf.model.fast_paths import Shape, choose_paths, paths_by_rule, use_paths
+from pgolf.model.fast_paths import choose_paths, paths_by_rule, use_paths
 from pgolf.model.gpt import GPT
 from pgolf.model.key_value_cache import KeyValueCache
+from pgolf.model.raced_pairs import Shape
 from pgolf.model.xsa import exclude_self
 from pgolf.runtime import Runtime
 

@@ -20,7 +20,16 @@ def test_the_script_of_mini_is_small_and_holds_no_tools():
     assert "pgolf/model/gpt.py" in files
     tools = ("cli", "stages", "pgolf/bundle", "pgolf/store", "pgolf/screen", "pgolf/sandbox", "pgolf/audit")
     assert not [path for path in files if path.startswith(tools)]
-    only_stages_need = ("caches", "checkpoint", "display", "fast_paths", "nonfinite_origin", "prepare", "metrics_log")
+    only_stages_need = (
+        "caches",
+        "checkpoint",
+        "display",
+        "fast_paths",
+        "raced_pairs",
+        "nonfinite_origin",
+        "prepare",
+        "metrics_log",
+    )
     assert not [path for path in files if path.endswith(tuple(f"/{name}.py" for name in only_stages_need))]
     assert not {"typer", "rich", "matplotlib", "python_minifier"} & set(made.libraries)
 

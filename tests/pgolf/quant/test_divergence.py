@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from pgolf import config as configs
-from pgolf.model.fast_paths import Shape, paths_by_rule
+from pgolf.model.fast_paths import paths_by_rule
 from pgolf.model.gpt import GPT
+from pgolf.model.raced_pairs import Shape
 from pgolf.quant import divergence
 from pgolf.runtime import Runtime
 

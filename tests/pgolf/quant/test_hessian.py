@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from pgolf.config import ModelConfig
-from pgolf.model.fast_paths import Shape, paths_by_rule
+from pgolf.model.fast_paths import paths_by_rule
 from pgolf.model.gpt import GPT
+from pgolf.model.raced_pairs import Shape
 from pgolf.quant import hessian
 from pgolf.quant.divergence import Divergence
 from pgolf.runtime import Runtime
