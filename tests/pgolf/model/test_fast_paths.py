@@ -98,7 +98,7 @@ def test_the_choice_takes_two_seconds_at_most(seconds: float, threads: int, monk
     )
     monkeypatch.setattr(fast_paths, "PAIRS", pairs)
     monkeypatch.setattr(Timing, "used", True)
-    monkeypatch.setattr(fast_paths, "_layer_products", lambda *given: (work, work))
+    monkeypatch.setattr(fast_paths, "layer_products", lambda *given: (work, work))
     monkeypatch.setattr(fast_paths, "use_paths", lambda *given: None)
     runtime = Runtime(torch.device("cpu"), torch.float32, 0, 1, threads, compile=True)
     model = GPT(dataclasses.replace(CONFIG, copy_orders=(1, 2)))
