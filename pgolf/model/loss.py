@@ -20,7 +20,8 @@ from pgolf.model.raised_logits import Gradients, Raising, joined
 
 CHUNK_TOKENS, CHUNK_ELEMENTS = 384, 384 * 2048
 """Of a chunk, at least, on a CPU. With two threads the loss takes 6 to 9% less time than with 256 tokens, at one thread
-the same; longer chunks gain 5% with 1,024 pieces only (benchmarks/results/training_speed.md)."""
+the same. Longer ones gain 4 to 5% with 1,024 and with 8,192 pieces and lose up to 10% with 2,048
+(benchmarks/results/training_speed.md)."""
 GPU_CHUNK_ELEMENTS = 1 << 27  # 256 MB of bfloat16 logits, so that a chunk fills the device
 
 

@@ -5,7 +5,7 @@ convolution after those that start a half block.
     n = factor * mixed / sqrt(mean(mixed^2) + eps)
     h_t = n_t + sum_k taps[k] * n_(t-k-1)        within a document (without taps: n)
 
-`skip` is the stream of an earlier block; to join it in torch takes four passes over the stream, and ten backward.
+`skip` is the stream of an earlier block; to join it in torch takes four passes over the stream, and nine backward.
 torch.compile writes every shifted copy of the convolution to memory and sums the gradients by mix and taps column by
 column, in strides of a row. Here `SPAN` tokens at a time pass through the first cache once in each direction; each span
 has its own sums, added up in the order of the tokens whatever the number of threads.
