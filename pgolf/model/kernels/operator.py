@@ -14,8 +14,7 @@ class Operator:
     """An operator under torch.compile, a Function elsewhere."""
 
     def __init__(self, name: str, forward: Callable[..., Any]) -> None:
-        self.name, self._forward = name, forward
-        self._direct = forward
+        self._forward = self._direct = forward
         self._registered = torch.library.custom_op(name, forward, mutates_args=())
         self.register_fake = self._registered.register_fake
 
