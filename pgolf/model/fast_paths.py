@@ -20,15 +20,15 @@ import torch
 
 import pgolf.model.kernels.shapes  # noqa: F401 - registers output shapes for torch.compile
 from pgolf.model.gpt import GPT, Parts
-from pgolf.model.kernels import amx, amx_attention, cache, copies, heads, loss, mlp, native, residual
+from pgolf.model.kernels import amx, amx_attention, cache, copies, heads, mlp, native, residual, whole_loss
 from pgolf.model.kernels import scoring as scoring_kernel
 from pgolf.model.layers import bfloat16_linear
-from pgolf.model.paths import COPIES, DIVERGENCE, HEADS, LOADERS, MLPS, NORMS, TOLERANCE, plain_model, use_paths
+from pgolf.model.paths import COPIES, DIVERGENCE, HEADS, LOADERS, LOSS, MLPS, NORMS, TOLERANCE, plain_model, use_paths
 from pgolf.model.raced_pairs import PAIRS, Shape, Tensors, layer_products
 from pgolf.runtime import Runtime
 
 BFLOAT16_TOLERANCE = 0.05  # 8 bits of mantissa
-RACE_SECONDS = 0.11  # for each of at most ten races, so that all of them take less than 2 s
+RACE_SECONDS = 0.11  # for each of at most eleven races, so that all of them take less than 2 s
 RACE_ROUNDS = 2, 9  # at least: what disturbs a single run must not decide; and at most
 BY_RULE = ("attention in C", "softmax in C", COPIES, NORMS, DIVERGENCE)
 """The kernels that won by 1.3 to 10 times at every instruction set measured, which for the divergence is AVX2 alone;
@@ -36,6 +36,8 @@ products in C won at some only (benchmarks/results/training_speed.md and quantiz
 COMPILE_SECONDS, COMPILE_SPEEDUP = 45.0, 1.25
 """Estimated cost and gain of torch.compile on a CPU, not measured; used until this machine has measured
 its own (`remember_compilation`)."""
+_PARTS = {HEADS: ("attention in C",), LOSS: ("softmax in C", "head products in C")}
+"""By kernel, those that it is made of: it is raced against them, where they win."""
 
 
 class Timing(NamedTuple):
@@ -168,8 +170,9 @@ def _races(model: GPT, shape: Shape, matmul: str, runtime: Runtime) -> dict[str,
     """By path, the function that times it against plain torch, given the times of the paths before it."""
 
     def race(name: str, before: dict[str, Timing]) -> Timing:
-        if name == HEADS and not ("attention in C" in before and before["attention in C"].used):
-            raise native.Unavailable("attention is torch's")
+        for part in _PARTS.get(name, ()):
+            if not (part in before and before[part].used):
+                raise native.Unavailable(f"{part} is off")
         LOADERS[name](model, runtime.cache)
         plain, fast = PAIRS[name](model, shape)
         return _race(plain, fast, TOLERANCE, shape)
@@ -205,7 +208,9 @@ def _left_out(model: GPT, shape: Shape) -> set[str]:
     if not shape.training or model.blocks[0].resid_mix is None or model.lanes is not None:
         left_out.add(NORMS)
     if not shape.training:
-        left_out |= {MLPS, HEADS}
+        left_out |= {MLPS, HEADS, LOSS}
+    if model.counts is not None or model.config.copy_logits or model.config.logit_bias:
+        left_out.add(LOSS)
     if model.config.value_x0 or model.config.key_offset:
         left_out.add(HEADS)
     return left_out
@@ -260,7 +265,8 @@ def _scoring_parts(model: GPT, runtime: Runtime, shape: Shape) -> Parts | None:
 
 
 def _key(kind: str, model: GPT, runtime: Runtime, shape: Shape, matmul: str = "") -> str:
-    sources = heads.SOURCE, mlp.SOURCE, loss.SOURCE, copies.SOURCE, residual.SOURCE, amx.SOURCE, amx_attention.SOURCE
+    kernels = heads, mlp, whole_loss, copies, residual, amx, amx_attention
+    sources = [kernel.SOURCE for kernel in kernels]
     facts = kind, sources, dataclasses.astuple(model.config), shape, runtime.device.type, matmul
     return cache.key(repr(facts), native.compiler())
 

@@ -28,6 +28,7 @@ from pgolf.model.kernels import (
     mlp,
     native,
     residual,
+    whole_loss,
 )
 from pgolf.model.lanes import advance
 from pgolf.model.layers import Linear
@@ -42,6 +43,7 @@ DIVERGENCE = "divergence in C"  # of the quantizer
 NORMS = "norms in C"  # of the stream, where blocks mix the embedding in, in training
 HEADS = "heads in C"  # beside attention in C: what happens to its heads before and after, in training, in float32
 MLPS = "MLP in C"  # in training, in float32
+LOSS = "loss in C"  # its softmax and its products in C in one call, where nothing is raised, in training, in float32
 GRAPHS = 64  # compiled variants that may exist: shapes of a sequence schedule times kinds of layer
 
 LOADERS: dict[str, Callable[[GPT, Path | None], object]] = {
@@ -56,6 +58,7 @@ LOADERS: dict[str, Callable[[GPT, Path | None], object]] = {
         width := model.config.dim // model.config.num_heads, model.config.rope_dims or width, cache
     ),
     MLPS: lambda model, cache: mlp.load(cache),
+    LOSS: lambda model, cache: whole_loss.load(cache),
     "bfloat16 products": lambda model, cache: None,
     "bfloat16 in C": lambda model, cache: (amx.load(cache), amx_attention.load(cache)),
 }
@@ -87,7 +90,8 @@ def use_paths(model: GPT, names: Iterable[str]) -> None:
     elif bfloat16:
         model.arithmetic = Arithmetic(softmax, bfloat16_product, bfloat16_outer)
     elif "head products in C" in chosen:
-        model.arithmetic = Arithmetic(softmax, linear.product, linear.outer)
+        bare = whole_loss.weighted_loss if LOSS in chosen else None
+        model.arithmetic = Arithmetic(softmax, linear.product, linear.outer, bare=bare)
     else:
         model.arithmetic = PLAIN._replace(softmax=softmax)
 

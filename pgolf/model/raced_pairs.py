@@ -17,11 +17,11 @@ from pgolf.model.divergence import Divergence, plain_divergence
 from pgolf.model.document_counts import DocumentCounts
 from pgolf.model.forward_context import Step
 from pgolf.model.gpt import GPT
-from pgolf.model.kernels import divergence, linear, loss, residual
+from pgolf.model.kernels import divergence, linear, loss, residual, whole_loss
 from pgolf.model.layers import Linear, rms_norm
 from pgolf.model.loss import CHUNK_TOKENS, Arithmetic, plain_outer, plain_product, plain_softmax, weighted_loss
 from pgolf.model.mlp import MLP
-from pgolf.model.paths import COPIES, DIVERGENCE, HEADS, IN_C, MLPS, NORMS
+from pgolf.model.paths import COPIES, DIVERGENCE, HEADS, IN_C, LOSS, MLPS, NORMS
 from pgolf.model.rotary import rotary_tables
 
 TOKENS = 4096  # at most: beyond, the ratio of two times no longer changes
@@ -255,14 +255,31 @@ def _heads(model: GPT, shape: Shape) -> Pair:
     return lambda: work(False), lambda: work(True)
 
 
+def _whole_loss(model: GPT, shape: Shape) -> Pair:
+    """The loss and its gradients with softmax and products in C, called one by one or in one call; training only."""
+    width, pieces, cap = model.config.embed_dim or model.config.dim, model.config.vocab_size, model.config.logit_softcap
+    numbers, count = torch.Generator().manual_seed(0), _tokens(shape, TOKENS, 6 * width * pieces)
+    hidden, head = torch.randn(count, width, generator=numbers), torch.randn(pieces, width, generator=numbers)
+    targets = torch.randint(pieces, (count, 1), generator=numbers)
+    weights, inputs = torch.full((count, 1), 1 / count), (hidden.requires_grad_(), head.requires_grad_())
+    apart = Arithmetic(loss.softmax, linear.product, linear.outer)
+    whole = apart._replace(bare=whole_loss.weighted_loss)
+
+    def work(arithmetic: Arithmetic) -> Tensors:
+        y = weighted_loss(hidden, head, None, targets, weights, cap, arithmetic)
+        return [y, *torch.autograd.grad(y, inputs)]
+
+    return lambda: work(apart), lambda: work(whole)
+
+
 def _taps(canon: Canon | None, inside: Tensor) -> tuple[Tensor | None, Tensor | None]:
     return (None, None) if canon is None else (canon.taps, inside)
 
 
 PAIRS: dict[str, Callable[[GPT, Shape], Pair]] = dict(
     zip(
-        (*IN_C, COPIES, NORMS, DIVERGENCE, MLPS, HEADS),
-        (_attention, _softmax, layer_products, _head_products, _copies, _norms, _divergence, _mlp, _heads),
+        (*IN_C, COPIES, NORMS, DIVERGENCE, MLPS, HEADS, LOSS),
+        (_attention, _softmax, layer_products, _head_products, _copies, _norms, _divergence, _mlp, _heads, _whole_loss),
         strict=True,
     )
 )

@@ -30,6 +30,7 @@ _OPTIONAL: Mapping[str, Callable[[Config], bool]] = {
     "pgolf.model.kernels.divergence": lambda config: False,
     "pgolf.model.kernels.mlp": lambda config: False,
     "pgolf.model.kernels.heads": lambda config: False,
+    "pgolf.model.kernels.whole_loss": lambda config: False,
     "pgolf.model.canon": lambda config: config.model.canon_taps > 0,
     "pgolf.model.copy_heads": lambda config: bool(config.model.copy_orders),
     "pgolf.model.document_counts": lambda config: config.model.document_counts,

@@ -83,6 +83,14 @@ static void pack_panels(const float *w, float *to, int k, int m, int turned) {
   }
 }
 
+static float *memory(size_t floats) { return aligned_alloc(64, (floats * 4 + 63) / 64 * 64); }
+
+static float *panels_of(const float *w, int k, int m, int turned) {
+  float *to = memory((size_t)k * PAD(m));
+  pack_panels(w, to, k, m, turned);
+  return to;
+}
+
 /* out (n, m) (+)= x (n, k) times the panels of w, on this thread; ldx, ldo: from row to row */
 static void times_panels(const float *x, const float *panels, float *out, int n, int k, int m, int64_t ldx,
                          int64_t ldo, int add) {
@@ -94,8 +102,7 @@ static void times_panels(const float *x, const float *panels, float *out, int n,
 
 /* out (n, m) = x (n, k) w; w is (k, m), or with turned (m, k) */
 void product(const float *x, const float *w, float *out, int n, int k, int m, int turned, int threads) {
-  float *panels = aligned_alloc(64, ((size_t)k * PAD(m) * 4 + 63) / 64 * 64);
-  pack_panels(w, panels, k, m, turned);
+  float *panels = panels_of(w, k, m, turned);
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int i = 0; i < n; i += STEP)
     times_panels(x + (int64_t)i * k, panels, out + (int64_t)i * m, n - i < STEP ? n - i : STEP, k, m, k, m, 0);
@@ -109,30 +116,34 @@ static void add_outer(float *out, const float *line, const float *x, int wide, i
     tile(out + j, line, x + j, wide, k - j < panel(k) ? k - j : panel(k), count, 1, LINE, ldx, ldo, 1);
 }
 
+/* out (m, k) += g^T x, g (n, m) with ldg from row to row, x (n, k); the threads of a parallel region share the rows of
+   out and do not wait for one another at the end */
+static void share_outer(const float *g, const float *x, float *out, int n, int m, int k, int64_t ldg) {
+  const int padded = PAD(k); /* of x: copied where its rows do not end with a vector */
+  float *copy = padded == k ? 0 : memory((size_t)BLOCK * padded);
+  for (int start = 0; start < n; start += BLOCK) {
+    const int count = n - start < BLOCK ? n - start : BLOCK;
+    const float *rows = x + (int64_t)start * k;
+    if (copy) {
+      for (int i = 0; i < count; i++) memcpy(copy + (int64_t)i * padded, rows + (int64_t)i * k, (size_t)k * 4);
+      rows = copy;
+    }
+#pragma omp for schedule(static) nowait
+    for (int i = 0; i < m; i += LINE) {
+      const int wide = m - i < LINE ? m - i : LINE;
+      float line[BLOCK * LINE] __attribute__((aligned(64)));
+      for (int r = 0; r < count; r++) memcpy(line + r * LINE, g + (start + r) * ldg + i, (size_t)wide * 4);
+      add_outer(out + (int64_t)i * k, line, rows, wide, count, k, padded, k);
+    }
+  }
+  free(copy);
+}
+
 /* out (m, k) (+)= g^T x, g (n, m), x (n, k) */
 void outer(const float *g, const float *x, float *out, int n, int m, int k, int add, int threads) {
-  const int padded = PAD(k); /* of x: copied where its rows do not end with a vector */
   if (!add) memset(out, 0, (size_t)m * k * 4);
 #pragma omp parallel num_threads(threads)
-  {
-    float *copy = padded == k ? 0 : aligned_alloc(BYTES, (size_t)BLOCK * padded * 4);
-    for (int start = 0; start < n; start += BLOCK) {
-      const int count = n - start < BLOCK ? n - start : BLOCK;
-      const float *rows = x + (int64_t)start * k;
-      if (copy) {
-        for (int i = 0; i < count; i++) memcpy(copy + (int64_t)i * padded, rows + (int64_t)i * k, (size_t)k * 4);
-        rows = copy;
-      }
-#pragma omp for schedule(static) nowait
-      for (int i = 0; i < m; i += LINE) {
-        const int wide = m - i < LINE ? m - i : LINE;
-        float line[BLOCK * LINE] __attribute__((aligned(64)));
-        for (int r = 0; r < count; r++) memcpy(line + r * LINE, g + (int64_t)(start + r) * m + i, (size_t)wide * 4);
-        add_outer(out + (int64_t)i * k, line, rows, wide, count, k, padded, k);
-      }
-    }
-    free(copy);
-  }
+  share_outer(g, x, out, n, m, k, m);
 }
 """
 )

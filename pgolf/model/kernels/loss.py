@@ -35,58 +35,64 @@ static inline vec tanhv(vec x) {
   return (vec)((ivec)((splat(1.f) - e) / (splat(1.f) + e)) | ((ivec)x & signs));
 }
 
-/* losses[n] = sum_k weight * -ln softmax(cap tanh(z / cap))[target]; with weights, z becomes the gradient by z */
+/* sum_k weight * -ln softmax(cap tanh(row / cap))[target] of one row of width floats, aligned and up to a whole vector
+   ours; with weights, row becomes the gradient by itself, else scratch. powers: a row and count floats */
+static float softmax_row(float *row, float *powers, const int64_t *targets, const float *weights, float cap, int width,
+                         int count) {
+  const float scale = cap > 0.f ? cap : 1.f, inverse = 1.f / scale;
+  const int padded = (width + LANES - 1) / LANES * LANES;
+  vec high = splat(-INFINITY), sum = {};
+  for (int i = width; i < padded; i++) row[i] = -INFINITY;
+  for (int i = 0; i < padded; i += LANES) {
+    vec x = *(vec *)(row + i);
+    if (cap > 0.f) x = tanhv(x * splat(inverse));
+    if (i + LANES > width)
+      for (int lane = width - i; lane < LANES; lane++) x[lane] = -INFINITY;
+    *(vec *)(row + i) = x;
+    high = vmax(high, x);
+  }
+  const float top = highest(high);
+  for (int i = 0; i < padded; i += LANES) {
+    vec e = exp2v((*(vec *)(row + i) - splat(top)) * splat(scale * LOG2E));
+    if (i + LANES > width)
+      for (int lane = width - i; lane < LANES; lane++) e[lane] = 0.f;
+    *(vec *)(powers + i) = e;
+    sum += e;
+  }
+  const float denominator = total(sum), lse = scale * top + logf(denominator);
+  float loss = 0.f, weight = 0.f;
+  for (int k = 0; k < count; k++) {
+    const float w = weights ? weights[k] : 1.f;
+    weight += w;
+    loss += w * (lse - scale * row[targets[k]]);
+  }
+  if (!weights) return loss;
+  for (int k = 0; k < count; k++) powers[padded + k] = cap > 0.f ? 1.f - row[targets[k]] * row[targets[k]] : 1.f;
+  const vec share = splat(weight / denominator);
+  for (int i = 0; i < padded; i += LANES) {
+    vec t = *(vec *)(row + i), e = *(vec *)(powers + i) * share;
+    *(vec *)(row + i) = cap > 0.f ? e * (splat(1.f) - t * t) : e;
+  }
+  for (int k = 0; k < count; k++) row[targets[k]] -= weights[k] * powers[padded + k];
+  return loss;
+}
+
+/* losses[n] = softmax_row of each row of z */
 void softmax(float *z, const int64_t *targets, const float *weights, float *losses, float cap, int rows, int width,
              int count, int threads) {
   const int padded = (width + LANES - 1) / LANES * LANES;
 #pragma omp parallel num_threads(threads)
   {
-    float *squashed = aligned_alloc(BYTES, (size_t)padded * 8), *powers = squashed + padded;
+    float *copy = aligned_alloc(BYTES, ((size_t)padded * 8 + (size_t)count * 4 + BYTES - 1) / BYTES * BYTES);
 #pragma omp for schedule(static)
     for (int n = 0; n < rows; n++) {
       float *row = z + (int64_t)n * width;
-      const float scale = cap > 0.f ? cap : 1.f, inverse = 1.f / scale;
-      vec high = splat(-INFINITY), sum = {};
-      for (int i = width; i < padded; i++) squashed[i] = -INFINITY;
-      memcpy(squashed, row, (size_t)width * 4);
-      for (int i = 0; i < padded; i += LANES) {
-        vec x = *(vec *)(squashed + i);
-        if (cap > 0.f) x = tanhv(x * splat(inverse));
-        if (i + LANES > width)
-          for (int lane = width - i; lane < LANES; lane++) x[lane] = -INFINITY;
-        *(vec *)(squashed + i) = x;
-        high = vmax(high, x);
-      }
-      const float top = highest(high);
-      for (int i = 0; i < padded; i += LANES) {
-        vec e = exp2v((*(vec *)(squashed + i) - splat(top)) * splat(scale * LOG2E));
-        if (i + LANES > width)
-          for (int lane = width - i; lane < LANES; lane++) e[lane] = 0.f;
-        *(vec *)(powers + i) = e;
-        sum += e;
-      }
-      const float denominator = total(sum), lse = scale * top + logf(denominator);
-      float loss = 0.f, weight = 0.f;
-      for (int k = 0; k < count; k++) {
-        const float w = weights ? weights[(int64_t)n * count + k] : 1.f;
-        weight += w;
-        loss += w * (lse - scale * squashed[targets[(int64_t)n * count + k]]);
-      }
-      losses[n] = loss;
-      if (!weights) continue;
-      const vec share = splat(weight / denominator);
-      for (int i = 0; i < padded; i += LANES) {
-        vec t = *(vec *)(squashed + i), e = *(vec *)(powers + i) * share;
-        *(vec *)(powers + i) = cap > 0.f ? e * (splat(1.f) - t * t) : e;
-      }
-      memcpy(row, powers, (size_t)width * 4);
-      for (int k = 0; k < count; k++) {
-        const int64_t at = targets[(int64_t)n * count + k];
-        const float t = squashed[at];
-        row[at] -= weights[(int64_t)n * count + k] * (cap > 0.f ? 1.f - t * t : 1.f);
-      }
+      const float *mine = weights ? weights + (int64_t)n * count : 0;
+      memcpy(copy, row, (size_t)width * 4);
+      losses[n] = softmax_row(copy, copy + padded, targets + (int64_t)n * count, mine, cap, width, count);
+      if (mine) memcpy(row, copy, (size_t)width * 4);
     }
-    free(squashed);
+    free(copy);
   }
 }
 """

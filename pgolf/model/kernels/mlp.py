@@ -26,14 +26,6 @@ SOURCE = (
 #define FEWEST 4 /* that a few threads have equal shares */
 #define PART 512
 
-static float *memory(size_t floats) { return aligned_alloc(64, (floats * 4 + 63) / 64 * 64); }
-
-static float *panels_of(const float *w, int k, int m, int turned) {
-  float *to = memory((size_t)k * PAD(m));
-  pack_panels(w, to, k, m, turned);
-  return to;
-}
-
 /* z, square (rows, PAD(h)): x fc^T and its rectified square; `up` are the panels of fc. z is stored panel by panel, so
    that the backward pass reads it in one stream. */
 static void rise(const float *x, const float *up, float *z, float *square, float slope, int rows, int d, int h) {
