@@ -52,7 +52,7 @@ LOADERS: dict[str, Callable[[GPT, Path | None], object]] = {
     "layer products in C": lambda model, cache: linear.load(cache),
     "head products in C": lambda model, cache: linear.load(cache),
     COPIES: lambda model, cache: copies.load(cache),
-    NORMS: lambda model, cache: residual.load(cache),
+    NORMS: lambda model, cache: residual.load(model.config.dim, cache),
     DIVERGENCE: lambda model, cache: divergence.load(cache),
     HEADS: lambda model, cache: heads.load(
         width := model.config.dim // model.config.num_heads, model.config.rope_dims or width, cache
