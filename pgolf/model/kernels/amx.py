@@ -26,7 +26,7 @@ void product(const float *x, const float *w, float *out, int n, int k, int m, in
   pack_right(right, w, k, m, turned, turned ? k : m);
 #pragma omp parallel num_threads(threads)
   {
-    use_tiles();
+    begin_tiles();
     half *rows = memory(32 * UP(k, 32) * 2);
 #pragma omp for schedule(static)
     for (int i = 0; i < n; i += 32) {
@@ -34,7 +34,7 @@ void product(const float *x, const float *w, float *out, int n, int k, int m, in
       times(out + (int64_t)i * m, m, LESS(32, n - i), rows, right, k, m);
     }
     free(rows);
-    _tile_release();
+    end_tiles();
   }
   free(right);
 }
@@ -46,7 +46,7 @@ void outer(const float *g, const float *x, float *out, int n, int m, int k, int 
   float *sums = memory(parts * size * 4);
 #pragma omp parallel num_threads(threads)
   {
-    use_tiles();
+    begin_tiles();
     half *left = memory((size_t)UP(m, 16) * SPAN * 2), *right = memory((size_t)UP(k, 16) * SPAN * 2);
 #pragma omp for schedule(static)
     for (int part = 0; part < parts; part++) {
@@ -62,7 +62,7 @@ void outer(const float *g, const float *x, float *out, int n, int m, int k, int 
     }
     add_parts(out, sums, parts, m, k, 0);
     free(left), free(right);
-    _tile_release();
+    end_tiles();
   }
   free(sums);
 }
@@ -75,7 +75,7 @@ void mlp(const float *x, const float *fc, const float *proj, float *out, float s
   pack_right(down, proj, h, d, 1, h);
 #pragma omp parallel num_threads(threads)
   {
-    use_tiles();
+    begin_tiles();
     half *rows = memory(32 * UP(d, 32) * 2), *wide = memory(32 * UP(h, 32) * 2);
     float *z = memory(32 * UP(h, 32) * 4);
     memset(z, 0, 32 * UP(h, 32) * 4);
@@ -91,7 +91,7 @@ void mlp(const float *x, const float *fc, const float *proj, float *out, float s
       times(out + (int64_t)i * d, d, LESS(32, n - i), wide, down, h, d);
     }
     free(rows), free(wide), free(z);
-    _tile_release();
+    end_tiles();
   }
   free(up), free(down);
 }
@@ -108,7 +108,7 @@ void mlp_backward(const float *g, const float *x, const float *fc, const float *
   pack_right(down, fc, h, d, 0, d);
 #pragma omp parallel num_threads(threads)
   {
-    use_tiles();
+    begin_tiles();
     half *rows = memory(32 * UP(d, 32) * 4), *grads = rows + 32 * UP(d, 32), *wide = memory(32 * hp * 2);
     float *z = memory(32 * hp * 8), *dz = z + 32 * hp;
     memset(z, 0, 32 * hp * 8);
@@ -152,7 +152,7 @@ void mlp_backward(const float *g, const float *x, const float *fc, const float *
     add_parts(dfc, sums, parts, d, h, 1);
     add_parts(dproj, more, parts, d, h, 0);
     free(rows), free(wide), free(z), free(x_turned), free(dz_pairs);
-    _tile_release();
+    end_tiles();
   }
   free(up), free(back), free(down), free(sums);
 }
@@ -225,7 +225,7 @@ void loss(const float *hidden, const float *head, const float *bias, const int64
   if (d_bias) memset(d_bias, 0, (size_t)v * 4);
 #pragma omp parallel num_threads(threads)
   {
-    use_tiles();
+    begin_tiles();
     half *rows = memory(32 * UP(d, 32) * 2), *slopes = memory((size_t)vp * 32 * 2);
     float *z = memory((size_t)vp * 32 * 4), *powers = memory((size_t)vp * 4);
     memset(z, 0, (size_t)vp * 32 * 4);
@@ -282,7 +282,7 @@ void loss(const float *hidden, const float *head, const float *bias, const int64
 #pragma omp for schedule(static)
     for (int i = 0; i < v; i++) memcpy(d_head + (int64_t)i * d, sums + (int64_t)i * dp, (size_t)d * 4);
     free(rows), free(slopes), free(z), free(powers);
-    _tile_release();
+    end_tiles();
   }
   free(right), free(back), free(left), free(pairs_of), free(sums);
 }

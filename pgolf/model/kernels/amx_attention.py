@@ -33,7 +33,7 @@ void attention_forward(const float *q, const float *k, const float *v, const int
   const float scale = LOG2E / sqrtf(d);
 #pragma omp parallel num_threads(threads)
   {
-    use_tiles();
+    begin_tiles();
     half *keys = memory((size_t)padded * dp * 4), *values = keys + (size_t)padded * dp;
     half *rows = memory(32 * dp * 2), *weights = memory((size_t)padded * 64);
     float *score = memory((size_t)padded * 128), *sums = memory(32 * dp * 4), total[32];
@@ -83,7 +83,7 @@ void attention_forward(const float *q, const float *k, const float *v, const int
         }
     }
     free(keys), free(rows), free(weights), free(score), free(sums);
-    _tile_release();
+    end_tiles();
   }
 }
 
@@ -95,7 +95,7 @@ void attention_backward(const float *grad, const float *q, const float *k, const
   const float scale = 1.f / sqrtf(d);
 #pragma omp parallel num_threads(threads)
   {
-    use_tiles();
+    begin_tiles();
     const size_t size = (size_t)padded * dp;
     half *keys = memory(size * 6), *values = keys + size, *back = values + size;
     float *dkeys = memory(size * 8), *dvalues = dkeys + size;
@@ -176,7 +176,7 @@ void attention_backward(const float *grad, const float *q, const float *k, const
         }
     }
     free(keys), free(dkeys), free(rows), free(weights), free(turned), free(score), free(sums);
-    _tile_release();
+    end_tiles();
   }
 }
 """

@@ -11,24 +11,40 @@ from pgolf.model.kernels import native
 SOURCE = (
     native.VECTORS
     + r"""
-#if !defined(__AMX_BF16__) || !defined(__AVX512BF16__)
-#error "this processor has no tiles of bfloat16"
+#ifndef __AVX512BF16__
+#error "this processor has no products of bfloat16"
 #endif
 #include <sys/syscall.h>
 #include <unistd.h>
+#if defined(__AMX_BF16__) && !defined(VECTORS_ALONE)
+#define AMX
+#endif
 typedef uint16_t half; /* a bfloat16 number */
-typedef struct { uint8_t palette, start, zero[14]; uint16_t bytes[16]; uint8_t rows[16]; } tile_config;
 #define UP(n, to) (((n) + (to)-1) / (to) * (to))
 #define TILE 512 /* numbers of a tile: 16 rows of 32, or 16 pairs of rows of 16 columns */
 #define LESS(a, b) ((a) < (b) ? (a) : (b))
 
-/* asks the system for the tiles; 0 when it gives them */
-int permission(void) { return (int)syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */); }
+/* asks the system for the tile unit; 0 when it gives it, or where nothing uses it */
+int permission(void) {
+#ifdef AMX
+  return (int)syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */);
+#else
+  return 0;
+#endif
+}
 
-static void use_tiles(void) {
-  tile_config all = {.palette = 1};
+static void begin_tiles(void) {
+#ifdef AMX
+  struct { uint8_t palette, start, zero[14]; uint16_t bytes[16]; uint8_t rows[16]; } all = {.palette = 1};
   for (int i = 0; i < 8; i++) all.bytes[i] = 64, all.rows[i] = 16;
   _tile_loadconfig(&all);
+#endif
+}
+
+static void end_tiles(void) {
+#ifdef AMX
+  _tile_release();
+#endif
 }
 
 static void *memory(size_t bytes) { return aligned_alloc(64, UP(bytes, 64)); }
@@ -121,6 +137,7 @@ static size_t right_size(int k, int m) { return (size_t)UP(m, 16) * UP(k, 32) * 
 
 /* c (+)= a b for `high` x `wide` (1 or 2 each) tiles of c, `steps` tiles deep. From row to row: lda numbers in a, ldc
    in c; from tile to tile of the depth: `along` in a, TILE in b; to the second tile: `below` in a, `beside` in b. */
+#ifdef AMX
 static inline void multiply(const half *a, int64_t lda, int64_t along, int64_t below, const half *b, int64_t beside,
                             int steps, float *c, int64_t ldc, int high, int wide, int add) {
   lda *= 2, ldc *= 4;
@@ -155,6 +172,40 @@ static inline void multiply(const half *a, int64_t lda, int64_t along, int64_t b
   if (high == 2) _tile_stored(2, low, ldc);
   if (high == 2 && wide == 2) _tile_stored(3, low + 64, ldc);
 }
+#else
+/* one tile of sums in height, 1 or 2 in width: with 8 rows of 2 tiles half of the registers hold sums */
+static inline __attribute__((always_inline)) void multiply_tile(const half *a, int64_t lda, int64_t along,
+                                                                const half *b, int64_t beside, int steps, float *c,
+                                                                int64_t ldc, const int wide, int add) {
+  for (int row = 0; row < 16; row += 8, a += 8 * lda, c += 8 * ldc) {
+    __m512 sums[8][2] = {};
+    if (add)
+      UNROLL for (int i = 0; i < 8; i++)
+        UNROLL for (int j = 0; j < wide; j++) sums[i][j] = _mm512_loadu_ps(c + i * ldc + 16 * j);
+    for (int p = 0; p < steps; p++)
+      for (int pair = 0; pair < 32; pair += 2) {
+        __m512bh right[2];
+        UNROLL for (int j = 0; j < wide; j++)
+          right[j] = (__m512bh)_mm512_loadu_si512(b + j * beside + p * TILE + pair * 16);
+        UNROLL for (int i = 0; i < 8; i++) {
+          int32_t both;
+          memcpy(&both, a + p * along + i * lda + pair, 4);
+          const __m512bh left = (__m512bh)_mm512_set1_epi32(both);
+          UNROLL for (int j = 0; j < wide; j++) sums[i][j] = _mm512_dpbf16_ps(sums[i][j], left, right[j]);
+        }
+      }
+    UNROLL for (int i = 0; i < 8; i++)
+      UNROLL for (int j = 0; j < wide; j++) _mm512_storeu_ps(c + i * ldc + 16 * j, sums[i][j]);
+  }
+}
+
+static inline void multiply(const half *a, int64_t lda, int64_t along, int64_t below, const half *b, int64_t beside,
+                            int steps, float *c, int64_t ldc, int high, int wide, int add) {
+  for (int i = 0; i < high; i++, a += below, c += 16 * ldc)
+    if (wide == 2) multiply_tile(a, lda, along, b, beside, steps, c, ldc, 2, add);
+    else multiply_tile(a, lda, along, b, beside, steps, c, ldc, 1, add);
+}
+#endif
 
 /* out (count <= 32, m) = the rounded rows x (32, UP(k, 32)) times the packed right (k, m) */
 static void times(float *out, int64_t ldo, int count, const half *rows, const half *right, int k, int m) {
