@@ -9,7 +9,7 @@ from pgolf.model.attention_mask import View, mask
 from pgolf.model.banded_attention import attend_banded
 from pgolf.model.forward_context import Step
 from pgolf.model.head_gate import HeadGate
-from pgolf.model.kernels import amx, amx_attention, attention, heads
+from pgolf.model.kernels import attention, bfloat16, bfloat16_attention, heads
 from pgolf.model.layers import Linear, previous, rms_norm
 from pgolf.model.rotary import rotate
 from pgolf.model.xsa import exclude_self
@@ -36,6 +36,7 @@ class Attention(nn.Module):
         self.offset_from = config.rope_dims if config.key_offset else 0
         self.native = False  # whether the C kernel computes the attention itself
         self.fused = False  # whether in training it computes what happens to the heads before and after, too
+        self.tiled = False  # or whether in training another kernel takes its factors in bfloat16
 
     def forward(
         self, h: Tensor, step: Step, view: View, values: Tensor | None, last: int = 0, scale: Tensor | None = None
@@ -55,7 +56,7 @@ class Attention(nn.Module):
         tiles = self.proj.products == "tiles" and torch.is_grad_enabled()
         if tiles and not last and self.value_x0 is None:  # h is read once
             weights = self.c_q.weight, self.c_k.weight, self.c_v.weight
-            q, k, v = amx.linear(h, torch.cat(weights)).split([len(weight) for weight in weights], -1)
+            q, k, v = bfloat16.linear(h, torch.cat(weights)).split([len(weight) for weight in weights], -1)
         else:
             q, k = self.c_q(asking), self.c_k(h)
             v = self.c_v(h if self.value_x0 is None else h + self.value_x0.to(h.dtype) * step.x0)
@@ -69,8 +70,8 @@ class Attention(nn.Module):
         if step.cache is not None:
             k, v = step.cache.extend(k, v, step.total)
         y = (
-            amx_attention.attention(q, k, v, view.first)[0]
-            if self.native and tiles
+            bfloat16_attention.attention(q, k, v, view.first)[0]
+            if self.tiled and torch.is_grad_enabled()
             else attend(q, k, v, view, self.native)
         )
         if self.exclusive:

@@ -20,15 +20,37 @@ import torch
 
 import pgolf.model.kernels.shapes  # noqa: F401 - registers output shapes for torch.compile
 from pgolf.model.gpt import GPT, Parts
-from pgolf.model.kernels import amx, amx_attention, cache, copies, heads, mlp, native, residual, whole_loss
+from pgolf.model.kernels import (
+    bfloat16,
+    bfloat16_attention,
+    cache,
+    copies,
+    heads,
+    mlp,
+    native,
+    residual,
+    whole_loss,
+)
 from pgolf.model.kernels import scoring as scoring_kernel
 from pgolf.model.layers import bfloat16_linear
-from pgolf.model.paths import COPIES, DIVERGENCE, HEADS, LOADERS, LOSS, MLPS, NORMS, TOLERANCE, plain_model, use_paths
-from pgolf.model.raced_pairs import PAIRS, Shape, Tensors, layer_products
+from pgolf.model.paths import (
+    COPIES,
+    DIVERGENCE,
+    HEADS,
+    LOADERS,
+    LOSS,
+    MLPS,
+    NORMS,
+    TILED,
+    TOLERANCE,
+    plain_model,
+    use_paths,
+)
+from pgolf.model.raced_pairs import PAIRS, Shape, Tensors, layer_products, tiled_attention, tiled_products
 from pgolf.runtime import Runtime
 
 BFLOAT16_TOLERANCE = 0.05  # 8 bits of mantissa
-RACE_SECONDS = 0.11  # for each of at most eleven races, so that all of them take less than 2 s
+RACE_SECONDS = 0.11  # for each of at most twelve races, so that all of them take less than 2 s
 RACE_ROUNDS = 2, 9  # at least: what disturbs a single run must not decide; and at most
 BY_RULE = ("attention in C", "softmax in C", COPIES, NORMS, DIVERGENCE)
 """The kernels that won by 1.3 to 10 times at every instruction set measured, which for the divergence is AVX2 alone;
@@ -36,8 +58,12 @@ products in C won at some only (benchmarks/results/training_speed.md and quantiz
 COMPILE_SECONDS, COMPILE_SPEEDUP = 45.0, 1.25
 """Estimated cost and gain of torch.compile on a CPU, not measured; used until this machine has measured
 its own (`remember_compilation`)."""
-_PARTS = {HEADS: ("attention in C",), LOSS: ("softmax in C", "head products in C")}
-"""By kernel, those that it is made of: it is raced against them, where they win."""
+_PARTS = {
+    HEADS: ("attention in C",),
+    LOSS: ("softmax in C", "head products in C"),
+    TILED: ("bfloat16 in C", "attention in C"),
+}
+"""By kernel, those that it goes with: it is raced where they win."""
 
 
 class Timing(NamedTuple):
@@ -169,11 +195,14 @@ def _measured(model: GPT, runtime: Runtime, shape: Shape, matmul: str) -> Choice
 def _races(model: GPT, shape: Shape, matmul: str, runtime: Runtime) -> dict[str, Callable[[dict[str, Timing]], Timing]]:
     """By path, the function that times it against plain torch, given the times of the paths before it."""
 
-    def race(name: str, before: dict[str, Timing]) -> Timing:
+    def prepare(name: str, before: dict[str, Timing]) -> None:
         for part in _PARTS.get(name, ()):
             if not (part in before and before[part].used):
                 raise native.Unavailable(f"{part} is off")
         LOADERS[name](model, runtime.cache)
+
+    def race(name: str, before: dict[str, Timing]) -> Timing:
+        prepare(name, before)
         plain, fast = PAIRS[name](model, shape)
         return _race(plain, fast, TOLERANCE, shape)
 
@@ -186,19 +215,26 @@ def _races(model: GPT, shape: Shape, matmul: str, runtime: Runtime) -> dict[str,
         return found._replace(plain=found.plain * share)
 
     def race_tiles(before: dict[str, Timing]) -> Timing:
-        """Against torch in bfloat16, or with `auto` the faster of that and float32."""
-        LOADERS["bfloat16 in C"](model, runtime.cache)
-        plain, fast = layer_products(model, shape, amx.linear, bfloat16_linear)
-        found = _race(plain, fast, BFLOAT16_TOLERANCE, shape)
-        float32, bfloat16 = before["bfloat16 products"]
-        return found._replace(plain=found.plain * (min(1.0, float32 / bfloat16) if matmul == "auto" else 1.0))
+        """Against the faster of the float32 ways, less what torch gains in bfloat16 where that is the other choice."""
+        prepare("bfloat16 in C", before)
+        use_paths(model, [name for name, timing in before.items() if timing.used and name != "bfloat16 products"])
+        plain, fast = tiled_products(model, shape)
+        plain_model(model)
+        found, by_torch = _race(plain, fast, BFLOAT16_TOLERANCE, shape), before["bfloat16 products"]
+        share = by_torch.fast / by_torch.plain if by_torch.used or matmul == "bfloat16" else 1.0
+        return found._replace(plain=found.plain * share)
+
+    def race_tiled_attention(before: dict[str, Timing]) -> Timing:
+        prepare(TILED, before)
+        plain, fast = tiled_attention(model, shape, HEADS in before and before[HEADS].used)
+        return _race(plain, fast, BFLOAT16_TOLERANCE, shape)
 
     left_out = {*_left_out(model, shape), DIVERGENCE}  # a step of training computes none
     made: dict[str, Callable[[dict[str, Timing]], Timing]] = {
         name: functools.partial(race, name) for name in PAIRS if name not in left_out
     }
     if shape.training and matmul != "float32":
-        made |= {"bfloat16 products": race_bfloat16, "bfloat16 in C": race_tiles}
+        made |= {"bfloat16 products": race_bfloat16, "bfloat16 in C": race_tiles, TILED: race_tiled_attention}
     return made
 
 
@@ -265,7 +301,7 @@ def _scoring_parts(model: GPT, runtime: Runtime, shape: Shape) -> Parts | None:
 
 
 def _key(kind: str, model: GPT, runtime: Runtime, shape: Shape, matmul: str = "") -> str:
-    kernels = heads, mlp, whole_loss, copies, residual, amx, amx_attention
+    kernels = heads, mlp, whole_loss, copies, residual, bfloat16, bfloat16_attention
     sources = [kernel.SOURCE for kernel in kernels]
     facts = kind, sources, dataclasses.astuple(model.config), shape, runtime.device.type, matmul
     return cache.key(repr(facts), native.compiler())

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pgolf.model.kernels import amx
+from pgolf.model.kernels import bfloat16
 from pgolf.model.kernels.linear import fast_linear
 
 NORM_EPS = torch.finfo(torch.float32).eps  # torch's own default for float32, the same in every activation type
@@ -31,7 +31,7 @@ class Linear(nn.Linear):
         if self.products == "C":
             return fast_linear(x, weight)
         if self.products == "tiles" and torch.is_grad_enabled():
-            return amx.linear(x, weight)
+            return bfloat16.linear(x, weight)
         if self.products == "bfloat16" and torch.is_grad_enabled():
             return bfloat16_linear(x, weight)
         return F.linear(x, weight.to(x.dtype))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgolf.config.model import ModelConfig
-from pgolf.model.kernels import amx, mlp
+from pgolf.model.kernels import bfloat16, mlp
 from pgolf.model.layers import Linear
 
 
@@ -30,7 +30,7 @@ class MLP(nn.Module):
             given = h, self.fc.weight, proj, self.slope
             if not tiles:
                 return mlp.mlp(*given, onto)[0]
-            y = amx.mlp(*given)
+            y = bfloat16.mlp(*given)
         else:
             z = self.fc(h)
             z = F.relu(z) if self.slope == 0.0 else F.leaky_relu(z, self.slope)

@@ -17,9 +17,9 @@ from pgolf.model.block import Block
 from pgolf.model.divergence import plain_divergence
 from pgolf.model.gpt import GPT, Parts
 from pgolf.model.kernels import (
-    amx,
-    amx_attention,
     attention,
+    bfloat16,
+    bfloat16_attention,
     copies,
     divergence,
     heads,
@@ -41,7 +41,8 @@ IN_C = ("attention in C", "softmax in C", "layer products in C", "head products 
 COPIES = "copies in C"  # of a model with copy heads
 DIVERGENCE = "divergence in C"  # of the quantizer
 NORMS = "norms in C"  # of the stream, where blocks mix the embedding in, in training
-HEADS = "heads in C"  # beside attention in C: what happens to its heads before and after, in training, in float32
+HEADS = "heads in C"  # beside attention in C: what happens to its heads before and after, in training
+TILED = "bfloat16 attention in C"  # beside bfloat16 in C, in place of heads in C, in training
 MLPS = "MLP in C"  # in training, in float32
 LOSS = "loss in C"  # its softmax and its products in C in one call, where nothing is raised, in training, in float32
 GRAPHS = 64  # compiled variants that may exist: shapes of a sequence schedule times kinds of layer
@@ -60,7 +61,8 @@ LOADERS: dict[str, Callable[[GPT, Path | None], object]] = {
     MLPS: lambda model, cache: mlp.load(cache),
     LOSS: lambda model, cache: whole_loss.load(cache),
     "bfloat16 products": lambda model, cache: None,
-    "bfloat16 in C": lambda model, cache: (amx.load(cache), amx_attention.load(cache)),
+    "bfloat16 in C": lambda model, cache: bfloat16.load(cache),
+    TILED: lambda model, cache: bfloat16_attention.load(cache),
 }
 """Loaders of the fast paths: model and folder of compiled kernels in. They raise native.Unavailable."""
 
@@ -70,24 +72,25 @@ def use_paths(model: GPT, names: Iterable[str]) -> None:
     plain_model(model)
     chosen = set(names)
     model.native, model.native_norms = "attention in C" in chosen, NORMS in chosen
-    bfloat16, tiles = "bfloat16 products" in chosen, "bfloat16 in C" in chosen
-    layers = "tiles" if tiles else "bfloat16" if bfloat16 else "C" if "layer products in C" in chosen else "torch"
+    rounded, tiles = "bfloat16 products" in chosen, "bfloat16 in C" in chosen
+    layers = "tiles" if tiles else "bfloat16" if rounded else "C" if "layer products in C" in chosen else "torch"
     for module in model.modules():
         if isinstance(module, Attention):
             module.native = model.native
-            module.fused = model.native and HEADS in chosen and not (tiles or bfloat16)
+            module.tiled = model.native and tiles and TILED in chosen
+            module.fused = model.native and HEADS in chosen and not module.tiled and (tiles or not rounded)
         elif isinstance(module, Linear):
             module.products = layers
         elif isinstance(module, Block):
             module.native = model.native_norms
         elif isinstance(module, MLP):
-            module.native = MLPS in chosen and not (tiles or bfloat16)
+            module.native = MLPS in chosen and not (tiles or rounded)
     _use_copies(model, COPIES in chosen)
     model.divergence = divergence.divergence if DIVERGENCE in chosen else plain_divergence
     softmax = loss.softmax if "softmax in C" in chosen else plain_softmax
     if tiles:
-        model.arithmetic = PLAIN._replace(softmax=softmax, whole=amx.weighted_loss)
-    elif bfloat16:
+        model.arithmetic = PLAIN._replace(softmax=softmax, whole=bfloat16.weighted_loss)
+    elif rounded:
         model.arithmetic = Arithmetic(softmax, bfloat16_product, bfloat16_outer)
     elif "head products in C" in chosen:
         bare = whole_loss.weighted_loss if LOSS in chosen else None
@@ -104,7 +107,7 @@ def plain_model(model: GPT) -> None:
     _use_copies(model, False)
     for module in model.modules():
         if isinstance(module, Attention):
-            module.native = module.fused = False
+            module.native = module.fused = module.tiled = False
         elif isinstance(module, Linear):
             module.products = "torch"
         elif isinstance(module, Block | MLP):

@@ -1,7 +1,7 @@
 """What a race of `fast_paths` computes: plain torch and each kernel doing the same at a model's shapes."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -17,15 +17,15 @@ from pgolf.model.divergence import Divergence, plain_divergence
 from pgolf.model.document_counts import DocumentCounts
 from pgolf.model.forward_context import Step
 from pgolf.model.gpt import GPT
-from pgolf.model.kernels import divergence, linear, loss, residual, whole_loss
+from pgolf.model.kernels import bfloat16, divergence, linear, loss, residual, whole_loss
 from pgolf.model.layers import Linear, rms_norm
-from pgolf.model.loss import CHUNK_TOKENS, Arithmetic, plain_outer, plain_product, plain_softmax, weighted_loss
+from pgolf.model.loss import CHUNK_TOKENS, PLAIN, Arithmetic, plain_outer, plain_product, plain_softmax, weighted_loss
 from pgolf.model.mlp import MLP
 from pgolf.model.paths import COPIES, DIVERGENCE, HEADS, IN_C, LOSS, MLPS, NORMS
 from pgolf.model.rotary import rotary_tables
 
 TOKENS = 4096  # at most: beyond, the ratio of two times no longer changes
-OPERATIONS = 0.6e9  # at most in one run: 0.03 s at 20 GFLOP/s, so that wide models keep to `fast_paths.RACE_SECONDS`
+OPERATIONS = 0.55e9  # at most in one run: 0.0275 s at 20 GFLOP/s, so that wide models keep to `fast_paths.RACE_SECONDS`
 
 Tensors = Sequence[Tensor]
 
@@ -111,6 +111,24 @@ def layer_products(
         return results
 
     return lambda: work(plain), lambda: work(fast)
+
+
+def tiled_products(model: GPT, shape: Shape) -> Pair:
+    """One block's matrices and a loss, as the model computes them now or in bfloat16 in C; training only."""
+    half, own = replace(shape, rows=max(1, shape.rows // 2)), model.arithmetic
+    module = next(part for part in model.modules() if isinstance(part, Linear))
+    layers = layer_products(model, half, bfloat16.linear, module.times)
+    width, pieces = model.config.embed_dim or model.config.dim, model.config.vocab_size
+    numbers, count = torch.Generator().manual_seed(0), _tokens(half, CHUNK_TOKENS, 12 * width * pieces)
+    hidden, head = torch.randn(count, width, generator=numbers), torch.randn(pieces, width, generator=numbers)
+    targets, weights = torch.randint(pieces, (count, 1), generator=numbers), torch.full((count, 1), 1 / count)
+    inputs, tiled = (hidden.requires_grad_(), head.requires_grad_()), PLAIN._replace(whole=bfloat16.weighted_loss)
+
+    def work(layer: Callable[[], Tensors], arithmetic: Arithmetic) -> Tensors:
+        y = weighted_loss(hidden, head, None, targets, weights, model.config.logit_softcap, arithmetic)
+        return [*layer(), y, *torch.autograd.grad(y, inputs)]
+
+    return lambda: work(layers[0], own), lambda: work(layers[1], tiled)
 
 
 def _head_products(model: GPT, shape: Shape) -> Pair:
@@ -235,6 +253,32 @@ def _mlp(model: GPT, shape: Shape) -> Pair:
 
 def _heads(model: GPT, shape: Shape) -> Pair:
     """The last layer's whole attention with its gradients, torch around the kernel or it alone; training only."""
+    made, attend = _one_attention(model, shape)
+
+    def work(fused: bool) -> Tensors:
+        made.fused = fused
+        return attend()
+
+    return lambda: work(False), lambda: work(True)
+
+
+def tiled_attention(model: GPT, shape: Shape, fused: bool) -> Pair:
+    """The same with products in bfloat16: the kernel in float32, `fused` with what surrounds it, and in bfloat16."""
+    made, attend = _one_attention(model, shape)
+    for module in made.modules():
+        if isinstance(module, Linear):
+            module.products = "tiles"
+
+    def work(tiled: bool) -> Tensors:
+        made.tiled, made.fused = tiled, fused and not tiled
+        y, *gradients = attend()
+        return y, torch.cat([part.flatten() for part in gradients])  # that by the gain is a sum of rounding errors
+
+    return lambda: work(False), lambda: work(True)
+
+
+def _one_attention(model: GPT, shape: Shape) -> tuple[Attention, Callable[[], Tensors]]:
+    """The last layer's attention by the kernel, and a function that returns its output and gradients."""
     config, numbers = model.config, torch.Generator().manual_seed(0)
     made = Attention(config, config.num_layers - 1)
     made.native = True
@@ -247,12 +291,11 @@ def _heads(model: GPT, shape: Shape) -> Pair:
     scale = torch.rand(config.dim, generator=numbers)
     inputs = [x.requires_grad_(), scale.requires_grad_(), *made.parameters()]
 
-    def work(fused: bool) -> Tensors:
-        made.fused = fused
+    def work() -> Tensors:
         y = made(x, step, view, None, 0, scale)
         return [y, *torch.autograd.grad(y, inputs, grad)]
 
-    return lambda: work(False), lambda: work(True)
+    return made, work
 
 
 def _whole_loss(model: GPT, shape: Shape) -> Pair:

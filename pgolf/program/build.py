@@ -22,8 +22,8 @@ _OPTIONAL: Mapping[str, Callable[[Config], bool]] = {
     ),
     "pgolf.model.bigram": lambda config: config.model.bigram_rows > 0,
     "pgolf.model.kernels.cache": lambda config: False,  # the program keeps no compiled kernels
-    "pgolf.model.kernels.amx": lambda config: False,  # it trains in float32
-    "pgolf.model.kernels.amx_attention": lambda config: False,
+    "pgolf.model.kernels.bfloat16": lambda config: False,  # it trains in float32
+    "pgolf.model.kernels.bfloat16_attention": lambda config: False,
     "pgolf.model.kernels.tiles": lambda config: False,
     "pgolf.model.kernels.copies": lambda config: False,
     "pgolf.model.kernels.residual": lambda config: False,

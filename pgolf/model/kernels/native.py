@@ -59,8 +59,12 @@ static inline vec vmax(vec a, vec b) { return choose(a > b, a, b); }
 /* 2^x for x <= 0; NaN stays NaN, below -126 it is 2^-126 */
 static inline vec exp2v(vec x) {
   x = vmax(splat(-126.f), x);
-  ivec n = __builtin_convertvector(x - splat(.5f), ivec);
-  vec f = x - __builtin_convertvector(n, vec);
+#if BYTES == 64
+  const vec n = (vec)_mm512_roundscale_ps((__m512)x, 0), f = x - n;
+#else
+  const ivec n = __builtin_convertvector(x - splat(.5f), ivec);
+  const vec f = x - __builtin_convertvector(n, vec);
+#endif
   vec p = splat(1.5403530e-4f);
   p = p * f + splat(1.3333558e-3f);
   p = p * f + splat(9.6181291e-3f);
@@ -68,7 +72,11 @@ static inline vec exp2v(vec x) {
   p = p * f + splat(2.4022651e-1f);
   p = p * f + splat(6.9314718e-1f);
   p = p * f + splat(1.f);
+#if BYTES == 64
+  return (vec)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
   return (vec)((ivec)p + (n << 23));
+#endif
 }
 """
 

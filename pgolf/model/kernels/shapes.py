@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pgolf.model.kernels import amx, amx_attention, heads, mlp, residual
+from pgolf.model.kernels import bfloat16, bfloat16_attention, heads, mlp, residual
 from pgolf.model.kernels.attention import attention, attention_backward
 from pgolf.model.kernels.linear import linear, linear_backward
 
@@ -62,12 +62,12 @@ def _gradients(grad: Tensor, x: Tensor, weight: Tensor, by_x: bool, by_weight: b
     return x.new_empty(x.shape if by_x else 0), x.new_empty(weight.shape if by_weight else 0)
 
 
-@amx_attention.attention.register_fake
+@bfloat16_attention.attention.register_fake
 def _tiled_forward(q: Tensor, k: Tensor, v: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
     return torch.empty(q.shape), torch.empty(q.shape[0], q.shape[2], q.shape[1])
 
 
-@amx_attention.attention_backward.register_fake
+@bfloat16_attention.attention_backward.register_fake
 def _tiled_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, first: Tensor | None, y: Tensor, lse: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,22 +126,22 @@ def _mlp_gradients(
     return torch.empty(x.shape), torch.empty(fc.shape), torch.empty(proj.shape)
 
 
-@amx.linear.register_fake
+@bfloat16.linear.register_fake
 def _tiled_product(x: Tensor, weight: Tensor) -> Tensor:
     return x.new_empty(*x.shape[:-1], len(weight))
 
 
-@amx.linear_backward.register_fake
+@bfloat16.linear_backward.register_fake
 def _tiled_gradients(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty(weight.shape)
 
 
-@amx.mlp.register_fake
+@bfloat16.mlp.register_fake
 def _tiled_mlp(x: Tensor, fc: Tensor, proj: Tensor, slope: float) -> Tensor:
     return x.new_empty(x.shape)
 
 
-@amx.mlp_backward.register_fake
+@bfloat16.mlp_backward.register_fake
 def _tiled_mlp_gradients(
     grad: Tensor, x: Tensor, fc: Tensor, proj: Tensor, slope: float
 ) -> tuple[Tensor, Tensor, Tensor]:

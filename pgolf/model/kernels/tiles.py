@@ -1,6 +1,8 @@
-"""The tile unit (AMX) of Intel processors as C source: rounding to bfloat16, packing, products of packed factors.
+"""Products of bfloat16 tiles as C source: rounding, packing, and the sums of packed factors in float32.
 
-Factors are rounded as they are packed; sums are float32. What is built on it: `amx` and `amx_attention`.
+By the tile unit (AMX) of Intel processors, else by vectors where there are products of bfloat16 pairs (AVX512_BF16, AMD
+since Zen 4), which take twice as many numbers at once as float32. What is built on it: `bfloat16` and
+`bfloat16_attention`.
 """
 
 import ctypes
@@ -252,8 +254,6 @@ static void add_parts(float *out, const float *sums, int parts, int m, int k, in
 
 
 def library(source: str, folder: Path | None) -> ctypes.CDLL:
-    """Load C source that begins with `SOURCE`, as `native.library`; also Unavailable where the system refuses tiles."""
+    """As `native.library`, of source that begins with `SOURCE`; by vectors where the system refuses the tile unit."""
     loaded = native.library(source, (), folder)
-    if loaded.permission():
-        raise native.Unavailable("the system does not grant the tiles")
-    return loaded
+    return native.library(source, ("VECTORS_ALONE",), folder) if loaded.permission() else loaded

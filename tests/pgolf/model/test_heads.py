@@ -15,7 +15,7 @@ from pgolf.model.attention import Attention
 from pgolf.model.forward_context import Step
 from pgolf.model.gpt import GPT
 from pgolf.model.kernels import heads
-from pgolf.model.paths import HEADS, IN_C, use_paths
+from pgolf.model.paths import HEADS, IN_C, TILED, use_paths
 from pgolf.model.rotary import rotary_tables
 from pgolf.runtime import Runtime
 
@@ -93,9 +93,10 @@ def test_a_model_trains_the_same_also_where_the_kernel_does_not_fit(changes: dic
         results.append([loss, *torch.autograd.grad(loss, list(model.parameters()))])
     for right, mine in zip(*results, strict=True):
         torch.testing.assert_close(mine, right, rtol=1e-4, atol=1e-5)
-    for names in ((HEADS,), (IN_C[0], HEADS, "bfloat16 products"), (IN_C[0], HEADS, "bfloat16 in C")):
+    tiles = IN_C[0], HEADS, "bfloat16 in C"
+    for fused, names in enumerate(((HEADS,), (IN_C[0], HEADS, "bfloat16 products"), (*tiles, TILED), tiles)):
         use_paths(model, names)
-        assert not any(module.fused for module in model.modules() if isinstance(module, Attention))
+        assert {module.fused for module in model.modules() if isinstance(module, Attention)} == {fused == 3}
 
 
 @pytest.mark.parametrize("level", ["default", "avx2"])

@@ -1,4 +1,4 @@
-"""Attention in bfloat16 by the tile unit (`tiles`), forward and backward; float32 in and out, see `attention`."""
+"""Attention in bfloat16 (`tiles`), forward and backward; float32 in and out, see `attention`."""
 
 import ctypes
 from pathlib import Path

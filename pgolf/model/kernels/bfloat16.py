@@ -1,4 +1,4 @@
-"""Matrix products in bfloat16 by the tile unit (`tiles`): linear maps, the MLP and the loss; float32 in and out.
+"""Matrix products in bfloat16 (`tiles`): linear maps, the MLP and the loss; float32 in and out.
 
 Torch's own bfloat16 products need tensors of that type, and at a small model's widths rounding them takes as long as
 the products. Here 32 rows at a time are rounded into the first cache, where the tiles meet them. The MLP is one
@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgolf.model.kernels import native, tiles
+from pgolf.model.kernels import loss, native, tiles
 from pgolf.model.kernels.operator import operator
 from pgolf.model.raised_logits import Gradients, Raised
 
 SOURCE = (
     tiles.SOURCE
+    + loss.SOURCE.removeprefix(native.VECTORS)
     + r"""
 /* out (n, m) = x (n, k) w; w is (k, m), or with turned (m, k) */
 void product(const float *x, const float *w, float *out, int n, int k, int m, int turned, int threads) {
@@ -157,63 +158,11 @@ void mlp_backward(const float *g, const float *x, const float *fc, const float *
   free(up), free(back), free(down), free(sums);
 }
 
-/* 1 / x for x >= 1, to 23 bits */
-static inline __m512 inverse(__m512 x) {
-  const __m512 r = _mm512_rcp14_ps(x);
-  return r * (_mm512_set1_ps(2.f) - x * r);
-}
-
-/* z (width): uncapped logits, overwritten by the gradient of sum_k weights[k] * -ln softmax(cap tanh(z / cap))[target],
-   which is returned; powers: room for `width` numbers */
-static float softmax_row(float *z, float *powers, const int64_t *targets, const float *weights, float cap, int width,
-                         int count) {
-  const float scale = cap > 0.f ? cap : 1.f;
-  const __m512 one = _mm512_set1_ps(1.f), sign = _mm512_set1_ps(-0.f), twice = _mm512_set1_ps(2.f * LOG2E / scale);
-  __m512 high = _mm512_set1_ps(-INFINITY), sum = {};
-  for (int i = 0; i < width; i += 16) {
-    __m512 x = _mm512_mask_loadu_ps(_mm512_set1_ps(-INFINITY), first16(width - i), z + i);
-    if (cap > 0.f) {
-      const __m512 e = (__m512)exp2v((vec)_mm512_or_ps(x * twice, sign));
-      x = _mm512_or_ps((one - e) * inverse(one + e), _mm512_and_ps(x, sign));
-      if (i + 16 > width) x = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), first16(width - i), x);
-      _mm512_mask_storeu_ps(z + i, first16(width - i), x);
-    }
-    high = _mm512_max_ps(x, high);
-  }
-  const float top = _mm512_reduce_max_ps(high);
-  for (int i = 0; i < width; i += 16) {
-    const __m512 x = _mm512_maskz_loadu_ps(first16(width - i), z + i);
-    __m512 e = (__m512)exp2v((vec)((x - _mm512_set1_ps(top)) * _mm512_set1_ps(scale * LOG2E)));
-    e = _mm512_maskz_mov_ps(first16(width - i), e);
-    _mm512_mask_storeu_ps(powers + i, first16(width - i), e);
-    sum += e;
-  }
-  const float all = _mm512_reduce_add_ps(sum), lse = scale * top + logf(all);
-  float loss = 0.f, weight = 0.f;
-  for (int k = 0; k < count; k++) {
-    weight += weights[k];
-    loss += weights[k] * (lse - scale * z[targets[k]]);
-  }
-  const __m512 share = _mm512_set1_ps(weight / all);
-  for (int i = 0; i < width; i += 16) {
-    const __m512 t = _mm512_maskz_loadu_ps(first16(width - i), z + i);
-    __m512 e = _mm512_maskz_loadu_ps(first16(width - i), powers + i) * share;
-    if (cap > 0.f) e *= one - t * t;
-    _mm512_mask_storeu_ps(powers + i, first16(width - i), e);
-  }
-  for (int k = 0; k < count; k++) {
-    const float t = z[targets[k]];
-    powers[targets[k]] -= weights[k] * (cap > 0.f ? 1.f - t * t : 1.f);
-  }
-  memcpy(z, powers, (size_t)width * 4);
-  return loss;
-}
-
 #define CHUNK 256 /* tokens whose rounded logits exist at a time */
 
 /* Each token's loss as in `softmax_row` of logits hidden head^T (+ bias); gradients by hidden (n, d), head (v, d) and
    bias (v; null without a bias). weights, targets (n, count). amounts (n, few) are added to the logits of `raised`. */
-void loss(const float *hidden, const float *head, const float *bias, const int64_t *targets, const float *weights,
+void whole_loss(const float *hidden, const float *head, const float *bias, const int64_t *targets, const float *weights,
           const int64_t *raised, const float *amounts, float *losses, float *d_hidden, float *d_head, float *d_bias,
           float *d_amounts, float cap, int n, int d, int v, int count, int few, int threads) {
   const int vp = UP(v, 32), dp = UP(d, 16), deep = CHUNK / 32;
@@ -227,7 +176,7 @@ void loss(const float *hidden, const float *head, const float *bias, const int64
   {
     begin_tiles();
     half *rows = memory(32 * UP(d, 32) * 2), *slopes = memory((size_t)vp * 32 * 2);
-    float *z = memory((size_t)vp * 32 * 4), *powers = memory((size_t)vp * 4);
+    float *z = memory((size_t)vp * 32 * 4), *powers = memory((size_t)(vp + count) * 4);
     memset(z, 0, (size_t)vp * 32 * 4);
 #pragma omp for schedule(static)
     for (int i = 0; i < vp; i++) memset(sums + (int64_t)i * dp, 0, (size_t)dp * 4);
@@ -334,7 +283,7 @@ def weighted_loss(
     given = hidden, head, bias, targets, weights, tokens, amounts, losses, d_hidden, d_head, d_bias, d_amounts
     few = 0 if amounts is None else amounts.shape[1]
     sizes = count, width, pieces, targets.shape[1], few, torch.get_num_threads()
-    load().loss(*map(native.pointer, given), ctypes.c_float(cap), *sizes)
+    load().whole_loss(*map(native.pointer, given), ctypes.c_float(cap), *sizes)
     return losses, (d_hidden, d_head, d_bias, *(() if raised is None else (None, d_amounts)))
 
 

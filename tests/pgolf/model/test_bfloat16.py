@@ -1,4 +1,4 @@
-"""Products in bfloat16 by the tile unit against the same in plain torch on rounded factors, gradients included."""
+"""Products in bfloat16 in C against the same in plain torch on rounded factors, gradients included."""
 
 import dataclasses
 
@@ -12,19 +12,21 @@ from pgolf.config.model import ModelConfig
 from pgolf.model.attention import attend
 from pgolf.model.attention_mask import View
 from pgolf.model.gpt import GPT
-from pgolf.model.kernels import amx, amx_attention, native
+from pgolf.model.kernels import bfloat16, bfloat16_attention, native, tiles
 from pgolf.model.loss import PLAIN, weighted_loss
-from pgolf.model.paths import use_paths
+from pgolf.model.paths import HEADS, TILED, use_paths
 from pgolf.model.raised_logits import Raised
 
 ROUNDED = 2**-8  # bfloat16, relative
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tiles() -> None:
+@pytest.fixture(autouse=True, params=["as the machine does it", "vectors alone"])
+def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "vectors alone":
+        monkeypatch.setattr(tiles, "library", lambda source, folder: native.library(source, ("VECTORS_ALONE",), folder))
     try:
-        amx.load()
-        amx_attention.load()
+        bfloat16.load()
+        bfloat16_attention.load()
     except native.Unavailable as reason:
         pytest.skip(f"not tested here: bfloat16 in C ({reason})")
 
@@ -47,7 +49,7 @@ def test_a_linear_map_and_its_gradients(rows: int, inner: int, columns: int, thr
     try:
         x, w = torch.randn(rows, inner, requires_grad=True), torch.randn(columns, inner, requires_grad=True)
         grad = torch.randn(rows, columns)
-        y = amx.linear(x, w)
+        y = bfloat16.linear(x, w)
         dx, dw = torch.autograd.grad(y, (x, w), grad)
     finally:
         torch.set_num_threads(before)
@@ -62,7 +64,7 @@ def test_an_mlp_and_its_gradients(rows: int, width: int, hidden: int, slope: flo
     fc = (torch.randn(hidden, width) / width**0.5).requires_grad_()
     proj = (torch.randn(width, hidden) / hidden**0.5).requires_grad_()
     y = F.leaky_relu(x @ fc.T, slope).square() @ proj.T
-    tiled = amx.mlp(x, fc, proj, slope)
+    tiled = bfloat16.mlp(x, fc, proj, slope)
     assert off(tiled, y) < 4 * ROUNDED
     found = torch.autograd.grad(tiled, (x, fc, proj), grad)
     for mine, right in zip(found, torch.autograd.grad(y, (x, fc, proj), grad), strict=True):
@@ -84,7 +86,7 @@ def test_attention_and_its_gradients(
         starts = torch.where(torch.rand(rows, length) < 0.05, torch.arange(length), 0)
         first = starts.cummax(1).values.int()
     inputs = [part.requires_grad_() for part in (q, k, v)]
-    plain, tiled = attend(q, k, v, View(first)), amx_attention.attention(q, k, v, first)[0]
+    plain, tiled = attend(q, k, v, View(first)), bfloat16_attention.attention(q, k, v, first)[0]
     assert off(tiled, plain) < 4 * ROUNDED
     found, right = (torch.autograd.grad(y, inputs, grad) for y in (tiled, plain))
     for mine, theirs in zip(found, right, strict=True):
@@ -101,14 +103,15 @@ def test_the_loss_and_its_gradients(cap: float, count: int, width: int, pieces: 
     raised = Raised(torch.randint(pieces, (count, 3)), parts[3])
     found, right = (
         weighted_loss(parts[0], parts[1], parts[2], targets, weights, cap, arithmetic, [raised])
-        for arithmetic in (PLAIN._replace(whole=amx.weighted_loss), PLAIN)
+        for arithmetic in (PLAIN._replace(whole=bfloat16.weighted_loss), PLAIN)
     )
     assert off(found, right) < 1e-5
     for mine, theirs in zip(torch.autograd.grad(found, parts), torch.autograd.grad(right, parts), strict=True):
         assert off(mine, theirs) < 2 * ROUNDED
 
 
-def test_a_model_trains_in_it_as_in_float32_and_scores_in_float32() -> None:
+@pytest.mark.parametrize("attention", [TILED, HEADS])
+def test_a_model_trains_in_it_as_in_float32_and_scores_in_float32(attention: str) -> None:
     config: ModelConfig = dataclasses.replace(configs.load("mini").model, vocab_size=256)
     torch.manual_seed(0)
     model, tokens = GPT(config).train(), torch.randint(256, (4, 65))
@@ -116,7 +119,7 @@ def test_a_model_trains_in_it_as_in_float32_and_scores_in_float32() -> None:
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     losses, gradients = [], []
-    for names in ([], ["attention in C", "bfloat16 in C"]):
+    for names in ([], ["attention in C", "bfloat16 in C", attention]):
         use_paths(model, names)
         loss = model.loss(tokens[:, :-1], tokens[:, 1:])
         losses.append(loss.item())
