@@ -219,7 +219,6 @@ def _races(model: GPT, shape: Shape, matmul: str, runtime: Runtime) -> dict[str,
         prepare("bfloat16 in C", before)
         use_paths(model, [name for name, timing in before.items() if timing.used and name != "bfloat16 products"])
         plain, fast = tiled_products(model, shape)
-        plain_model(model)
         found, by_torch = _race(plain, fast, BFLOAT16_TOLERANCE, shape), before["bfloat16 products"]
         share = by_torch.fast / by_torch.plain if by_torch.used or matmul == "bfloat16" else 1.0
         return found._replace(plain=found.plain * share)

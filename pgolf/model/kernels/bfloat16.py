@@ -7,6 +7,7 @@ again. Sums over tokens are made in parts of `PART` tokens, whatever the number 
 """
 
 import ctypes
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -161,10 +162,11 @@ void mlp_backward(const float *g, const float *x, const float *fc, const float *
 #define CHUNK 256 /* tokens whose rounded logits exist at a time */
 
 /* Each token's loss as in `softmax_row` of logits hidden head^T (+ bias); gradients by hidden (n, d), head (v, d) and
-   bias (v; null without a bias). weights, targets (n, count). amounts (n, few) are added to the logits of `raised`. */
+   bias (v; null without a bias). weights, targets (n, count). amounts[f] (n, few[f]) raise the logits of raised[f]. */
 void whole_loss(const float *hidden, const float *head, const float *bias, const int64_t *targets, const float *weights,
-          const int64_t *raised, const float *amounts, float *losses, float *d_hidden, float *d_head, float *d_bias,
-          float *d_amounts, float cap, int n, int d, int v, int count, int few, int threads) {
+                float *losses, float *d_hidden, float *d_head, float *d_bias, const int64_t *const *raised,
+                const float *const *amounts, float *const *d_amounts, const int *few, float cap, int n, int d, int v,
+                int count, int forms, int threads) {
   const int vp = UP(v, 32), dp = UP(d, 16), deep = CHUNK / 32;
   half *right = memory(right_size(d, v)), *back = memory(right_size(v, d));
   half *left = memory((size_t)vp * CHUNK * 2), *pairs_of = memory((size_t)dp * CHUNK * 2);
@@ -192,9 +194,11 @@ void whole_loss(const float *hidden, const float *head, const float *bias, const
           if (bias)
             for (int j = 0; j < v; j++) row[j] += bias[j];
           const int64_t token = at + i;
-          for (int j = 0; j < few; j++) row[raised[token * few + j]] += amounts[token * few + j];
+          for (int f = 0; f < forms; f++)
+            for (int64_t j = token * few[f]; j < (token + 1) * few[f]; j++) row[raised[f][j]] += amounts[f][j];
           losses[token] = softmax_row(row, powers, targets + token * count, weights + token * count, cap, v, count);
-          for (int j = 0; j < few; j++) d_amounts[token * few + j] = row[raised[token * few + j]];
+          for (int f = 0; f < forms; f++)
+            for (int64_t j = token * few[f]; j < (token + 1) * few[f]; j++) d_amounts[f][j] = row[raised[f][j]];
         }
         for (int i = tokens; i < 32; i++) memset(z + (int64_t)i * vp, 0, (size_t)v * 4);
         turn_rows(left + part * TILE, z, 32, v, vp, deep * TILE);
@@ -266,25 +270,27 @@ def weighted_loss(
     targets: Tensor,
     weights: Tensor,
     cap: float,
-    raised: Raised | None = None,
+    *raised: Raised,
 ) -> tuple[Tensor, Gradients]:
     """Weighted loss of each token (N,), and the gradients of their sum by hidden, head, bias and the tensors raised.
 
-    hidden (N, d), head (V, d), bias (V,) or None, targets int64 (N, K), weights (N, K), raised (N, n) or None, as in
+    hidden (N, d), head (V, d), bias (V,) or None, targets int64 (N, K), weights (N, K), each of raised (N, n), as in
     `model.loss`.
     """
     (count, width), pieces = hidden.shape, len(head)
     hidden, head, targets, weights = (part.contiguous() for part in (hidden, head, targets, weights))
-    tokens, amounts = (None, None) if raised is None else (part.contiguous() for part in raised)
+    tokens, amounts = [part.tokens.contiguous() for part in raised], [part.amounts.contiguous() for part in raised]
     losses = hidden.new_empty(count)
     d_hidden, d_head = torch.empty_like(hidden), torch.empty_like(head)
     d_bias = None if bias is None else torch.empty_like(bias)
-    d_amounts = None if amounts is None else torch.empty_like(amounts)
-    given = hidden, head, bias, targets, weights, tokens, amounts, losses, d_hidden, d_head, d_bias, d_amounts
-    few = 0 if amounts is None else amounts.shape[1]
-    sizes = count, width, pieces, targets.shape[1], few, torch.get_num_threads()
-    load().whole_loss(*map(native.pointer, given), ctypes.c_float(cap), *sizes)
-    return losses, (d_hidden, d_head, d_bias, *(() if raised is None else (None, d_amounts)))
+    d_amounts = [torch.empty_like(part) for part in amounts]
+    addresses = ctypes.c_void_p * len(raised)
+    lists = [addresses(*(part.data_ptr() for part in parts)) for parts in (tokens, amounts, d_amounts)]
+    few = (ctypes.c_int * len(raised))(*(part.shape[1] for part in amounts))
+    given = hidden, head, bias, targets, weights, losses, d_hidden, d_head, d_bias
+    sizes = count, width, pieces, targets.shape[1], len(raised), torch.get_num_threads()
+    load().whole_loss(*map(native.pointer, given), *lists, few, ctypes.c_float(cap), *sizes)
+    return losses, (d_hidden, d_head, d_bias, *chain(*((None, part) for part in d_amounts)))
 
 
 @operator("pgolf::tiled_linear")

@@ -99,10 +99,11 @@ def test_the_loss_and_its_gradients(cap: float, count: int, width: int, pieces: 
     hidden, head, bias = torch.randn(count, width), torch.randn(pieces, width), torch.randn(pieces)
     targets, weights = torch.randint(pieces, (count, 2)), torch.rand(count, 2)
     targets[5, 1], weights[7] = targets[5, 0], 0.0
-    parts = [part.bfloat16().float().requires_grad_() for part in (hidden, head, bias, torch.randn(count, 3))]
-    raised = Raised(torch.randint(pieces, (count, 3)), parts[3])
+    amounts = torch.randn(count, 3), torch.randn(count, 5)
+    parts = [part.bfloat16().float().requires_grad_() for part in (hidden, head, bias, *amounts)]
+    raised = [Raised(torch.randint(pieces, part.shape), part) for part in parts[3:]]
     found, right = (
-        weighted_loss(parts[0], parts[1], parts[2], targets, weights, cap, arithmetic, [raised])
+        weighted_loss(parts[0], parts[1], parts[2], targets, weights, cap, arithmetic, raised)
         for arithmetic in (PLAIN._replace(whole=bfloat16.weighted_loss), PLAIN)
     )
     assert off(found, right) < 1e-5
