@@ -1,6 +1,7 @@
 """Copy heads and document counts in C against plain torch: the same candidates to the integer, all else to rounding."""
 
 import dataclasses
+from itertools import chain
 from collections.abc import Iterator
 
 import pytest
@@ -205,16 +206,18 @@ def test_the_race_times_what_training_runs(
     assert len(PAIRS[COPIES](model, shape)[1]()) > 3
 
 
-def test_a_loss_of_its_own_arithmetic_gets_all_that_is_raised_as_one(kernels: Runtime) -> None:
+def test_a_loss_of_its_own_arithmetic_gets_all_that_is_raised(kernels: Runtime) -> None:
     def whole(
-        hidden: Tensor, head: Tensor, bias: None, targets: Tensor, weights: Tensor, cap: float, raised: Raised
+        hidden: Tensor, head: Tensor, bias: None, targets: Tensor, weights: Tensor, cap: float, *raised: Raised
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         with torch.enable_grad():
-            parts = [part.detach().requires_grad_() for part in (hidden, head, raised.amounts)]
-            z = softcap(Raised(raised.tokens, parts[2]).on(parts[0] @ parts[1].T), cap)
-            losses = F.cross_entropy(z, targets[:, 0], reduction="none") * weights[:, 0]
-            d_hidden, d_head, d_amounts = torch.autograd.grad(losses.sum(), parts)
-        return losses.detach(), (d_hidden, d_head, None, None, d_amounts)
+            parts = [part.detach().requires_grad_() for part in (hidden, head, *(form.amounts for form in raised))]
+            z = parts[0] @ parts[1].T
+            for form, amounts in zip(raised, parts[2:], strict=True):
+                z = Raised(form.tokens, amounts).on(z)
+            losses = F.cross_entropy(softcap(z, cap), targets[:, 0], reduction="none") * weights[:, 0]
+            d_hidden, d_head, *d_amounts = torch.autograd.grad(losses.sum(), parts)
+        return losses.detach(), (d_hidden, d_head, None, *chain(*((None, part) for part in d_amounts)))
 
     torch.manual_seed(0)
     tokens = torch.randint(40, (3, 71))
