@@ -1,8 +1,8 @@
 """Copy heads and document counts in C against plain torch: the same candidates to the integer, all else to rounding."""
 
 import dataclasses
-from itertools import chain
 from collections.abc import Iterator
+from itertools import chain
 
 import pytest
 import torch
