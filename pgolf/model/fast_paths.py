@@ -60,7 +60,6 @@ COMPILE_SECONDS, COMPILE_SPEEDUP = 45.0, 1.25
 its own (`remember_compilation`)."""
 _PARTS = {
     HEADS: ("attention in C",),
-    LOSS: ("softmax in C", "head products in C"),
     TILED: ("bfloat16 in C", "attention in C"),
 }
 """By kernel, those that it goes with: it is raced where they win."""
@@ -196,10 +195,12 @@ def _races(model: GPT, shape: Shape, matmul: str, runtime: Runtime) -> dict[str,
     """By path, the function that times it against plain torch, given the times of the paths before it."""
 
     def prepare(name: str, before: dict[str, Timing]) -> None:
+        """Load a kernel, and put the model on the float32 paths that have won so far."""
         for part in _PARTS.get(name, ()):
             if not (part in before and before[part].used):
                 raise native.Unavailable(f"{part} is off")
         LOADERS[name](model, runtime.cache)
+        use_paths(model, [name for name, timing in before.items() if timing.used and name in PAIRS])
 
     def race(name: str, before: dict[str, Timing]) -> Timing:
         prepare(name, before)
@@ -217,7 +218,6 @@ def _races(model: GPT, shape: Shape, matmul: str, runtime: Runtime) -> dict[str,
     def race_tiles(before: dict[str, Timing]) -> Timing:
         """Against the faster of the float32 ways, less what torch gains in bfloat16 where that is the other choice."""
         prepare("bfloat16 in C", before)
-        use_paths(model, [name for name, timing in before.items() if timing.used and name != "bfloat16 products"])
         plain, fast = tiled_products(model, shape)
         found, by_torch = _race(plain, fast, BFLOAT16_TOLERANCE, shape), before["bfloat16 products"]
         share = by_torch.fast / by_torch.plain if by_torch.used or matmul == "bfloat16" else 1.0
@@ -244,8 +244,6 @@ def _left_out(model: GPT, shape: Shape) -> set[str]:
         left_out.add(NORMS)
     if not shape.training:
         left_out |= {MLPS, HEADS, LOSS}
-    if model.counts is not None or model.config.copy_logits or model.config.logit_bias:
-        left_out.add(LOSS)
     if model.config.value_x0 or model.config.key_offset:
         left_out.add(HEADS)
     return left_out

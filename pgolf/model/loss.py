@@ -77,12 +77,9 @@ class Arithmetic(NamedTuple):
     product: Callable[[Tensor, Tensor, Tensor], Tensor]
     outer: Callable[[Tensor, Tensor, Tensor, bool], Tensor]
     whole: Callable[..., tuple[Tensor, Gradients]] | None = None
-    """All of training's loss and gradients at once, in other arithmetic than the three steps: takes hidden, head, bias,
+    """All of training's loss and gradients at once, in place of the three steps: takes hidden, head, bias,
     targets, weights and cap of `weighted_loss`, and any number of `Raised` (N, n); returns each token's weighted loss
     and the gradients by hidden, head, bias and the tensors of what is raised."""
-    bare: Callable[..., tuple[Tensor, Gradients]] | None = None
-    """What the three steps give, at once, where there is no bias and nothing is raised: takes hidden, head, targets,
-    weights and cap, returns as `whole`."""
 
 
 PLAIN = Arithmetic(plain_softmax, plain_product, plain_outer)
@@ -144,8 +141,6 @@ class _WeightedLoss(torch.autograd.Function):
         given = hidden, head, bias, targets, weights, cap
         if arithmetic.whole is not None and any(ctx.needs_input_grad):
             losses, gradients = arithmetic.whole(*given, *raised)
-        elif arithmetic.bare is not None and all(ctx.needs_input_grad[:2]) and bias is None and not raised:
-            losses, gradients = arithmetic.bare(hidden, head, targets, weights, cap)
         else:
             losses, gradients = _gradients(*given, arithmetic, raised, ctx.needs_input_grad)
         ctx.save_for_backward(*gradients)

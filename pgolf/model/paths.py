@@ -32,7 +32,15 @@ from pgolf.model.kernels import (
 )
 from pgolf.model.lanes import advance
 from pgolf.model.layers import Linear
-from pgolf.model.loss import PLAIN, Arithmetic, bfloat16_outer, bfloat16_product, plain_softmax
+from pgolf.model.loss import (
+    PLAIN,
+    Arithmetic,
+    bfloat16_outer,
+    bfloat16_product,
+    plain_outer,
+    plain_product,
+    plain_softmax,
+)
 from pgolf.model.mlp import MLP
 from pgolf.runtime import Runtime
 
@@ -44,7 +52,7 @@ NORMS = "norms in C"  # of the stream, where blocks mix the embedding in, in tra
 HEADS = "heads in C"  # beside attention in C: what happens to its heads before and after, in training
 TILED = "bfloat16 attention in C"  # beside bfloat16 in C, in place of heads in C, in training
 MLPS = "MLP in C"  # in training, in float32
-LOSS = "loss in C"  # its softmax and its products in C in one call, where nothing is raised, in training, in float32
+LOSS = "loss in C"  # softmax and products in one call, in place of both, in training, in float32
 GRAPHS = 64  # compiled variants that may exist: shapes of a sequence schedule times kinds of layer
 
 LOADERS: dict[str, Callable[[GPT, Path | None], object]] = {
@@ -92,11 +100,10 @@ def use_paths(model: GPT, names: Iterable[str]) -> None:
         model.arithmetic = PLAIN._replace(softmax=softmax, whole=bfloat16.weighted_loss)
     elif rounded:
         model.arithmetic = Arithmetic(softmax, bfloat16_product, bfloat16_outer)
-    elif "head products in C" in chosen:
-        bare = whole_loss.weighted_loss if LOSS in chosen else None
-        model.arithmetic = Arithmetic(softmax, linear.product, linear.outer, bare=bare)
     else:
-        model.arithmetic = PLAIN._replace(softmax=softmax)
+        in_c = "head products in C" in chosen
+        products = (linear.product, linear.outer) if in_c else (plain_product, plain_outer)
+        model.arithmetic = Arithmetic(softmax, *products, whole_loss.weighted_loss if LOSS in chosen else None)
 
 
 def plain_model(model: GPT) -> None:

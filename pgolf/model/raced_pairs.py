@@ -25,7 +25,7 @@ from pgolf.model.paths import COPIES, DIVERGENCE, HEADS, IN_C, LOSS, MLPS, NORMS
 from pgolf.model.rotary import rotary_tables
 
 TOKENS = 4096  # at most: beyond, the ratio of two times no longer changes
-OPERATIONS = 0.55e9  # at most in one run: 0.0275 s at 20 GFLOP/s, so that wide models keep to `fast_paths.RACE_SECONDS`
+OPERATIONS = 0.5e9  # at most in one run: 0.025 s at 20 GFLOP/s, so that wide models keep to `fast_paths.RACE_SECONDS`
 
 Tensors = Sequence[Tensor]
 
@@ -299,17 +299,26 @@ def _one_attention(model: GPT, shape: Shape) -> tuple[Attention, Callable[[], Te
 
 
 def _whole_loss(model: GPT, shape: Shape) -> Pair:
-    """The loss and its gradients with softmax and products in C, called one by one or in one call; training only."""
-    width, pieces, cap = model.config.embed_dim or model.config.dim, model.config.vocab_size, model.config.logit_softcap
-    numbers, count = torch.Generator().manual_seed(0), _tokens(shape, TOKENS, 6 * width * pieces)
-    hidden, head = torch.randn(count, width, generator=numbers), torch.randn(pieces, width, generator=numbers)
-    targets = torch.randint(pieces, (count, 1), generator=numbers)
-    weights, inputs = torch.full((count, 1), 1 / count), (hidden.requires_grad_(), head.requires_grad_())
-    apart = Arithmetic(loss.softmax, linear.product, linear.outer)
-    whole = apart._replace(bare=whole_loss.weighted_loss)
+    """The loss and its gradients, with what document counts raise, as the model computes them now or in one call;
+    training only."""
+    config, numbers = model.config, torch.Generator().manual_seed(0)
+    width, pieces = config.embed_dim or config.dim, config.vocab_size
+    count = _tokens(shape, TOKENS, 2 * width * pieces)  # three times as many: packing the head must not decide
+    length = min(count, shape.length)
+    tokens = torch.randint(pieces, (count // length, length), generator=numbers) // 2
+    hidden, head = torch.randn(*tokens.shape, width, generator=numbers), torch.randn(pieces, width, generator=numbers)
+    targets, weights = tokens.view(-1, 1), torch.full((tokens.numel(), 1), 1 / count)
+    counts = DocumentCounts(config) if config.document_counts and not config.embed_dim else None
+    if counts is not None:
+        counts.native = True
+    inputs = hidden.requires_grad_(), head.requires_grad_(), *([] if counts is None else counts.parameters())
+    apart = model.arithmetic._replace(whole=None)
+    whole = apart._replace(whole=whole_loss.weighted_loss)
 
     def work(arithmetic: Arithmetic) -> Tensors:
-        y = weighted_loss(hidden, head, None, targets, weights, cap, arithmetic)
+        raised = [] if counts is None else [counts(hidden, tokens, head)]
+        flat = hidden.flatten(0, 1)
+        y = weighted_loss(flat, head, None, targets, weights, config.logit_softcap, arithmetic, raised)
         return [y, *torch.autograd.grad(y, inputs)]
 
     return lambda: work(apart), lambda: work(whole)

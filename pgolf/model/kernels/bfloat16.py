@@ -7,7 +7,6 @@ again. Sums over tokens are made in parts of `PART` tokens, whatever the number 
 """
 
 import ctypes
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from pgolf.model.kernels import loss, native, tiles
 from pgolf.model.kernels.operator import operator
+from pgolf.model.kernels.whole_loss import called
 from pgolf.model.raised_logits import Gradients, Raised
 
 SOURCE = (
@@ -277,20 +277,7 @@ def weighted_loss(
     hidden (N, d), head (V, d), bias (V,) or None, targets int64 (N, K), weights (N, K), each of raised (N, n), as in
     `model.loss`.
     """
-    (count, width), pieces = hidden.shape, len(head)
-    hidden, head, targets, weights = (part.contiguous() for part in (hidden, head, targets, weights))
-    tokens, amounts = [part.tokens.contiguous() for part in raised], [part.amounts.contiguous() for part in raised]
-    losses = hidden.new_empty(count)
-    d_hidden, d_head = torch.empty_like(hidden), torch.empty_like(head)
-    d_bias = None if bias is None else torch.empty_like(bias)
-    d_amounts = [torch.empty_like(part) for part in amounts]
-    addresses = ctypes.c_void_p * len(raised)
-    lists = [addresses(*(part.data_ptr() for part in parts)) for parts in (tokens, amounts, d_amounts)]
-    few = (ctypes.c_int * len(raised))(*(part.shape[1] for part in amounts))
-    given = hidden, head, bias, targets, weights, losses, d_hidden, d_head, d_bias
-    sizes = count, width, pieces, targets.shape[1], len(raised), torch.get_num_threads()
-    load().whole_loss(*map(native.pointer, given), *lists, few, ctypes.c_float(cap), *sizes)
-    return losses, (d_hidden, d_head, d_bias, *chain(*((None, part) for part in d_amounts)))
+    return called(load().whole_loss, hidden, head, bias, targets, weights, cap, raised)
 
 
 @operator("pgolf::tiled_linear")

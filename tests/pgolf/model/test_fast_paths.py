@@ -75,13 +75,13 @@ def test_a_second_start_compiles_and_measures_nothing(
     monkeypatch.setattr(fast_paths, "_race", lambda *given: pytest.fail("a path was measured again"))
     again = choose_paths(GPT(CONFIG), runtime, SHAPE)
     assert again == first
-    timed, alone = {*paths.IN_C, paths.NORMS, paths.MLPS}, {paths.HEADS, paths.LOSS}  # if what they are made of wins
-    assert timed <= set(first.timings) <= timed | alone
+    timed = {*paths.IN_C, paths.NORMS, paths.MLPS, paths.LOSS}
+    assert timed <= set(first.timings) <= timed | {paths.HEADS}  # where attention in C wins
     for name, timing in first.timings.items():
         assert f"{name} {'on' if timing.used else 'off'}" in first.line()
 
 
-@pytest.mark.parametrize("seconds", [0.0001, 0.018, 0.02, 0.0275])
+@pytest.mark.parametrize("seconds", [0.0001, 0.018, 0.02, 0.025])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_choice_takes_two_seconds_at_most(seconds: float, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock that only moves with the work: `seconds` are those of one run of a path."""
@@ -120,7 +120,7 @@ def test_a_run_of_a_race_is_bounded_on_a_wide_model() -> None:
     block = sum(weight.numel() for name, weight in model.blocks[0].named_parameters() if name.endswith(".weight"))
     tokens = raced_pairs._tokens(shape, raced_pairs.TOKENS, 6 * block)
     assert 8 <= tokens < 4096
-    assert 6 * block * tokens <= 0.0275 * 20e9
+    assert 6 * block * tokens <= 0.025 * 20e9
 
 
 def on_clock(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:

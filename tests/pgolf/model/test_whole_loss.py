@@ -17,52 +17,58 @@ from pgolf.model.raised_logits import Raised
 from pgolf.runtime import Runtime
 
 APART = Arithmetic(loss.softmax, linear.product, linear.outer)
-WHOLE = APART._replace(bare=whole_loss.weighted_loss)
+WHOLE = APART._replace(whole=whole_loss.weighted_loss)
 
 
-def problem(count: int, width: int, pieces: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+Problem = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def problem(count: int, width: int, pieces: int) -> Problem:
     numbers = torch.Generator().manual_seed(0)
     hidden, head = torch.randn(count, width, generator=numbers), torch.randn(pieces, width, generator=numbers)
     targets, weights = torch.randint(pieces, (count, 2), generator=numbers), torch.rand(count, 2, generator=numbers)
-    return hidden.requires_grad_(), head.requires_grad_(), targets, weights / count
+    bias = torch.randn(pieces, generator=numbers).requires_grad_()
+    return hidden.requires_grad_(), head.requires_grad_(), bias, targets, weights / count
 
 
 @pytest.mark.parametrize(("count", "width", "pieces"), [(1, 8, 7), (47, 12, 77), (500, 64, 1024), (200, 13, 300)])
-@pytest.mark.parametrize("cap", [0.0, 30.0])
+@pytest.mark.parametrize("cap", [0.0, 30.0, 50.0])
+@pytest.mark.parametrize("more", ["", "bias", "raised"])
 def test_values_gradients_and_every_bit_of_the_four_calls(
-    count: int, width: int, pieces: int, cap: float, kernels: Runtime, monkeypatch: pytest.MonkeyPatch
+    count: int, width: int, pieces: int, cap: float, more: str, kernels: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(whole_loss, "CHUNK_ELEMENTS", 128 * pieces)  # several chunks, the last not full
-    hidden, head, targets, weights = problem(count, width, pieces)
-    log_p = softcap(F.linear(hidden.double(), head.double()), cap).log_softmax(1)
-    direct = -(log_p.gather(1, targets) * weights).sum()
-    wanted = [direct, *torch.autograd.grad(direct, (hidden, head))]
+    hidden, head, bias, targets, weights = problem(count, width, pieces)
+    forms = [Raised(torch.randint(pieces, (count, n)), torch.randn(count, n).requires_grad_()) for n in (3, 5)]
+    forms = forms if more == "raised" else []
+    inputs = [hidden, head, *[bias] * (more == "bias"), *(form.amounts for form in forms)]
+    z = F.linear(hidden.double(), head.double(), bias.double() if more == "bias" else None)
+    for form in forms:
+        z = form.on(z)
+    direct = -(softcap(z, cap).log_softmax(1).gather(1, targets) * weights).sum()
+    wanted = [direct, *torch.autograd.grad(direct, inputs)]
     results, before = [], torch.get_num_threads()
     try:
         for threads, arithmetic in ((1, APART), (1, WHOLE), (2, WHOLE), (3, WHOLE)):
             torch.set_num_threads(threads)
-            found = weighted_loss(hidden, head, None, targets, weights, cap, arithmetic)
-            results.append([found, *torch.autograd.grad(found, (hidden, head))])
+            given = hidden, head, bias if more == "bias" else None, targets, weights, cap, arithmetic, forms
+            found = weighted_loss(*given)
+            results.append([found, *torch.autograd.grad(found, inputs)])
     finally:
         torch.set_num_threads(before)
-    for mine, right in zip(results[0], wanted, strict=True):
+    for mine, right in zip(results[1], wanted, strict=True):
         torch.testing.assert_close(mine.double(), right.double(), rtol=1e-5, atol=1e-6)
-    for other in results[1:]:
-        assert all(map(torch.equal, results[0], other))
+    for other in results[2:]:
+        assert all(map(torch.equal, results[1], other))
+    if not more:
+        assert all(map(torch.equal, *results[:2]))
 
 
-def test_a_bias_raised_logits_and_a_frozen_head_go_the_other_way(kernels: Runtime) -> None:
-    called = []
-    arithmetic = APART._replace(bare=lambda *given: called.append(1) or whole_loss.weighted_loss(*given))
-    hidden, head, targets, weights = problem(30, 8, 40)
-    raised = Raised(targets, torch.ones(30, 2).requires_grad_())
-    bias = torch.zeros(40).requires_grad_()
-    for given in ((hidden, head, bias), (hidden, head.detach(), None), (hidden.detach(), head, None)):
-        weighted_loss(*given, targets, weights, 30.0, arithmetic).backward()
-    weighted_loss(hidden, head, None, targets, weights, 30.0, arithmetic, [raised]).backward()
-    assert not called
-    weighted_loss(hidden, head, None, targets, weights, 30.0, arithmetic).backward()
-    assert called
+def test_a_frozen_head_gets_no_gradient(kernels: Runtime) -> None:
+    hidden, head, _, targets, weights = problem(30, 8, 40)
+    weighted_loss(hidden, head.detach(), None, targets, weights, 30.0, WHOLE).backward()
+    assert hidden.grad is not None
+    assert head.grad is None
 
 
 def test_a_model_has_the_same_loss_and_gradients_in_windows_of_any_length(
@@ -77,7 +83,5 @@ def test_a_model_has_the_same_loss_and_gradients_in_windows_of_any_length(
         use_paths(model, names)
         found = model.loss(tokens[:, :-1], tokens[:, 1:])
         results.append([found, *torch.autograd.grad(found, list(model.parameters()))])
-    assert model.arithmetic.bare is not None
+    assert model.arithmetic.whole is not None
     assert all(map(torch.equal, *results))
-    use_paths(model, [LOSS])  # products by torch
-    assert model.arithmetic.bare is None
