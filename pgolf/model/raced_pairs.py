@@ -308,9 +308,10 @@ def _whole_loss(model: GPT, shape: Shape) -> Pair:
     tokens = torch.randint(pieces, (count // length, length), generator=numbers) // 2
     hidden, head = torch.randn(*tokens.shape, width, generator=numbers), torch.randn(pieces, width, generator=numbers)
     targets, weights = tokens.view(-1, 1), torch.full((tokens.numel(), 1), 1 / count)
-    counts = DocumentCounts(config) if config.document_counts and not config.embed_dim else None
-    if counts is not None:
-        counts.native = True
+    counts = None
+    if model.counts is not None and not config.embed_dim:
+        counts = DocumentCounts(config)
+        counts.native = model.counts.native
     inputs = hidden.requires_grad_(), head.requires_grad_(), *([] if counts is None else counts.parameters())
     apart = model.arithmetic._replace(whole=None)
     whole = apart._replace(whole=whole_loss.weighted_loss)
