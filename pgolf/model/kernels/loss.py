@@ -15,9 +15,6 @@ from pgolf.model.kernels import native
 SOURCE = (
     native.VECTORS
     + r"""
-/* With a cap up to it the largest logit need not be known: relative to the cap no power of e is below 2^-116. */
-#define LOW_CAP 40.f
-
 static inline float highest(vec x) {
   float best = x[0];
   for (int i = 1; i < LANES; i++) best = x[i] > best ? x[i] : best;
@@ -53,16 +50,15 @@ static inline vec tanhv(vec x) {
 static float softmax_row(float *row, float *powers, const int64_t *targets, const float *weights, float cap, int width,
                          int count) {
   const float scale = cap > 0.f ? cap : 1.f, inverse = 1.f / scale;
-  const int padded = (width + LANES - 1) / LANES * LANES, known = cap > 0.f && cap <= LOW_CAP;
-  float top = 1.f;
+  const int padded = (width + LANES - 1) / LANES * LANES;
   vec high = splat(-INFINITY), sum = {};
-  for (int i = width; i < padded; i++) row[i] = -INFINITY;
-  if (!known) {
-    for (int i = 0; i < padded; i += LANES) high = vmax(high, *(vec *)(row + i));
-    top = cap > 0.f ? tanhv(splat(highest(high) * inverse))[0] : highest(high);
+  for (int i = width; i < padded; i++) row[i] = -INFINITY; /* tanh makes it -1, which no logit is below */
+  for (int i = 0; i < padded; i += LANES) {
+    vec x = *(vec *)(row + i);
+    if (cap > 0.f) x = *(vec *)(row + i) = tanhv(x * splat(inverse));
+    high = vmax(high, x);
   }
-  if (cap > 0.f)
-    for (int i = 0; i < padded; i += LANES) *(vec *)(row + i) = tanhv(*(vec *)(row + i) * splat(inverse));
+  const float top = highest(high); /* the cap itself in its place costs a digit */
   for (int i = 0; i < padded; i += LANES) {
     vec x = *(vec *)(row + i);
     vec e = exp2v((x - splat(top)) * splat(scale * LOG2E));
