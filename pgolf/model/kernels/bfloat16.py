@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pgolf.model.kernels import loss, native, tiles
 from pgolf.model.kernels.operator import operator
-from pgolf.model.kernels.whole_loss import called
+from pgolf.model.kernels.whole_loss import by_kernel
 from pgolf.model.raised_logits import Gradients, Raised
 
 SOURCE = (
@@ -272,12 +272,8 @@ def weighted_loss(
     cap: float,
     *raised: Raised,
 ) -> tuple[Tensor, Gradients]:
-    """Weighted loss of each token (N,), and the gradients of their sum by hidden, head, bias and the tensors raised.
-
-    hidden (N, d), head (V, d), bias (V,) or None, targets int64 (N, K), weights (N, K), each of raised (N, n), as in
-    `model.loss`.
-    """
-    return called(load().whole_loss, hidden, head, bias, targets, weights, cap, raised)
+    """As `whole_loss.weighted_loss`, with every factor of a product rounded."""
+    return by_kernel(load().whole_loss, hidden, head, bias, targets, weights, cap, raised)
 
 
 @operator("pgolf::tiled_linear")

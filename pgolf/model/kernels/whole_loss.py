@@ -100,10 +100,10 @@ def weighted_loss(
     `model.loss`.
     """
     chunk = max(CHUNK_ELEMENTS // len(head) // SHARED, -(-torch.get_num_threads() // 4), 1) * SHARED
-    return called(load().weighted_loss, hidden, head, bias, targets, weights, cap, raised, chunk)
+    return by_kernel(load().weighted_loss, hidden, head, bias, targets, weights, cap, raised, chunk)
 
 
-def called(
+def by_kernel(
     kernel: Callable[..., None],
     hidden: Tensor,
     head: Tensor,
