@@ -2,9 +2,9 @@
 
 Torch's CPU flash kernel runs a matrix product per tile and at head widths of 16 to 64 spends its time around them.
 Here queries lie across vector lanes and every product stays in registers, as FlashAttention (arXiv 2307.08691)
-tiles it: 8,192 tokens of 4 heads of 16 take a quarter of torch's time (`benchmarks/RESULTS.md`). Query i sees the
-keys first[i] <= j <= i, so documents and sliding windows cost only the keys that are seen. There may be fewer queries
-than keys; the queries are then the last positions.
+tiles it: 8,192 tokens of 4 heads of 16 take a quarter of torch's time (benchmarks/results/training_speed.md). Query i
+sees the keys first[i] <= j <= i, so documents and sliding windows cost only the keys that are seen. There may be fewer
+queries than keys; the queries are then the last positions.
 """
 
 import ctypes

@@ -71,9 +71,7 @@ def test_a_frozen_head_gets_no_gradient(kernels: Runtime) -> None:
     assert head.grad is None
 
 
-def test_a_model_has_the_same_loss_and_gradients_in_windows_of_any_length(
-    kernels: Runtime, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_trains_with_the_same_bits(kernels: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", 1)
     torch.manual_seed(0)
     model = GPT(dataclasses.replace(configs.load("demo").model, vocab_size=64, future_weights=(0.5,))).train()
