@@ -78,8 +78,8 @@ class Arithmetic(NamedTuple):
     outer: Callable[[Tensor, Tensor, Tensor, bool], Tensor]
     whole: Callable[..., tuple[Tensor, Gradients]] | None = None
     """All of training's loss and gradients at once, in place of the three steps: takes hidden, head, bias,
-    targets, weights and cap of `weighted_loss`, and any number of `Raised` (N, n); returns each token's weighted loss
-    and the gradients by hidden, head, bias and the tensors of what is raised."""
+    targets, weights and cap of `weighted_loss`, and all of its `raised`; returns each token's weighted loss and the
+    gradients by hidden, head, bias and the tensors of what is raised."""
 
 
 PLAIN = Arithmetic(plain_softmax, plain_product, plain_outer)
@@ -106,8 +106,6 @@ def weighted_loss(
     `PLAIN` or faster functions that do the same; all of `raised` is added to the logits. Differentiable by hidden,
     head, bias and what raises.
     """
-    if arithmetic.whole is not None:
-        raised = [form.spread().flat() for form in raised]
     return _WeightedLoss.apply(hidden, head, bias, targets, weights, cap, arithmetic, raised, *chain(*raised))
 
 

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgolf.model.kernels import loss, native, tiles
+from pgolf.model.kernels import loss, native, tiles, whole_loss
 from pgolf.model.kernels.operator import operator
-from pgolf.model.kernels.whole_loss import by_kernel
-from pgolf.model.raised_logits import Gradients, Raised
+from pgolf.model.raised_logits import Gradients, Raising
 
 SOURCE = (
     tiles.SOURCE
     + loss.SOURCE.removeprefix(native.VECTORS)
+    + whole_loss.RAISED
     + r"""
 /* out (n, m) = x (n, k) w; w is (k, m), or with turned (m, k) */
 void product(const float *x, const float *w, float *out, int n, int k, int m, int turned, int threads) {
@@ -162,15 +162,14 @@ void mlp_backward(const float *g, const float *x, const float *fc, const float *
 #define CHUNK 256 /* tokens whose rounded logits exist at a time */
 
 /* Each token's loss as in `softmax_row` of logits hidden head^T (+ bias); gradients by hidden (n, d), head (v, d) and
-   bias (v; null without a bias). weights, targets (n, count). amounts[f] (n, few[f]) raise the logits of raised[f]. */
+   bias (v; null without a bias). weights, targets (n, count). */
 void whole_loss(const float *hidden, const float *head, const float *bias, const int64_t *targets, const float *weights,
-                float *losses, float *d_hidden, float *d_head, float *d_bias, const int64_t *const *raised,
-                const float *const *amounts, float *const *d_amounts, const int *few, float cap, int n, int d, int v,
-                int count, int forms, int threads) {
+                float *losses, float *d_hidden, float *d_head, float *d_bias, const raising *by, float cap, int n,
+                int d, int v, int count, int threads) {
   const int vp = UP(v, 32), dp = UP(d, 16), deep = CHUNK / 32;
   half *right = memory(right_size(d, v)), *back = memory(right_size(v, d));
   half *left = memory((size_t)vp * CHUNK * 2), *pairs_of = memory((size_t)dp * CHUNK * 2);
-  float *sums = memory((size_t)vp * dp * 4);
+  float *sums = memory((size_t)vp * dp * 4), *raised_sums = room_to_raise(by, n);
   pack_right(right, head, d, v, 1, d);
   pack_right(back, head, v, d, 0, d);
   if (d_bias) memset(d_bias, 0, (size_t)v * 4);
@@ -194,12 +193,10 @@ void whole_loss(const float *hidden, const float *head, const float *bias, const
           if (bias)
             for (int j = 0; j < v; j++) row[j] += bias[j];
           const int64_t token = at + i;
-          for (int f = 0; f < forms; f++)
-            for (int64_t j = token * few[f]; j < (token + 1) * few[f]; j++) row[raised[f][j]] += amounts[f][j];
+          raise_logits(row, by, token);
           losses[token] = softmax_row(row, powers, targets + token * count, weights + token * count, cap, v, count);
-          for (int f = 0; f < forms; f++)
-            for (int64_t j = token * few[f]; j < (token + 1) * few[f]; j++) d_amounts[f][j] = row[raised[f][j]];
         }
+        raise_back(z, vp, by, raised_sums, n, at, tokens);
         for (int i = tokens; i < 32; i++) memset(z + (int64_t)i * vp, 0, (size_t)v * 4);
         turn_rows(left + part * TILE, z, 32, v, vp, deep * TILE);
         if (!tokens) continue;
@@ -237,6 +234,7 @@ void whole_loss(const float *hidden, const float *head, const float *bias, const
     free(rows), free(slopes), free(z), free(powers);
     end_tiles();
   }
+  end_of_raising(by, raised_sums, n);
   free(right), free(back), free(left), free(pairs_of), free(sums);
 }
 """
@@ -270,10 +268,10 @@ def weighted_loss(
     targets: Tensor,
     weights: Tensor,
     cap: float,
-    *raised: Raised,
+    *raised: Raising,
 ) -> tuple[Tensor, Gradients]:
     """As `whole_loss.weighted_loss`, with every factor of a product rounded."""
-    return by_kernel(load().whole_loss, hidden, head, bias, targets, weights, cap, raised)
+    return whole_loss.by_kernel(load().whole_loss, hidden, head, bias, targets, weights, cap, raised)
 
 
 @operator("pgolf::tiled_linear")

@@ -17,8 +17,62 @@ from torch import Tensor
 from pgolf.model.kernels import native
 from pgolf.model.raised_logits import Gradients, Raised
 
+COUNTED = r"""
+/* What document counts raise: position p, counted through all rows of `length`, raises the tokens that its document
+   holds so far, token j by (gates[p] + by_token[j]) * weights[j]; with room for the gradients. */
+typedef struct {
+  const int64_t *tokens;
+  const int32_t *first; /* of each position's document, in its row */
+  const float *gates, *by_token, *weights;
+  float *d_gates, *d_by_token;
+  int64_t length;
+} counted;
+
+static inline void add_counted(float *logits, const counted *c, int64_t p) {
+  const float gate = c->gates[p];
+  for (int64_t at = p - p % c->length + c->first[p]; at <= p; at++)
+    logits[c->tokens[at]] += (gate + c->by_token[at]) * c->weights[at];
+}
+
+/* The gradients by by_token are summed over PIECE positions at a time, then piece by piece, so that the order of the
+   sums is the same for every number of threads. A piece begins anywhere in a row and may end in the next one. */
+#define PIECE 16
+static size_t counted_span(const counted *c) { return (size_t)c->length + PIECE; }
+static size_t counted_sums(const counted *c, int64_t positions) { /* floats */
+  return (positions + PIECE - 1) / PIECE * counted_span(c);
+}
+
+/* The gradients of the positions begin <= p < end of one piece, for g (end - begin, width) by their logits: those by
+   gates are written, those by by_token go to the piece's sums. */
+static void differentiate_counted(const float *g, int64_t width, const counted *c, float *sums, int64_t begin,
+                                  int64_t end) {
+  const int64_t origin = begin - begin % c->length;
+  memset(sums, 0, (size_t)(end - origin) * 4);
+  for (int64_t p = begin; p < end; p++) {
+    const float *slopes = g + (p - begin) * width;
+    float parts[4] = {}; /* one sum would be a chain of additions */
+    for (int64_t at = p - p % c->length + c->first[p]; at <= p; at += 4)
+      for (int k = 0; k < 4 && at + k <= p; k++) {
+        const float slope = slopes[c->tokens[at + k]] * c->weights[at + k];
+        parts[k] += slope, sums[at + k - origin] += slope;
+      }
+    c->d_gates[p] = parts[0] + parts[1] + parts[2] + parts[3];
+  }
+}
+
+/* adds the sums of all pieces from position begin on to the gradient by by_token */
+static void add_counted_sums(const counted *c, const float *sums, int64_t begin, int64_t end) {
+  for (int64_t from = begin; from < end; from += PIECE, sums += counted_span(c)) {
+    const int64_t origin = from - from % c->length, to = from + PIECE < end ? from + PIECE : end;
+    for (int64_t at = 0; at < to - origin; at++) c->d_by_token[origin + at] += sums[at];
+  }
+}
+"""
+"""C of document counts, for kernels that hold logits."""
+
 SOURCE = (
     native.VECTORS
+    + COUNTED
     + r"""
 typedef float uvec __attribute__((vector_size(BYTES), aligned(4)));
 typedef struct { uint64_t key; int32_t number, last; } entry;
@@ -137,48 +191,20 @@ void counts_backward(const float *g, int64_t step, const int32_t *first, const f
 
 /* Adds what `counts` writes for the positions begin <= p < end, counted through all rows, to their logits z
    (end - begin, width). */
-void add_counts(float *z, const int64_t *tokens, const int32_t *first, const float *gates,
-                const float *by_token, const float *weights, int64_t begin, int64_t end, int length, int width,
-                int threads) {
+void add_counts(float *z, const counted *c, int64_t begin, int64_t end, int width, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
-  for (int64_t p = begin; p < end; p++) {
-    float *logits = z + (p - begin) * width;
-    const float gate = gates[p];
-    for (int64_t at = p - p % length + first[p]; at <= p; at++)
-      logits[tokens[at]] += (gate + by_token[at]) * weights[at];
-  }
+  for (int64_t p = begin; p < end; p++) add_counted(z + (p - begin) * width, c, p);
 }
 
 /* Gradients for g (end - begin, width) by the logits of `add_counts`: those by gates are written, those by by_token
-   added to what is there. The latter are summed over PIECE positions at a time, so that the order of the sums is the
-   same for every number of threads. */
-#define PIECE 64
-void add_counts_backward(const float *g, const int64_t *tokens, const int32_t *first, const float *weights,
-                         float *d_gates, float *d_by_token, int64_t begin, int64_t end, int length, int width,
-                         int threads) {
-  const int pieces = (end - begin + PIECE - 1) / PIECE, span = length + PIECE; /* a piece begins anywhere in a row */
-  float *sums = calloc((size_t)pieces * span, 4);
+   added to what is there. */
+void add_counts_backward(const float *g, const counted *c, int64_t begin, int64_t end, int width, int threads) {
+  float *sums = malloc(counted_sums(c, end - begin) * 4);
 #pragma omp parallel for num_threads(threads) schedule(static)
-  for (int piece = 0; piece < pieces; piece++) {
-    const int64_t from = begin + piece * PIECE, to = from + PIECE < end ? from + PIECE : end;
-    const int64_t origin = from - from % length;
-    float *mine = sums + (int64_t)piece * span;
-    for (int64_t p = from; p < to; p++) {
-      const float *slopes = g + (p - begin) * width;
-      float sum = 0.f;
-#pragma omp simd reduction(+ : sum)
-      for (int64_t at = p - p % length + first[p]; at <= p; at++) {
-        const float slope = slopes[tokens[at]] * weights[at];
-        sum += slope, mine[at - origin] += slope;
-      }
-      d_gates[p] = sum;
-    }
-  }
-  for (int piece = 0; piece < pieces; piece++) {
-    const int64_t from = begin + piece * PIECE, to = from + PIECE < end ? from + PIECE : end;
-    float *by = d_by_token + from - from % length;
-    for (int at = 0; at < to - from + from % length; at++) by[at] += sums[(int64_t)piece * span + at];
-  }
+  for (int64_t from = begin; from < end; from += PIECE)
+    differentiate_counted(g + (from - begin) * width, width, c, sums + (from - begin) / PIECE * counted_span(c), from,
+                          from + PIECE < end ? from + PIECE : end);
+  add_counted_sums(c, sums, begin, end);
   free(sums);
 }
 
@@ -278,7 +304,7 @@ class Counted(NamedTuple):
 
     def add(self, z: Tensor, part: slice) -> None:
         """See `Raising`."""
-        load().add_counts(*map(native.pointer, (z, *self)), *self._sizes(z, part))
+        load().add_counts(native.pointer(z), ctypes.byref(self.in_c()), *_sizes_of(z, part))
 
     def gradients(self) -> Gradients:
         """See `Raising`."""
@@ -286,13 +312,25 @@ class Counted(NamedTuple):
 
     def differentiate(self, z: Tensor, part: slice, gradients: Gradients) -> None:
         """See `Raising`."""
-        given = map(native.pointer, (z, self.tokens, self.first, self.weights, *gradients[2:4]))
-        load().add_counts_backward(*given, *self._sizes(z, part))
+        load().add_counts_backward(native.pointer(z), ctypes.byref(self.in_c(*gradients[2:4])), *_sizes_of(z, part))
 
-    def _sizes(self, z: Tensor, part: slice) -> tuple[ctypes.c_int64 | int, ...]:
-        """First position and the one behind the last, length of a row, width and threads."""
-        begin, end = map(ctypes.c_int64, (part.start, part.stop))
-        return begin, end, self.tokens.shape[1], z.shape[1], torch.get_num_threads()
+    def in_c(self, d_gates: Tensor | None = None, d_by_token: Tensor | None = None) -> "InC":
+        """The `counted` of `COUNTED`, as long as these tensors are alive."""
+        return InC(*(native.pointer(part) for part in (*self, d_gates, d_by_token)), self.tokens.shape[1])
+
+
+class InC(ctypes.Structure):
+    """`counted` of `COUNTED`."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in (*Counted._fields, "d_gates", "d_by_token")),
+        ("length", ctypes.c_int64),
+    )
+
+
+def _sizes_of(z: Tensor, part: slice) -> tuple[ctypes.c_int64 | int, ...]:
+    """First position and the one behind the last, width and threads."""
+    return ctypes.c_int64(part.start), ctypes.c_int64(part.stop), z.shape[1], torch.get_num_threads()
 
 
 class _Spread(torch.autograd.Function):

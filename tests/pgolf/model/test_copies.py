@@ -19,7 +19,7 @@ from pgolf.model.kernels import copies
 from pgolf.model.loss import CHUNK_TOKENS, PLAIN, softcap, token_losses, weighted_loss
 from pgolf.model.paths import COPIES, TOLERANCE, use_paths
 from pgolf.model.raced_pairs import PAIRS, Shape
-from pgolf.model.raised_logits import Raised, joined
+from pgolf.model.raised_logits import Raised, Raising, joined
 from pgolf.runtime import Runtime
 
 
@@ -208,16 +208,19 @@ def test_the_race_times_what_training_runs(
 
 def test_a_loss_of_its_own_arithmetic_gets_all_that_is_raised(kernels: Runtime) -> None:
     def whole(
-        hidden: Tensor, head: Tensor, bias: None, targets: Tensor, weights: Tensor, cap: float, *raised: Raised
+        hidden: Tensor, head: Tensor, bias: None, targets: Tensor, weights: Tensor, cap: float, *raised: Raising
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        learn = [hidden.requires_grad, head.requires_grad, *(part.requires_grad for part in chain(*raised))]
+        parts = [part.detach() for part in (hidden, head, *chain(*raised))]
         with torch.enable_grad():
-            parts = [part.detach().requires_grad_() for part in (hidden, head, *(form.amounts for form in raised))]
-            z = parts[0] @ parts[1].T
-            for form, amounts in zip(raised, parts[2:], strict=True):
-                z = Raised(form.tokens, amounts).on(z)
+            inputs = [part.requires_grad_() for part, learns in zip(parts, learn, strict=True) if learns]
+            z, rest = parts[0] @ parts[1].T, iter(parts[2:])
+            for form in raised:
+                z = type(form)(*(next(rest) for _ in form)).spread().flat().on(z)
             losses = F.cross_entropy(softcap(z, cap), targets[:, 0], reduction="none") * weights[:, 0]
-            d_hidden, d_head, *d_amounts = torch.autograd.grad(losses.sum(), parts)
-        return losses.detach(), (d_hidden, d_head, None, *chain(*((None, part) for part in d_amounts)))
+            found = iter(torch.autograd.grad(losses.sum(), inputs))
+        d_hidden, d_head, *others = (next(found) if learns else None for learns in learn)
+        return losses.detach(), (d_hidden, d_head, None, *others)
 
     torch.manual_seed(0)
     tokens = torch.randint(40, (3, 71))

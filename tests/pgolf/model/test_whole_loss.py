@@ -1,6 +1,7 @@
 """The loss in one call in C against cross entropy in float64 and against the same steps in four calls."""
 
 import dataclasses
+from itertools import chain
 
 import pytest
 import torch
@@ -9,11 +10,12 @@ from torch import Tensor
 
 from pgolf import config as configs
 from pgolf.model import loss as loss_module
+from pgolf.model.attention_mask import document_starts
 from pgolf.model.gpt import GPT
-from pgolf.model.kernels import linear, loss, whole_loss
+from pgolf.model.kernels import copies, linear, loss, whole_loss
 from pgolf.model.loss import Arithmetic, softcap, weighted_loss
 from pgolf.model.paths import IN_C, LOSS, use_paths
-from pgolf.model.raised_logits import Raised
+from pgolf.model.raised_logits import Raised, Raising
 from pgolf.runtime import Runtime
 
 APART = Arithmetic(loss.softmax, linear.product, linear.outer)
@@ -31,20 +33,36 @@ def problem(count: int, width: int, pieces: int) -> Problem:
     return hidden.requires_grad_(), head.requires_grad_(), bias, targets, weights / count
 
 
+def counted(count: int, pieces: int) -> copies.Counted:
+    """Documents that begin anywhere, in rows that no piece of a kernel fits."""
+    shape = (4, count // 4) if count % 4 == 0 else (1, count)
+    tokens = torch.randint(pieces, shape)
+    first = document_starts((torch.rand(shape) < 0.03).long(), 1)
+    gates, by_token = torch.randn(2, *shape)
+    return copies.Counted(tokens, first, gates.requires_grad_(), by_token.requires_grad_(), torch.rand(shape))
+
+
 @pytest.mark.parametrize(("count", "width", "pieces"), [(1, 8, 7), (47, 12, 77), (500, 64, 1024), (200, 13, 300)])
 @pytest.mark.parametrize("cap", [0.0, 30.0, 50.0])
-@pytest.mark.parametrize("more", ["", "bias", "raised"])
+@pytest.mark.parametrize("more", ["", "bias", "raised", "counted"])
 def test_values_gradients_and_every_bit_of_the_four_calls(
     count: int, width: int, pieces: int, cap: float, more: str, kernels: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(whole_loss, "CHUNK_ELEMENTS", 128 * pieces)  # several chunks, the last not full
     hidden, head, bias, targets, weights = problem(count, width, pieces)
-    forms = [Raised(torch.randint(pieces, (count, n)), torch.randn(count, n).requires_grad_()) for n in (3, 5)]
-    forms = forms if more == "raised" else []
-    inputs = [hidden, head, *[bias] * (more == "bias"), *(form.amounts for form in forms)]
+    forms: list[Raising] = []
+    if more == "raised":
+        forms = [Raised(torch.randint(pieces, (count, n)), torch.randn(count, n).requires_grad_()) for n in (3, 5)]
+    elif more == "counted":
+        forms = [
+            counted(count, pieces),
+            Raised(torch.randint(pieces, (count, 2)), torch.randn(count, 2)),
+            counted(count, 2),
+        ]
+    inputs = [hidden, head, *[bias] * (more == "bias"), *(part for part in chain(*forms) if part.requires_grad)]
     z = F.linear(hidden.double(), head.double(), bias.double() if more == "bias" else None)
     for form in forms:
-        z = form.on(z)
+        z = form.spread().flat().on(z)
     direct = -(softcap(z, cap).log_softmax(1).gather(1, targets) * weights).sum()
     wanted = [direct, *torch.autograd.grad(direct, inputs)]
     results, before = [], torch.get_num_threads()
