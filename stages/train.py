@@ -80,6 +80,11 @@ def byte_table(tokens: Stage) -> ByteTable | None:
     return ByteTable.from_tokenizer(tokenizer_of(tokens)) if has else None
 
 
+def pieces_of(tokens: Stage) -> tuple[bytes, ...] | None:
+    """The text of each piece, where a tokenize stage has its tokenizer."""
+    return tokenizer_of(tokens).pieces if kinds.TOKENIZER in tokens.manifest.outputs else None
+
+
 def _train(
     context: StageContext, build: StageBuild, loader: Loader, holdout: Holdout, tokens: Stage, finish: bool
 ) -> None:
@@ -120,7 +125,7 @@ def _train(
             finish=finish,
         )
         with naming_memory(config, runtime):
-            made = fit(config, loader, holdout, runtime, context.reporter, hooks)
+            made = fit(config, loader, holdout, runtime, context.reporter, hooks, pieces=pieces_of(tokens))
         why = "interrupted" if made.interrupted else "finished"
         log.note(f"{why} train_time:{1000 * made.seconds:.0f}ms step:{made.trainer.iteration}")
     if made.interrupted:

@@ -32,7 +32,7 @@ from pgolf.training.fit import Hooks, fit
 from pgolf.training.holdout import Holdout
 from pgolf.training.prepare import prepare
 from pgolf.training.select_checkpoint import select_average
-from stages.train import byte_table
+from stages.train import byte_table, pieces_of
 
 
 def parts(model: ModelConfig) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
@@ -105,7 +105,7 @@ def run(
     holdout = Holdout.of(open_split(tokens, "train"), config)
     config = dataclasses.replace(config, average=dataclasses.replace(config.average, interpolate=()))
     with Loader(holdout.training, config.seed) as loader:
-        made = fit(config, loader, holdout, runtime, Silent(), Hooks(prepare), clock)
+        made = fit(config, loader, holdout, runtime, Silent(), Hooks(prepare), clock, pieces_of(tokens))
     choice = select_average(made.trainer, holdout, config, runtime, Silent())
     best = choice.losses[choice.name]
     return {

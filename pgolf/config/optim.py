@@ -49,6 +49,12 @@ class OptimConfig:
     """AdamW's two decays for the embeddings."""
     embed_decay: float = 0.085
     """Decoupled weight decay of the embeddings, times the learning rate."""
+    shared_lr: float = 0.0
+    """Learning rate, over `embed_lr`, of the components that rows of like pieces share; 0: they share none."""
+    shared_spelling: bool = True
+    """With `shared_lr`: pieces are alike by their first and last letter, length, and a space before them."""
+    shared_neighbours: int = 64
+    """With `shared_lr`: coordinates by which pieces with like neighbours in the train text are alike; 0: none."""
     scalar_lr: float = 0.02
     """AdamW's learning rate of all other parameters."""
     scalar_betas: tuple[float, ...] = (0.9, 0.95)
@@ -95,6 +101,10 @@ class OptimConfig:
             betas = getattr(self, name)
             if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
                 raise PgolfError(f"optim.{name} must be two numbers in [0, 1), got {list(betas)}")
+        if min(self.shared_lr, self.shared_neighbours) < 0:
+            raise PgolfError("optim.shared_lr and optim.shared_neighbours must be 0 (off) or more")
+        if self.shared_lr and not (self.shared_spelling or self.shared_neighbours):
+            raise PgolfError("optim.shared_lr needs optim.shared_spelling or optim.shared_neighbours")
         for name in ("momentum", "momentum_start", "neuron_beta"):
             if not 0 <= getattr(self, name) < 1:
                 raise PgolfError(f"optim.{name} is {getattr(self, name)}; it must be from 0 up to below 1")

@@ -27,18 +27,34 @@ class FlatAdam:
         if not len(self._data):
             return
         self.steps += 1
-        torch._fused_adamw_(
-            [self._data],
-            [self._grad],
-            [self.first],
-            [self.second],
-            [],
-            [self.steps],
-            lr=lr,
-            beta1=self._beta1,
-            beta2=self._beta2,
-            weight_decay=decay,
-            eps=self._epsilon,
-            amsgrad=False,
-            maximize=False,
-        )
+        betas = self._beta1, self._beta2
+        adamw(self._data, self._grad, self.first, self.second, self.steps, lr, decay, betas, self._epsilon)
+
+
+def adamw(
+    data: Tensor,
+    grad: Tensor,
+    first: Tensor,
+    second: Tensor,
+    steps: Tensor,
+    lr: float,
+    decay: float,
+    betas: tuple[float, ...],
+    epsilon: float,
+) -> None:
+    """Update data in place from its gradient; first and second are the moments, steps counts this step too."""
+    torch._fused_adamw_(
+        [data],
+        [grad],
+        [first],
+        [second],
+        [],
+        [steps],
+        lr=lr,
+        beta1=betas[0],
+        beta2=betas[1],
+        weight_decay=decay,
+        eps=epsilon,
+        amsgrad=False,
+        maximize=False,
+    )

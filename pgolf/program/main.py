@@ -65,7 +65,16 @@ def _train(given: Any, config: Config) -> None:
         train = dataclasses.replace(config.train, iterations=given.iterations, seconds=0.0)
         config = dataclasses.replace(config, train=train)
     config = dataclasses.replace(config, seed=given.seed)
-    retrain(given.data, given.out, config, runtimes.choose(given.device, given.threads))
+    pieces = None
+    if config.optim.shared_lr and config.optim.shared_spelling:
+        pieces = _tokenizer(given).pieces
+    retrain(given.data, given.out, config, runtimes.choose(given.device, given.threads), pieces)
+
+
+def _tokenizer(given: Any) -> Any:
+    from pgolf.tokens.sentencepiece_model import Pieces
+
+    return Pieces.open(given.tokenizer or Path(sys.argv[0]).resolve().parent / "tokenizer.model")
 
 
 def _score(given: Any, config: Config) -> None:
@@ -76,10 +85,9 @@ def _score(given: Any, config: Config) -> None:
             raise PgolfError(f"{path} is missing; train makes a model")
     from pgolf import runtime as runtimes
     from pgolf.program import scoring
-    from pgolf.tokens.sentencepiece_model import Pieces
 
     runtime = runtimes.choose(given.device, given.threads)
-    tokenizer = Pieces.open(given.tokenizer or folder / "tokenizer.model")
+    tokenizer = _tokenizer(given)
     text = scoring.read_shards(given.val, tokenizer)
     if text is None:
         raise PgolfError(f"{given.val} holds no shards {scoring.VAL}; pgolf tokenize makes them")

@@ -48,9 +48,9 @@ class Lines(Silent):
             print(text, file=file, flush=True)
 
 
-def retrain(data: Path, out: Path, config: Config, runtime: Runtime) -> None:
+def retrain(data: Path, out: Path, config: Config, runtime: Runtime, pieces: Sequence[bytes] | None = None) -> None:
     """Train on the shards in `data`, choose among the averages, quantize, and write the container `out`, with a log
-    beside it."""
+    beside it. pieces: as in `fit`."""
     holdout = Holdout.of(TokenStream.open(sorted(data.glob(TRAIN))), config)
     holdout.require()
     lines = Lines(runtime, out.with_suffix(".log"))
@@ -62,7 +62,7 @@ def retrain(data: Path, out: Path, config: Config, runtime: Runtime) -> None:
             lines.message(line)
 
     with Loader(holdout.training, config.seed, runtime.world_rank, runtime.world_size) as loader:
-        made = fit(config, loader, holdout, runtime, lines, Hooks(prepare, known=show))
+        made = fit(config, loader, holdout, runtime, lines, Hooks(prepare, known=show), pieces=pieces)
     if not runtime.is_main:
         return
     model, reserved = made.trainer.model, made.reserved

@@ -21,6 +21,7 @@ from pgolf.runtime import Runtime
 from pgolf.tokens.loader import Loader
 from pgolf.training.budget_clock import Control
 from pgolf.training.holdout import Holdout
+from pgolf.training.likeness import likeness
 from pgolf.training.nonfinite import NotFinite, StepResult
 from pgolf.training.reserve import Reserved, inside_clock, rehearse
 from pgolf.training.trainer import Trainer
@@ -104,10 +105,12 @@ def fit(
     reporter: Reporter,
     hooks: Hooks | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    pieces: Sequence[bytes] | None = None,
 ) -> Fit:
     """Train a model of `config` on the batches of `loader`.
 
-    holdout: read only with `train.reserve_seconds`. clock: returns seconds; tests pass their own.
+    holdout: its held-out part is read only with `train.reserve_seconds`. clock: returns seconds; tests pass their own.
+    pieces: the text of each token, which `optim.shared_spelling` needs.
     Raises PgolfError for a configuration that this machine cannot train, a reserve that is too short, a loss that is
     not finite, or ranks whose weights differ.
     """
@@ -115,8 +118,12 @@ def fit(
     torch.manual_seed(config.seed)
     model = GPT(config.model).to(runtime.device).train()
     model.compute_dtype = runtime.dtype
-    trainer = Trainer(model, loader, config, runtime)
-    elapsed = 0.0
+    alike, elapsed = None, 0.0
+    if config.optim.shared_lr:
+        begun = clock()
+        alike = likeness(holdout.training, pieces, config)
+        elapsed = clock() - begun  # it learns from the text, so it is training
+    trainer = Trainer(model, loader, config, runtime, alike)
     if hooks.resume is not None:
         elapsed = hooks.resume(trainer)
     trainer.synchronize()

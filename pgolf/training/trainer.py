@@ -23,10 +23,13 @@ from pgolf.training.nonfinite import NotFinite, StepResult, Watch
 class Trainer:
     """Model, optimizer, averages and position in the data. Under several ranks all hold the same state."""
 
-    def __init__(self, model: GPT, loader: Loader, config: Config, runtime: Runtime) -> None:
+    def __init__(
+        self, model: GPT, loader: Loader, config: Config, runtime: Runtime, likeness: Tensor | None = None
+    ) -> None:
+        """likeness: as in `Optimizer`."""
         self.model, self._loader, self._config, self._runtime = model, loader, config, runtime
         self.flat = FlatParameters(model, parameter_groups(model, model.matrix_roles()))
-        self.optimizer = Optimizer(self.flat, config.optim, runtime.world_rank, runtime.world_size)
+        self.optimizer = Optimizer(self.flat, config.optim, runtime.world_rank, runtime.world_size, likeness)
         self.averages = Averages(self.flat.data, config.average)
         self.iteration = 0
         self.tokens = 0

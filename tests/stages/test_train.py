@@ -51,6 +51,8 @@ SETTINGS = [
     "average.ema_decays=[0.5, 0.9]",
     "average.tail_from=0.6",
     "optim.neuron_beta=0.9",
+    "optim.shared_lr=0.3",
+    "optim.shared_spelling=false",
 ]
 RUNTIME = Runtime(torch.device("cpu"), torch.float32, 0, 1, 1, compile=False)
 

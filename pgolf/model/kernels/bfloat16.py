@@ -161,6 +161,22 @@ void mlp_backward(const float *g, const float *x, const float *fc, const float *
 
 #define CHUNK 256 /* tokens whose rounded logits exist at a time */
 
+/* to[2][TILE], the second tile `step` numbers on: two tiles on the left, 32 rows of 32 columns, turned */
+static inline void turn_tiles(half *to, const half *from, int64_t step) {
+  static const int16_t low[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                  8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+  const __m512i first = _mm512_loadu_si512(low), second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
+  __m512i r[2][16];
+  UNROLL for (int i = 0; i < 16; i++) {
+    const __m512i a = _mm512_load_si512(from + i * 64), b = _mm512_load_si512(from + i * 64 + 32);
+    r[0][i] = _mm512_permutex2var_epi16(a, first, b), r[1][i] = _mm512_permutex2var_epi16(a, second, b);
+  }
+  for (int k = 0; k < 2; k++) {
+    transpose16(r[k]);
+    UNROLL for (int i = 0; i < 16; i++) _mm512_store_si512(to + k * step + i * 32, r[k][i]);
+  }
+}
+
 /* Each token's loss as in `softmax_row` of logits hidden head^T (+ bias); gradients by hidden (n, d), head (v, d) and
    bias (v; null without a bias). weights, targets (n, count). */
 void whole_loss(const float *hidden, const float *head, const float *bias, const int64_t *targets, const float *weights,
@@ -178,7 +194,6 @@ void whole_loss(const float *hidden, const float *head, const float *bias, const
     begin_tiles();
     half *rows = memory(32 * UP(d, 32) * 2), *slopes = memory((size_t)vp * 32 * 2);
     float *z = memory((size_t)vp * 32 * 4), *powers = memory((size_t)(vp + count) * 4);
-    memset(z, 0, (size_t)vp * 32 * 4);
 #pragma omp for schedule(static)
     for (int i = 0; i < vp; i++) memset(sums + (int64_t)i * dp, 0, (size_t)dp * 4);
     for (int start = 0; start < n; start += CHUNK) {
@@ -195,14 +210,16 @@ void whole_loss(const float *hidden, const float *head, const float *bias, const
           const int64_t token = at + i;
           raise_logits(row, by, token);
           losses[token] = softmax_row(row, powers, targets + token * count, weights + token * count, cap, v, count);
+          for (int j = v; j < vp; j++) row[j] = 0.f;
+          for (int j = 0; j < vp; j += 32) /* as tiles on the left, while the row is in the first cache */
+            _mm512_store_si512(slopes + j * 32 + i * 32, rounded(row + j, 32));
         }
         raise_back(z, vp, by, raised_sums, n, at, tokens);
-        for (int i = tokens; i < 32; i++) memset(z + (int64_t)i * vp, 0, (size_t)v * 4);
-        turn_rows(left + part * TILE, z, 32, v, vp, deep * TILE);
+        for (int i = tokens; i < 32; i++)
+          for (int j = 0; j < vp; j += 32) _mm512_store_si512(slopes + j * 32 + i * 32, (__m512i){});
+        for (int j = 0; j < vp; j += 32)
+          turn_tiles(left + (int64_t)(j / 16 * deep + part) * TILE, slopes + j * 32, deep * TILE);
         if (!tokens) continue;
-        for (int j = 0; j < vp; j += 32) /* as tiles on the left */
-          for (int i = 0; i < 32; i++)
-            _mm512_store_si512(slopes + j * 32 + i * 32, rounded(z + (int64_t)i * vp + j, 32));
         float *to = d_hidden + (int64_t)at * d, edge[32 * 32] __attribute__((aligned(64)));
         for (int j = 0; j < d; j += 32) {
           const int wide = d - j > 16 ? 2 : 1, whole = tokens == 32 && d - j >= 16 * wide;

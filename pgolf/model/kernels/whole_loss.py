@@ -182,7 +182,8 @@ def _in_c(forms: Sequence[Raised | copies.Counted], gradients: Sequence[Gradient
     single = [(*(part.contiguous() for part in form), by[1]) for form, by in paired if isinstance(form, Raised)]
     counts = [form.in_c(*by[2:4]) for form, by in paired if isinstance(form, copies.Counted)]
     addresses = ctypes.c_void_p * len(single)
-    lists = [addresses(*(part.data_ptr() for part in parts)) for parts in zip(*single, strict=True)] or [None] * 3
+    columns = list(zip(*single, strict=True)) or [()] * 3
+    lists = [addresses(*(part.data_ptr() for part in column)) for column in columns]
     few = (ctypes.c_int * len(single))(*(amounts.shape[-1] for _, amounts, _ in single))
     return _InC(*lists, few, (copies.InC * len(counts))(*counts), len(single), len(counts))
 

@@ -16,10 +16,14 @@ from pgolf.model import paths
 from pgolf.model.gpt import GPT, Parts
 from pgolf.progress import Silent
 from pgolf.runtime import Runtime
+from pgolf.tokens import spelling
 from pgolf.tokens.loader import Loader
+from pgolf.training import fit as fits
 from pgolf.training import prepare as preparation
 from pgolf.training.display import Display
 from pgolf.training.fit import At, Hooks
+from pgolf.training.holdout import Holdout
+from pgolf.training.likeness import likeness
 from pgolf.training.prepare import _step_seconds as judge
 from pgolf.training.prepare import naming_memory, prepare
 from pgolf.training.trainer import Trainer
@@ -204,3 +208,34 @@ def test_fit_reports_device_and_number_of_passes() -> None:
     # 60 steps of 128 tokens over 3,800: two passes.
     assert any("2 passes over the 3,800 train tokens" in text for text in told.messages)
     assert str(dataclasses.replace(ALONE, world_size=2)) == "2 processes, each on cpu (1 thread, float32)"
+
+
+def test_finding_out_which_pieces_are_alike_is_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads the train text, so the clock counts it."""
+    now = 100.0
+
+    def slow(*given: object) -> torch.Tensor:
+        nonlocal now
+        now += 7.0
+        return torch.eye(64)
+
+    monkeypatch.setattr(fits, "likeness", slow)
+    config = configs.load(None, None, [*gloo_rank.SETTINGS, "optim.shared_lr=0.3", "train.reserve_seconds=0"])
+    holdout = Holdout.of(numbers(), config)
+    with Loader(holdout.training, 0) as loader:
+        made = fits.fit(config, loader, holdout, ALONE, Silent(), clock=lambda: now)
+    assert made.seconds == 7.0
+
+
+def test_pieces_are_alike_by_spelling_and_by_neighbours() -> None:
+    pieces = [b"", b"", b"", b"", *(b" %ding" % number for number in range(56))]
+    config = configs.load(None, None, [*gloo_rank.SETTINGS, "optim.shared_lr=0.3", "optim.shared_neighbours=5"])
+    found = likeness(numbers(), pieces, config)
+    spelt = spelling.properties(pieces)
+    assert found.shape == (64, spelt.shape[1] + 5)
+    assert torch.equal(found[:60, :-5], spelt)
+    assert not found[60:, :-5].any()  # rows that no piece has
+    lengths = torch.linalg.vector_norm(found[:, -5:], dim=1)
+    torch.testing.assert_close(lengths[3:], torch.full_like(lengths[3:], 2.0))
+    with pytest.raises(PgolfError, match=r"optim\.shared_spelling needs the tokenizer"):
+        likeness(numbers(), None, config)
