@@ -64,6 +64,7 @@ def parts(model: ModelConfig) -> dict[str, tuple[dict[str, Any], dict[str, Any]]
             {"copy_logits": False, "copy_token": False},
         ),
         "document counts": ({"document_counts": True}, {"document_counts": False}),
+        "input map": ({"input_map": True}, {"input_map": False}),
         "head map": ({"head_map": True}, {"head_map": False}),
         "sparse head gate": ({"head_gate": "sparse"}, {"head_gate": "none"}),
         "dense head gate": ({"head_gate": "dense"}, {"head_gate": "none"}),

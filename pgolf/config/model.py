@@ -96,6 +96,9 @@ class ModelConfig:
     """The latest candidate of each order is also added to the embedding of the token, times a learned vector."""
     document_counts: bool = False
     """Tokens that the document already holds get a higher logit, by a gate times the log of their count."""
+    input_map: bool = False
+    """A learned square matrix, starting as the identity, behind the embedding. With `head_map` the tied embedding's
+    basis is free, and the quantizer takes its principal axes."""
     head_map: bool = False
     """A learned square matrix, starting as the identity, between the final norm and the output embedding."""
     bigram_rows: int = 0

@@ -19,6 +19,7 @@ _PARTS = {
     "skips": "skips.weights",
     "smear_gate": "smear.weight",
     "value_x0": "blocks.0.attn.value_x0",
+    "input_map": "input_map.weight",
     "head_map": "head_map.weight",
     "copy_token": "copy_heads.on_token",
     "document_counts": "counts.gate",

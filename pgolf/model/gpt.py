@@ -23,7 +23,7 @@ the block; off, its parameters do not exist.
 | document counts | `document_counts` | `document_counts` |
 | hashed bigrams | `bigram_rows` | `bigram` |
 | factored, untied embedding; bias | `embed_dim`, `tied_head`, `logit_bias` | here |
-| map before the tied head | `head_map` | here |
+| map behind the embedding, before the tied head | `input_map`, `head_map` | here |
 | backout | `backout` | here |
 | multi-token loss | `future_weights`, `future_until` | `multi_token_prediction` |
 | logit softcap | `logit_softcap`, `asymmetric_softcap` | `loss`, here |
@@ -117,6 +117,7 @@ class GPT(nn.Module):
         deepest = len(layer_order(config, max(config.loop_passes, config.eval_loop_passes)))
         self.skips = Skips(config, deepest // 2) if config.skips else None
         self.backout = nn.Parameter(torch.tensor(BACKOUT)) if config.backout else None
+        self.input_map = Linear(config.dim, config.dim) if config.input_map else None
         self.head_map = Linear(config.dim, config.dim) if config.head_map else None
         self.copy_heads = CopyHeads(config) if config.copy_orders else None
         self.counts = DocumentCounts(config) if config.document_counts else None
@@ -131,8 +132,9 @@ class GPT(nn.Module):
         nn.init.normal_(self.tok_emb.weight, std=self.config.embed_init_std)
         if self.emb_proj is not None:
             nn.init.orthogonal_(self.emb_proj.weight)
-        if self.head_map is not None:
-            nn.init.eye_(self.head_map.weight)
+        for mapped in (self.input_map, self.head_map):
+            if mapped is not None:
+                nn.init.eye_(mapped.weight)
         if self.lm_head is not None:
             with torch.no_grad():
                 self.lm_head.weight.copy_(self.tok_emb.weight)
@@ -225,10 +227,16 @@ class GPT(nn.Module):
         dtype = self.compute_dtype
         x = self.tok_emb(tokens).to(dtype)
         x = x if self.emb_proj is None else self.emb_proj(x)
+        x = x if self.input_map is None else self.input_map(x)
         if self.copy_heads is not None and copied is not None:
-            x = x + self.copy_heads.at_input(copied, self.tok_emb.weight, dtype)
+            x = x + self.copy_heads.at_input(copied, self.input_table(), dtype)
         x = x if self.bigram is None else x + self.bigram(tokens, dtype)
         return self._normed(x if self.smear is None or inside is None else self.smear(x, inside))
+
+    def input_table(self) -> Tensor:
+        """The embedding as the input sees it, (vocab_size, dim); of a model without `embed_dim`."""
+        table = self.tok_emb.weight
+        return table if self.input_map is None else F.linear(table, self.input_map.weight)
 
     def closed(self, x: Tensor, second: Tensor | None, middle: Tensor | None, last: int = 0) -> Tensor:
         """What `_run` gives -> the normed stream (B, T or last, dim)."""

@@ -31,7 +31,7 @@ class Optimizer:
         self._scalar = FlatAdam(flat, "scalar", config.scalar_betas, config.adam_epsilon)
         self._shared = None
         if likeness is not None:
-            given = likeness, config.shared_lr, config.embed_betas, config.adam_epsilon
+            given = likeness, config.shared_lr, config.shared_decay, config.embed_betas, config.adam_epsilon
             self._shared = SharedComponents(flat, EMBEDDING, *given)
 
     def state(self) -> dict[str, Tensor]:

@@ -18,11 +18,13 @@ class SharedComponents:
     """Moves one embedding of the flat parameters along what its rows share. State: Z, W and W's moments."""
 
     def __init__(
-        self, flat: FlatParameters, name: str, likeness: Tensor, share: float, betas: tuple[float, ...], epsilon: float
-    ) -> None:
-        """name: of the embedding; likeness: Z; share: W's learning rate over the embedding's."""
+        self, flat: FlatParameters, name: str, likeness: Tensor, share: float, decays: float,
+        betas: tuple[float, ...], epsilon: float,
+    ) -> None:  # fmt: skip
+        """name: of the embedding; likeness: Z; share: W's learning rate over the embedding's; decays: its
+        weight decay over the embedding's."""
         self._rows, self._gradient = flat.view(flat.data, name), flat.view(flat.grad, name)
-        self._share, self._betas, self._epsilon = share, betas, epsilon
+        self._share, self._decays, self._betas, self._epsilon = share, decays, betas, epsilon
         self._likeness = likeness.to(self._rows)
         self._weights = self._rows.new_zeros(likeness.shape[1], self._rows.shape[1])
         self._first, self._second = torch.zeros_like(self._weights), torch.zeros_like(self._weights)
@@ -44,6 +46,7 @@ class SharedComponents:
         before, gradient = self._weights.clone(), self._likeness.T @ self._gradient
         self._steps += 1
         moments = self._first, self._second, self._steps
-        adamw(self._weights, gradient, *moments, lr * self._share, 0.0, self._betas, self._epsilon)
+        rate, own = lr * self._share, decay * self._decays / self._share
+        adamw(self._weights, gradient, *moments, rate, own, self._betas, self._epsilon)
         # The rows' own update has decayed all of E: give Z W back what it lost.
         self._rows.addmm_(self._likeness, self._weights - (1 - lr * decay) * before)

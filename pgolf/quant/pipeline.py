@@ -13,7 +13,7 @@ import torch
 from pgolf.config import Config
 from pgolf.model.gpt import GPT
 from pgolf.progress import Reporter
-from pgolf.quant import calibration_data, hessian, methods, precision, tensor_report
+from pgolf.quant import calibration_data, hessian, methods, precision, principal_axes, tensor_report
 from pgolf.quant.allocate import Share
 from pgolf.quant.calibrated_model import CalibratedModel
 from pgolf.quant.controls import float_weights
@@ -69,6 +69,8 @@ def calibrate(
     made: the statistics, and of how many tokens they are, where training collected them inside its clock.
     """
     method, settings = methods.of(config.quantize), config.quantize
+    if made is None:
+        model = principal_axes.turned(model)
     weights, roles = float_weights(model), set(model.matrix_roles().values())
     statistics, tokens = made or ({}, 0)
     if made is not None:

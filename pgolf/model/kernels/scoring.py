@@ -299,7 +299,7 @@ class EmbeddingInC:
         """See `GPT.embedded`."""
         model, smear = self.model, self.model.smear
         heads = model.copy_heads if copied is not None else None
-        table = model.tok_emb.weight
+        table = model.input_table()
         if model.compute_dtype != torch.float32 or table.dtype != torch.float32:
             return model.embedded(tokens, inside, copied)
         out = torch.empty(*tokens.shape, table.shape[1])

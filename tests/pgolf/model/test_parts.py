@@ -70,6 +70,11 @@ PARTS: dict[str, tuple[dict[str, Any], set[str]]] = {  # what switches it on, an
     ),
     "counts": ({"document_counts": True}, {"counts.gate", "counts.bias", "counts.on_token"}),
     "head map": ({"head_map": True}, {"head_map.weight"}),
+    "input map": ({"input_map": True}, {"input_map.weight"}),
+    "input map beside copies at the input": (
+        {"input_map": True, "copy_orders": (1, 2), "copy_input": True},
+        {"input_map.weight", "copy_heads.gate", "copy_heads.bias", "copy_heads.on_input"},
+    ),
     "key offset": ({"rope_dims": 8, "key_offset": True}, set()),
     "all": (
         {

@@ -313,15 +313,23 @@ def test_windows_limit_what_each_layer_sees() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"embed_dim": 8}, {"tied_head": False}, {"head_map": True}, {"logit_bias": True}, {"logit_softcap": 0.0}],
+    [
+        {"embed_dim": 8},
+        {"tied_head": False},
+        {"head_map": True},
+        {"input_map": True},
+        {"logit_bias": True},
+        {"logit_softcap": 0.0},
+    ],
 )
 def test_logits_are_their_formula(settings: dict[str, Any]) -> None:
     """Factored embedding: projected up at the input and back down, by the same matrix, before the head."""
     model, w = build(dataclasses.replace(PLAIN, **settings))
     down = w.get("emb_proj.weight", torch.eye(PLAIN.dim).double())
     w = w | {"tok_emb.weight": w["tok_emb.weight"] @ down.T}
-    hidden = plain_hidden(TOKENS, w) @ w.get("head_map.weight", torch.eye(PLAIN.dim).double()).T
     head = w.get("lm_head.weight", w["tok_emb.weight"])
+    w = w | {"tok_emb.weight": w["tok_emb.weight"] @ w.get("input_map.weight", torch.eye(PLAIN.dim).double()).T}
+    hidden = plain_hidden(TOKENS, w) @ w.get("head_map.weight", torch.eye(PLAIN.dim).double()).T
     z = hidden @ head.T + w.get("logit_bias", 0.0)
     z = z if settings.get("logit_softcap") == 0.0 else 30 * torch.tanh(z / 30)
     torch.testing.assert_close(model.logits(model.hidden(TOKENS)).double(), z, atol=1e-4, rtol=0)

@@ -77,7 +77,7 @@ def test_a_matrix_that_the_loss_does_not_feel_yet_counts_all_inputs_alike() -> N
     [
         {},
         {"embed_dim": 8, "tied_head": False, "bigram_rows": 50, "bigram_dim": 8},
-        {"head_map": True, "copy_orders": (1,), "copy_input": True, "canon_taps": 2},
+        {"head_map": True, "input_map": True, "copy_orders": (1,), "copy_input": True, "canon_taps": 2},
         {"head_map": True, "copy_orders": (1,), "copy_logits": True, "copy_token": True, "document_counts": True},
     ],
 )
