@@ -51,8 +51,6 @@ class OptimConfig:
     """Decoupled weight decay of the embeddings, times the learning rate."""
     shared_lr: float = 0.0
     """Learning rate, over `embed_lr`, of the components that rows of like pieces share; 0: they share none."""
-    shared_decay: float = 1.0
-    """Weight decay of these components, over `embed_decay`."""
     shared_spelling: bool = True
     """With `shared_lr`: pieces are alike by their first and last letter, length, and a space before them."""
     shared_neighbours: int = 64

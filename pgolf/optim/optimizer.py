@@ -31,7 +31,7 @@ class Optimizer:
         self._scalar = FlatAdam(flat, "scalar", config.scalar_betas, config.adam_epsilon)
         self._shared = None
         if likeness is not None:
-            given = likeness, config.shared_lr, config.shared_decay, config.embed_betas, config.adam_epsilon
+            given = likeness, config.shared_lr, config.embed_betas, config.adam_epsilon
             self._shared = SharedComponents(flat, EMBEDDING, *given)
 
     def state(self) -> dict[str, Tensor]:
@@ -54,10 +54,9 @@ class Optimizer:
 
         rate = lr("matrix", config.matrix_lr)
         self._muon.step(rate, momentum_at(config, iteration), config.matrix_decay * decay)
-        embed = lr("embed", config.embed_lr), config.embed_decay * decay
-        self._embed.step(*embed)
+        self._embed.step(lr("embed", config.embed_lr), config.embed_decay * decay)
         if self._shared is not None:
-            self._shared.step(*embed)
+            self._shared.step(lr("embed", config.embed_lr))
         self._scalar.step(lr("scalar", config.scalar_lr), config.scalar_decay * decay)
         return rate
 

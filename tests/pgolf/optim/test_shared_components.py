@@ -19,7 +19,7 @@ def test_the_rows_are_their_own_part_and_a_shared_one_that_learn_side_by_side() 
     model, coordinates = Table(11, 6), torch.randn(11, 3)
     own, shared = model.tok_emb.weight.detach().clone().requires_grad_(), torch.zeros(3, 6, requires_grad=True)
     right = torch.optim.AdamW(
-        [{"params": [own], "weight_decay": 0.3}, {"params": [shared], "lr": 0.02 * 0.4, "weight_decay": 0.0}],
+        [{"params": [own], "weight_decay": 0.3}, {"params": [shared], "lr": 0.02 * 0.4, "weight_decay": 0.3 / 0.4}],
         lr=0.02, betas=(0.9, 0.99), eps=1e-8,
     )  # fmt: skip
     config = OptimConfig(embed_lr=0.02, embed_decay=0.3, embed_betas=(0.9, 0.99), shared_lr=0.4, warmdown=0.0)
@@ -34,4 +34,3 @@ def test_the_rows_are_their_own_part_and_a_shared_one_that_learn_side_by_side() 
         (model.tok_emb.weight - wanted).square().sum().backward()
         optimizer.step(step, 0.0)
         torch.testing.assert_close(model.tok_emb.weight, own + coordinates @ shared, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(optimizer.state()["shared.weights"], shared, rtol=1e-5, atol=1e-6)
