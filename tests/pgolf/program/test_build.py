@@ -6,7 +6,7 @@ from pgolf import config as configs
 from pgolf.errors import PgolfError
 from pgolf.program import build as program
 
-LARGEST = 58_250
+LARGEST = 59_500
 """Bytes of the script for `mini`."""
 
 
