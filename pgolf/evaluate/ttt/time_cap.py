@@ -21,8 +21,8 @@ from pgolf.evaluate.windows import Window
 MARGIN = 1.15  # scoring slower than measured by this much still fits
 RESERVE = 1.0  # seconds for writing the result
 PROBE_SECONDS, PROBE_STEPS = 0.5, 6
-"""Least seconds and steps of a probe, without the first step, which compiles and fills caches."""
-PROBE_MOST = 5.0  # seconds after the first step, after which any further step ends it
+"""Least seconds and steps of a probe, without its two slowest steps, which compile and fill caches."""
+PROBE_MOST = 5.0  # seconds without those, after which any further step ends it
 
 
 class Enough(Exception):
@@ -49,26 +49,30 @@ class Probe(Clock):
     probing = True
 
     def __init__(self, learns: bool) -> None:
-        self.stopped, self._started = not learns, time.monotonic()
-        self.first, self.rest, self._steps = (0.0, 0.0), (0.0, 0.0), 0
+        self.stopped, self._last = not learns, time.monotonic()
+        self.steps: list[tuple[float, float]] = []
+        """Seconds and token passes of each step."""
 
     def may_learn(self, left: float) -> bool:
         return not self.stopped
 
     def took(self, passes: float) -> None:
-        elapsed = time.monotonic() - self._started - self.first[0]
-        self._steps += 1
-        if self._steps == 1:  # whatever it took: compiling says nothing about the others
-            self.first = elapsed, passes
-            return
-        self.rest = elapsed, self.rest[1] + passes
-        if (self._steps > PROBE_STEPS and elapsed > PROBE_SECONDS) or elapsed > PROBE_MOST:
+        now = time.monotonic()
+        self.steps.append((now - self._last, passes))
+        self._last = now
+        elapsed = sum(seconds for seconds, _ in self._usual)
+        if (len(self._usual) >= PROBE_STEPS and elapsed > PROBE_SECONDS) or elapsed > PROBE_MOST:
             raise Enough
+
+    @property
+    def _usual(self) -> list[tuple[float, float]]:
+        """The steps but for the two slowest: what is first needed in a later step compiles there."""
+        return sorted(self.steps)[:-2]
 
     @property
     def pace(self) -> float:
         """Seconds per token pass."""
-        seconds, passes = self.rest if self.rest[1] else self.first
+        seconds, passes = map(sum, zip(*(self._usual or sorted(self.steps)[:1]), strict=True))
         return seconds / max(passes, 1.0)
 
 

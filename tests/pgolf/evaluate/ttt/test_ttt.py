@@ -1,5 +1,6 @@
 """Test-time training: nothing learns from what is not scored yet, and what is learned helps."""
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from pgolf.evaluate.sliding import SlidingEvaluator
 from pgolf.evaluate.ttt import lora, methods, time_cap
 from pgolf.evaluate.ttt.methods import TttEvaluator
 from pgolf.evaluate.ttt.task import Clock
-from pgolf.evaluate.ttt.time_cap import Capped, Probe
+from pgolf.evaluate.ttt.time_cap import PROBE_MOST, Capped, Enough, Probe
 from pgolf.model.gpt import GPT
 from pgolf.runtime import Runtime
 
@@ -251,3 +252,29 @@ def test_bfloat16_activations(method: str) -> None:
     found = TttEvaluator(model, SETTINGS, ttt, RUNTIME).score(tokens).nll.mean()
     assert found == pytest.approx(expected, abs=0.05)
     assert found != expected
+
+
+@pytest.mark.parametrize("slow", [{0: 30.0}, {0: 9.0, 3: 20.0}, {1: 5.0, 2: 5.0}])
+def test_what_compiles_in_a_step_says_nothing_about_the_others(
+    slow: dict[int, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first run that compiled in its second step had promised 9,980 seconds for 200."""
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    probe = Probe(learns=True)
+    with contextlib.suppress(Enough):
+        for step in range(1000):
+            now += slow.get(step, 0.02)
+            probe.took(64.0)
+    assert len(probe.steps) < 100
+    assert probe.pace == pytest.approx(0.02 / 64)
+    assert now < PROBE_MOST + sum(slow.values())
+
+
+def test_a_probe_of_one_step_takes_it_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    probe = Probe(learns=False)
+    now = 3.0
+    probe.took(6.0)
+    assert probe.pace == 0.5
