@@ -72,6 +72,8 @@ class Probe(Clock):
     @property
     def pace(self) -> float:
         """Seconds per token pass."""
+        if not self.steps:
+            return 0.0
         seconds, passes = map(sum, zip(*(self._usual or sorted(self.steps)[:1]), strict=True))
         return seconds / max(passes, 1.0)
 

@@ -24,7 +24,7 @@ RAISED = (
     copies.COUNTED
     + r"""
 /* What raises the logits of n tokens: amounts[f] (n, few[f]) those of raised[f], and each of counts those of its
-   documents; with room for the gradients. sums[k]: of the k-th of counts. */
+   documents; with room for the gradients. */
 typedef struct {
   const int64_t *const *raised;
   const float *const *amounts;
@@ -168,7 +168,7 @@ def by_kernel(
     losses = hidden.new_empty(count)
     d_hidden, d_head = torch.empty_like(hidden), torch.empty_like(head)
     d_bias = None if bias is None else torch.empty_like(bias)
-    forms = [form if isinstance(form, copies.Counted) else form.spread() for form in raised]
+    forms = [form if isinstance(form, copies.Counted) else _whole(form.spread()) for form in raised]
     gradients = [form.gradients() for form in forms]
     given = hidden, head, bias, targets, weights, losses, d_hidden, d_head, d_bias
     sizes = count, width, pieces, targets.shape[1], *more, torch.get_num_threads()
@@ -176,10 +176,15 @@ def by_kernel(
     return losses, (d_hidden, d_head, d_bias, *chain(*gradients))
 
 
+def _whole(form: Raised) -> Raised:
+    """Without gaps; the caller keeps it alive while C has its addresses."""
+    return Raised(*(part.contiguous() for part in form))
+
+
 def _in_c(forms: Sequence[Raised | copies.Counted], gradients: Sequence[Gradients]) -> "_InC":
     """`raising` of `RAISED`, as long as the tensors are alive."""
     paired = list(zip(forms, gradients, strict=True))
-    single = [(*(part.contiguous() for part in form), by[1]) for form, by in paired if isinstance(form, Raised)]
+    single = [(*form, by[1]) for form, by in paired if isinstance(form, Raised)]
     counts = [form.in_c(*by[2:4]) for form, by in paired if isinstance(form, copies.Counted)]
     addresses = ctypes.c_void_p * len(single)
     columns = list(zip(*single, strict=True)) or [()] * 3

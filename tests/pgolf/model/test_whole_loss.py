@@ -82,6 +82,16 @@ def test_values_gradients_and_every_bit_of_the_four_calls(
         assert all(map(torch.equal, *results[:2]))
 
 
+def test_what_raises_may_have_gaps(kernels: Runtime) -> None:
+    hidden, head, _, targets, weights = problem(500, 8, 40)
+    tokens, amounts = torch.randint(40, (600, 500)).T, torch.randn(600, 500).T.requires_grad_()
+    results = []
+    for form in (Raised(tokens, amounts), Raised(tokens.contiguous(), amounts.contiguous())):
+        loss = weighted_loss(hidden, head, None, targets, weights, 30.0, WHOLE, [form])
+        results.append([loss, *torch.autograd.grad(loss, (hidden, head, amounts))])
+    assert all(map(torch.equal, *results))
+
+
 def test_a_frozen_head_gets_no_gradient(kernels: Runtime) -> None:
     hidden, head, _, targets, weights = problem(30, 8, 40)
     weighted_loss(hidden, head.detach(), None, targets, weights, 30.0, WHOLE).backward()

@@ -275,6 +275,7 @@ def test_a_probe_of_one_step_takes_it_as_it_is(monkeypatch: pytest.MonkeyPatch) 
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     probe = Probe(learns=False)
+    assert probe.pace == 0.0  # a text without a target
     now = 3.0
     probe.took(6.0)
     assert probe.pace == 0.5
