@@ -2,7 +2,7 @@
 
 Z (rows, n) says which rows are alike: by spelling (`tokens.spelling`), by neighbours (`tokens.cooccurrence`). A step of
 W moves all rows at once, like ones alike, so what many rare pieces have in common is learned from all of their
-occurrences; Adam gives W moments of its occurrences; Adam gives W moments of its own. R and W decay alike, so that only E is kept: the model sees an ordinary
+occurrences; Adam gives W moments of its own. R and W decay alike, so that only E is kept: the model sees an ordinary
 embedding, and so does everything after training. Without decay of W the model was no better and E twice as long; its
 columns had a third of a bit a weight in common in place of a fifth, and more was lost in rounding
 (benchmarks/results/mini_ladder.md).
