@@ -74,6 +74,15 @@ class Pieces:
         return tuple(found)
 
     @cached_property
+    def scores(self) -> np.ndarray | None:
+        """float64 (vocab_size,), by whose sum over the pieces a unigram model cuts a text; None for other models."""
+        try:
+            self.sp.nbest_encode("a", nbest_size=2)  # which only a unigram model can do
+        except RuntimeError:
+            return None
+        return np.array([self.sp.get_score(token) for token in range(self.vocab_size)])
+
+    @cached_property
     def lengths(self) -> np.ndarray:
         """Bytes of each piece: int64 (vocab_size,)."""
         return np.array([len(piece) for piece in self.pieces], np.int64)

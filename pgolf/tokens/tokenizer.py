@@ -175,7 +175,7 @@ class Tokenizer(Pieces):
 
 
 def train(documents: Iterable[bytes], config: TokenizerConfig) -> Tokenizer:
-    """Train a BPE tokenizer that normalizes nothing; the same documents and settings give the same model.
+    """Train a tokenizer that normalizes nothing; the same documents and settings give the same model.
 
     Raises PgolfError for a vocabulary that the text cannot fill, or one too small for its bytes and characters.
     """
@@ -185,7 +185,7 @@ def train(documents: Iterable[bytes], config: TokenizerConfig) -> Tokenizer:
         spm.SentencePieceTrainer.train(
             sentence_iterator=_sentences(documents, dialect),
             model_writer=model,
-            model_type="bpe",
+            model_type=config.model_type,
             vocab_size=config.vocab_size,
             character_coverage=config.character_coverage,
             split_digits=config.split_digits,

@@ -73,6 +73,11 @@ def caseops() -> Tokenizer:
 
 
 @functools.cache
+def unigram() -> Tokenizer:
+    return train(english(), TokenizerConfig(vocab_size=330, model_type="unigram", caseops=True))
+
+
+@functools.cache
 def whitespace() -> Tokenizer:
     documents = [b"if a:\n        b\n        c\n    d  e\n"] * 50 + english()
     return train(documents, TokenizerConfig(vocab_size=340, whitespace_pieces=True))
@@ -118,5 +123,5 @@ def _raw(sentences: list[str], **settings: object) -> Tokenizer:
     return Tokenizer(model.getvalue(), "test tokenizer")
 
 
-EXACT = [plain, caseops, whitespace]
+EXACT = [plain, caseops, unigram, whitespace]
 EVERY = [*EXACT, without_space_piece, lossy, reserved_caseops]

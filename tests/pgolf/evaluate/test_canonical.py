@@ -1,5 +1,7 @@
 """Ruling out what the tokenizer never writes: exact, normalized, and a gain."""
 
+import struct
+
 import numpy as np
 import pytest
 import texts
@@ -7,11 +9,14 @@ import torch
 
 from pgolf.config.evaluate import EvaluateConfig
 from pgolf.config.model import ModelConfig
+from pgolf.config.tokenizer import TokenizerConfig
 from pgolf.errors import PgolfError
 from pgolf.evaluate.canonical import barred
 from pgolf.evaluate.sliding import SlidingEvaluator
 from pgolf.model.gpt import GPT
 from pgolf.runtime import Runtime
+from pgolf.tokens.sentencepiece_model import Pieces
+from pgolf.tokens.tokenizer import train
 
 RUNTIME = Runtime(torch.device("cpu"), torch.float32, world_rank=0, world_size=1, threads=1, compile=False)
 SETTINGS = EvaluateConfig(seq_len=32, stride=8)
@@ -21,12 +26,33 @@ SETTINGS = EvaluateConfig(seq_len=32, stride=8)
 def test_nothing_that_comes_is_barred_and_what_is_barred_is_cut_otherwise(make) -> None:
     tokenizer = make()
     table = barred(tokenizer, RUNTIME.device).numpy()
-    for tokens in tokenizer.encode([*texts.english(), *texts.ODD_BYTES]):
+    for tokens in tokenizer.encode([*texts.english(), *texts.ODD_BYTES, b"!!!!!!! ....."]):
         assert not table[tokens[:-1], tokens[1:]].any()
     assert table.sum() > 50
     for first, second in np.argwhere(table):
         pieces = tokenizer.pieces[first] + tokenizer.pieces[second]
         assert tokenizer.sp.encode(pieces.decode()) != [first, second]
+
+
+def test_cuts_of_equal_score_may_both_come() -> None:
+    documents = [b"a!!! b!!!!! !!\n"] * 60 + texts.english()
+    tokenizer = train(documents, TokenizerConfig(vocab_size=330, model_type="unigram"))
+    one, two, three = (tokenizer.sp.piece_to_id(piece) for piece in ("!", "!!", "!!!"))
+    assert tokenizer.sp.encode("!!!!!") == [two, three]
+    table = barred(tokenizer, RUNTIME.device).numpy()
+    assert not table[two, three]
+    assert not table[three, two]
+    assert table[one, one]
+
+
+def test_a_piece_that_is_worse_than_its_parts_never_comes() -> None:
+    proto, piece = bytearray(texts.unigram().proto), "\u2581that".encode()
+    at = proto.index(bytes([len(piece)]) + piece + b"\x15") + len(piece) + 2  # its score, field 2 of the piece
+    proto[at : at + 4] = struct.pack("<f", -1000.0)
+    tokenizer = Pieces(bytes(proto))
+    token = tokenizer.sp.piece_to_id(piece.decode())
+    assert tokenizer.sp.encode(" that") != [token]
+    assert barred(tokenizer, RUNTIME.device)[:, token].all()
 
 
 def test_the_freed_probability_goes_to_the_others_in_proportion() -> None:

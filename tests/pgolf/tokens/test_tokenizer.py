@@ -42,6 +42,18 @@ def test_special_ids_are_the_challenges():
 
 def test_training_is_deterministic():
     assert train(texts.english(), TokenizerConfig(vocab_size=330)).proto == texts.plain().proto
+    again = train(texts.english(), TokenizerConfig(vocab_size=330, model_type="unigram", caseops=True))
+    assert again.proto == texts.unigram().proto
+
+
+def test_a_unigram_model_cuts_by_the_sum_of_scores():
+    assert texts.plain().scores is None
+    tokenizer = texts.unigram()
+    for text in texts.english(20):
+        (tokens,) = tokenizer.encode([text])
+        whole = tokenizer.transform(text).decode()
+        other = tokenizer.sp.nbest_encode(whole, nbest_size=2)[1]
+        assert tokenizer.scores[tokens[1:]].sum() > tokenizer.scores[other].sum() - 1e-3
 
 
 def test_spaces_are_exact_where_the_train_text_has_none():
@@ -79,6 +91,8 @@ def test_a_dummy_prefix_is_not_text():
     [
         (TokenizerConfig(vocab_size=9000), "too large for the corpus"),
         (TokenizerConfig(vocab_size=100), "too small"),
+        (TokenizerConfig(vocab_size=9000, model_type="unigram"), "too large for the corpus"),
+        (TokenizerConfig(vocab_size=100, model_type="unigram"), "too small"),
     ],
 )
 def test_a_vocabulary_that_does_not_fit(config, message):
