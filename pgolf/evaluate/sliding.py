@@ -158,12 +158,17 @@ def scored_hidden(model: GPT, tokens: np.ndarray, batch: Sequence[Window], devic
 def scored_logits(model: GPT, tokens: np.ndarray, batch: Sequence[Window], device: torch.device) -> Tensor:
     """Logits (n, vocab_size) of the targets of `targets_of(batch)`, from one forward."""
     hidden = scored_hidden(model, tokens, batch, device)
-    return model.logits(hidden, previous_tokens(tokens, targets_of(batch), device))
+    return model.logits(hidden, previous_tokens(model, tokens, targets_of(batch), device))
 
 
-def previous_tokens(tokens: np.ndarray, targets: np.ndarray, device: torch.device) -> Tensor:
-    """(n,) int64 ids of the tokens before the targets, given as index into the scores."""
-    return torch.from_numpy(tokens[targets].astype(np.int64)).to(device)
+def previous_tokens(model: GPT, tokens: np.ndarray, targets: np.ndarray, device: torch.device) -> Tensor | None:
+    """(n, `GPT.barred.reach`) int64 ids of the tokens before the targets, given as index into the scores, the last one
+    last; BOS before the stream. None where the model bars nothing."""
+    if model.barred is None:
+        return None
+    places = targets[:, None] + np.arange(1 - model.barred.reach, 1)
+    found = np.where(places < 0, model.config.bos_id, tokens[np.maximum(places, 0)])
+    return torch.from_numpy(found.astype(np.int64)).to(device)
 
 
 def expected_tokens(tokens: np.ndarray, targets: np.ndarray, device: torch.device) -> Tensor:
@@ -177,20 +182,29 @@ def score_windows(
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
     """Nats of the targets of `targets_of(batch)` in one forward, and whole distributions at the requested positions."""
     hidden, targets = scored_hidden(model, tokens, batch, device), targets_of(batch)
-    ids = previous_tokens(tokens, targets, device), expected_tokens(tokens, targets, device)
+    ids = previous_tokens(model, tokens, targets, device), expected_tokens(tokens, targets, device)
     return score_hidden(model, hidden, *ids, targets + 1, wanted)
 
 
 def score_hidden(
-    model: GPT, hidden: Tensor, previous: Tensor, expected: Tensor, positions: np.ndarray, wanted: Mapping[int, Any]
+    model: GPT,
+    hidden: Tensor,
+    previous: Tensor | None,
+    expected: Tensor,
+    positions: np.ndarray,
+    wanted: Mapping[int, Any],
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
     """Nats of the expected tokens, and distributions at the requested positions.
 
-    hidden: (n, dim); previous, expected: (n,) int64 ids, before each target and of it; positions: (n,) in the stream.
+    hidden: (n, dim); previous: see `previous_tokens`; expected: (n,) int64 ids; positions: (n,) in the stream.
     Returns (n,) float64 and, by position, (vocab_size,) float64 log-probabilities or the wanted part of them.
     """
     losses = model.hidden_losses(hidden, expected, previous)
-    found = chosen(lambda rows: model.logits(hidden[rows], previous[rows]), positions, wanted) if wanted else {}
+
+    def logits(rows: list[int]) -> Tensor:
+        return model.logits(hidden[rows], None if previous is None else previous[rows])
+
+    found = chosen(logits, positions, wanted) if wanted else {}
     return losses.double().cpu().numpy(), found
 
 

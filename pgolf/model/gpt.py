@@ -30,7 +30,7 @@ the block; off, its parameters do not exist.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +60,16 @@ __all__ = ["CHUNK_TOKENS", "GPT"]
 
 BARRED = -60.0  # logit of a barred token: e^-60 of the others' mass, and a finite loss should it come all the same
 BACKOUT = 0.2  # start of the share taken out: nanochat's code (the NanoGPT speedrun starts at 0.5)
+
+
+class Barred(Protocol):
+    """Tokens that cannot come."""
+
+    reach: int
+    """How many tokens before a target decide."""
+
+    def __call__(self, previous: Tensor) -> Tensor:
+        """(n, reach) ids of the tokens before, the last one last -> (n, vocab_size) bool."""
 
 
 class Parts(NamedTuple):
@@ -94,8 +104,8 @@ class GPT(nn.Module):
         self.divergence: Divergence = plain_divergence
         self.looped = True
         self.window = 0
-        # (vocab_size, vocab_size) bool, set by an evaluation: pairs that never come (`evaluate.canonical`).
-        self.barred: Tensor | None = None
+        # Set by an evaluation: what never comes after the tokens before (`evaluate.canonical`).
+        self.barred: Barred | None = None
         self.future_share = 1.0 if config.future_weights else 0.0
         width = config.embed_dim or config.dim
         self.tok_emb = nn.Embedding(config.vocab_size, width)
@@ -289,10 +299,10 @@ class GPT(nn.Module):
     def logits(self, hidden: Tensor, previous: Tensor | None = None) -> Tensor:
         """hidden (..., dim) -> (..., vocab_size) float32, softcapped.
 
-        previous: (...,) int64 ids of the tokens before; with them what is `barred` is ruled out.
+        previous: (..., n) int64 ids of the tokens before, the last one last; with them what is `barred` is ruled out.
         """
         z = self.project(self.before_head(hidden))
-        return z if previous is None or self.barred is None else z.masked_fill(self.barred[previous], BARRED)
+        return z if previous is None or self.barred is None else z.masked_fill(self.barred(previous), BARRED)
 
     def project(self, x: Tensor) -> Tensor:
         """Output of `before_head` (..., dim or embed_dim) -> (..., vocab_size) float32 logits, softcapped."""

@@ -101,7 +101,7 @@ class _FastWeights:
         with torch.set_grad_enabled(learns):
             moved = stream + self._scale * F.linear(inner, self._weights.to(inner.dtype))
             moved.requires_grad_(learns)
-            logits = task.model.logits(rms_norm(moved), previous_tokens(task.tokens, targets, task.device))
+            logits = task.model.logits(rms_norm(moved), previous_tokens(task.model, task.tokens, targets, task.device))
             losses = F.cross_entropy(logits, expected_tokens(task.tokens, targets, task.device), reduction="none")
         task.recorder.add(targets, losses.detach().double().cpu().numpy(), self.steps)
         task.recorder.keep(targets, logits)

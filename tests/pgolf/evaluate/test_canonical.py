@@ -1,6 +1,7 @@
 """Ruling out what the tokenizer never writes: exact, normalized, and a gain."""
 
 import struct
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from pgolf.config.model import ModelConfig
 from pgolf.config.tokenizer import TokenizerConfig
 from pgolf.errors import PgolfError
 from pgolf.evaluate.canonical import barred
+from pgolf.evaluate.canonical_words import ALIKE
 from pgolf.evaluate.sliding import SlidingEvaluator
 from pgolf.model.gpt import GPT
 from pgolf.runtime import Runtime
@@ -20,18 +22,58 @@ from pgolf.tokens.tokenizer import train
 
 RUNTIME = Runtime(torch.device("cpu"), torch.float32, world_rank=0, world_size=1, threads=1, compile=False)
 SETTINGS = EvaluateConfig(seq_len=32, stride=8)
+WORDS = [
+    b" ".join(a + b + c for c in (b"ed", b"ing", b"er", b"s"))
+    for a in (b"walk", b"talk", b"th", b"re")
+    for b in (b"", b"in", b"the", b"al")
+] * 30
+
+
+def barred_after(tokenizer: Pieces, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
+    """(n, vocab_size) what cannot come after each of the tokens."""
+    table = barred(tokenizer, RUNTIME.device)
+    padded = np.concatenate([np.full(table.reach - 1, tokenizer.bos_id), tokens]).astype(np.int64)
+    return table(torch.from_numpy(np.lib.stride_tricks.sliding_window_view(padded, table.reach).copy())).numpy()
 
 
 @pytest.mark.parametrize("make", texts.EXACT)
-def test_nothing_that_comes_is_barred_and_what_is_barred_is_cut_otherwise(make) -> None:
+def test_nothing_that_comes_is_barred(make) -> None:
     tokenizer = make()
-    table = barred(tokenizer, RUNTIME.device).numpy()
     for tokens in tokenizer.encode([*texts.english(), *texts.ODD_BYTES, b"!!!!!!! ....."]):
-        assert not table[tokens[:-1], tokens[1:]].any()
-    assert table.sum() > 50
-    for first, second in np.argwhere(table):
-        pieces = tokenizer.pieces[first] + tokenizer.pieces[second]
-        assert tokenizer.sp.encode(pieces.decode()) != [first, second]
+        found = barred_after(tokenizer, tokens)[:-1]
+        assert not found[np.arange(len(found)), tokens[1:]].any()
+
+
+@pytest.mark.parametrize("make", texts.EXACT)
+def test_what_is_barred_is_cut_otherwise(make) -> None:
+    tokenizer = make()
+    pieces, sp = tokenizer.pieces, tokenizer.sp
+    known = [token for token, piece in enumerate(pieces) if piece and not sp.is_byte(token)]
+    table = barred(tokenizer, RUNTIME.device)
+    before = torch.full((len(known), table.reach), tokenizer.bos_id)
+    before[:, -1] = torch.tensor(known)
+    found = np.argwhere(table(before).numpy())
+    assert len(found) > 50
+    for row, second in found:
+        first = known[row]
+        assert sp.encode((pieces[first] + pieces[second]).decode()) != [first, second]
+
+
+def test_all_that_cannot_follow_a_word_is_barred() -> None:
+    tokenizer = train([text.lower() for text in WORDS], TokenizerConfig(vocab_size=300, model_type="unigram"))
+    sp, scores, pieces = tokenizer.sp, tokenizer.scores, tokenizer.pieces
+    text = {token: piece.decode() for token, piece in enumerate(pieces) if piece and not sp.is_byte(token)}
+    several = 0
+    for word in {tuple(sp.encode(word)) for word in sorted({word for document in WORDS for word in document.split()})}:
+        for length in range(1, len(word) + 1):
+            before = word[:length]
+            so_far = "".join(text[token] for token in before)
+            row = barred_after(tokenizer, before)[-1]
+            for token, other in text.items():
+                better = scores[sp.encode(so_far + other)].sum() > scores[[*before, token]].sum() + ALIKE
+                assert row[token] == better, (so_far, other)
+                several += better and length > 1
+    assert several > 20
 
 
 def test_cuts_of_equal_score_may_both_come() -> None:
@@ -39,10 +81,9 @@ def test_cuts_of_equal_score_may_both_come() -> None:
     tokenizer = train(documents, TokenizerConfig(vocab_size=330, model_type="unigram"))
     one, two, three = (tokenizer.sp.piece_to_id(piece) for piece in ("!", "!!", "!!!"))
     assert tokenizer.sp.encode("!!!!!") == [two, three]
-    table = barred(tokenizer, RUNTIME.device).numpy()
-    assert not table[two, three]
-    assert not table[three, two]
-    assert table[one, one]
+    assert not barred_after(tokenizer, [two])[0, three]
+    assert not barred_after(tokenizer, [three])[0, two]
+    assert barred_after(tokenizer, [one])[0, one]
 
 
 def test_a_piece_that_is_worse_than_its_parts_never_comes() -> None:
@@ -52,11 +93,12 @@ def test_a_piece_that_is_worse_than_its_parts_never_comes() -> None:
     tokenizer = Pieces(bytes(proto))
     token = tokenizer.sp.piece_to_id(piece.decode())
     assert tokenizer.sp.encode(" that") != [token]
-    assert barred(tokenizer, RUNTIME.device)[:, token].all()
+    assert barred_after(tokenizer, range(tokenizer.vocab_size))[:, token].all()
 
 
-def test_the_freed_probability_goes_to_the_others_in_proportion() -> None:
-    tokenizer = texts.plain()
+@pytest.mark.parametrize("make", [texts.plain, texts.unigram])
+def test_the_freed_probability_goes_to_the_others_in_proportion(make) -> None:
+    tokenizer = make()
     torch.manual_seed(0)
     model = GPT(ModelConfig(vocab_size=330, dim=16, num_layers=1, num_heads=2, num_kv_heads=1)).eval()
     tokens = tokenizer.encode(texts.english())[0][:60]
@@ -65,7 +107,7 @@ def test_the_freed_probability_goes_to_the_others_in_proportion() -> None:
     model.barred = barred(tokenizer, RUNTIME.device)
     after = SlidingEvaluator(model, SETTINGS, RUNTIME).score(tokens, positions)
     for position in positions:
-        free = ~model.barred[int(tokens[position - 1])].numpy()
+        free = ~barred_after(tokenizer, tokens[:position])[-1]
         left = np.exp(before.log_probs[position])[free].sum()
         np.testing.assert_allclose(
             after.log_probs[position][free], before.log_probs[position][free] - np.log(left), atol=1e-5
