@@ -45,7 +45,7 @@ def corrected(case: Case, plan: Plan, plain: dict[str, Tensor], names: list[str]
     """The decoded model with its corrections, and the bytes that those are charged."""
     weights, size = dict(plain), 0.0
     for name in names:
-        part, _ = factors(plan.problems[name], case.array(name) - plain[name].double().numpy(), rank)
+        part, _ = factors(plan.problems[name], case.weights[name].double().numpy() - plain[name].double().numpy(), rank)
         weights[name] = plain[name] + torch.from_numpy(part).float()
         size += rank * sum(part.shape) * FACTOR_BITS / 8
     return weights, size
@@ -74,7 +74,7 @@ def main() -> None:
         print(f"{case.name}: " + "; ".join(f"{size:,} bytes KL {kl:.5f}" for size, kl in curve), flush=True)
         for bits in RATES:
             plain, base = models[bits], sizes[CURVE.index(bits)]
-            errors = {name: case.array(name) - plain[name].double().numpy() for name in names}
+            errors = {name: case.weights[name].double().numpy() - plain[name].double().numpy() for name in names}
             over = sorted(((factors(plan.problems[name], errors[name], 1)[1], name) for name in names), reverse=True)
             print(f"  {bits} bits; singular values over the edge of noise: "
                   + ", ".join(f"{name} {ratio:.2f}" for ratio, name in over[:4]))  # fmt: skip

@@ -33,7 +33,7 @@ from pgolf.progress import Silent
 from pgolf.quant import allocate, gptq, hessian, pipeline, rtn, step_search, waterfill
 from pgolf.quant.allocate import Matrices, Plan
 from pgolf.quant.calibrated_model import CalibratedModel
-from pgolf.quant.controls import choose_steps, split
+from pgolf.quant.controls import choose_steps, control_tensors, float_weights, split
 from pgolf.quant.divergence import Divergence
 from pgolf.quant.hessian import Calibration
 from pgolf.quantized.tensors import QuantizedModel
@@ -52,7 +52,9 @@ class Case:
 
     name: str
     source: CalibratedModel
-    plain: Mapping[str, Calibration]  # without gradients, on the same tokens
+    trained: Mapping[str, Tensor]
+    """The model's weights as training left them; `weights` may have the embedding in another basis."""
+    plain: Mapping[str, Calibration]  # of `trained`, without gradients, on the same tokens
     judging: Divergence  # val tokens, for the result
     bytes_per_token: float
 
@@ -69,11 +71,15 @@ class Case:
         return self.source.controls
 
     @property
+    def trained_controls(self) -> dict[str, Tensor]:
+        return control_tensors(self.trained, self.roles)
+
+    @property
     def size(self) -> int:
         return sum(self.weights[name].numel() for name in self.roles)
 
     def array(self, name: str) -> np.ndarray:
-        return self.weights[name].double().numpy()
+        return self.trained[name].double().numpy()
 
 
 @dataclass(frozen=True)
@@ -150,8 +156,8 @@ def records(case: Case) -> list[Point]:
             sigmas, bits = (20.0, 8) if role == "embed" else (12.85, 6)
             plain = case.plain[name].curvature
             matrices[name] = gptq.quantize(case.array(name), plain, role, bits, sigmas * factor, 0.01)
-        size = packed(matrices, case.controls, lambda data: brotli.compress(data, quality=11, lgwin=24))
-        points.append(judge(case, size, decoded(matrices, case.controls)))
+        size = packed(matrices, case.trained_controls, lambda data: brotli.compress(data, quality=11, lgwin=24))
+        points.append(judge(case, size, decoded(matrices, case.trained_controls)))
     return sorted(points, key=lambda point: point.bytes)
 
 
@@ -162,8 +168,8 @@ def seed(case: Case) -> list[Point]:
             name: rtn.quantize(case.array(name), role, bits + (2 if role == "embed" else 0), 2.5)
             for name, role in case.roles.items()
         }
-        size = packed(matrices, case.controls, lambda data: zlib.compress(data, 9))
-        points.append(judge(case, size, decoded(matrices, case.controls)))
+        size = packed(matrices, case.trained_controls, lambda data: zlib.compress(data, 9))
+        points.append(judge(case, size, decoded(matrices, case.trained_controls)))
     return points
 
 
@@ -172,7 +178,7 @@ def nncodec(case: Case, python: str) -> list[Point]:
     points = []
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "in.npz", Path(folder) / "out.npz"
-        np.savez(source, **{name: tensor.numpy() for name, tensor in case.weights.items()})
+        np.savez(source, **{name: tensor.numpy() for name, tensor in case.trained.items()})
         for parameter in (-28, -24, -20, -16, -12, -8):
             command = [
                 python,
@@ -183,7 +189,7 @@ def nncodec(case: Case, python: str) -> list[Point]:
             ]
             size = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
             given = {
-                name: torch.from_numpy(value).view_as(case.weights[name]) for name, value in np.load(target).items()
+                name: torch.from_numpy(value).view_as(case.trained[name]) for name, value in np.load(target).items()
             }
             points.append(judge(case, size, given))
     return sorted(points, key=lambda point: point.bytes)
@@ -206,6 +212,7 @@ def prepare(path: Path, count: int, calibration_tokens: int, threads: int) -> Ca
     return Case(
         name=f"{path.parent.name}/{path.name}",
         source=source,
+        trained=float_weights(model),
         plain=hessian.calibrate(model, source.batches(calibration_tokens), gradients=False),
         judging=Divergence(model, batches),
         bytes_per_token=float(np.mean(tokens.token_bytes(tokenized))),
