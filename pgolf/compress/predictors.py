@@ -14,7 +14,7 @@ import torch
 from pgolf.config.evaluate import EvaluateConfig
 from pgolf.config.ttt import TttConfig
 from pgolf.errors import PgolfError
-from pgolf.evaluate.sliding import expected_tokens, scored_logits, targets_of
+from pgolf.evaluate.sliding import expected_tokens, previous_tokens, scored_logits, targets_of
 from pgolf.evaluate.ttt.fast_output import FastOutput
 from pgolf.evaluate.ttt.optimizer import Learner
 from pgolf.evaluate.windows import Window
@@ -57,6 +57,8 @@ class Documents:
         self._bos = model.config.bos_id
         self.rows = rows
         self._tokens = np.full((rows, seq_len + stride), self._bos, dtype=np.int64)
+        # What the model bars may begin before the window.
+        self._last = np.full((rows, 1 if model.barred is None else model.barred.reach), self._bos, dtype=np.int64)
         self._known = 1  # tokens known of each running row, from the window's first on
         self._cache = KeyValueCache(seq_len)
 
@@ -67,13 +69,15 @@ class Documents:
             self._known -= self._stride
             self._cache.start()
         window = torch.from_numpy(self._tokens[:, : self._known]).to(self._device)
-        return probabilities(self._model.logits(self._model.hidden(window, 1, self._cache)[:, 0], window[:, -1]))
+        last = torch.from_numpy(self._last).to(self._device)
+        return probabilities(self._model.logits(self._model.hidden(window, 1, self._cache)[:, 0], last))
 
     def reveal(self, tokens: np.ndarray) -> None:
         self._tokens[:, self._known] = tokens
+        self._last = np.concatenate([self._last[:, 1:], tokens[:, None].astype(np.int64)], axis=1)
         self._known += 1
         running = tokens != self._bos
-        self._tokens = self._tokens[running]
+        self._tokens, self._last = self._tokens[running], self._last[running]
         self._cache.keep(torch.from_numpy(running).to(self._device))
         self.rows = int(running.sum())
 
@@ -104,7 +108,8 @@ class Stream:
             self._start += self._settings.stride
             self._cache.start()
         window = torch.from_numpy(self._tokens[self._start : self._known][None]).to(self._device)
-        return self._distribution(self._model.logits(self._model.hidden(window, 1, self._cache)[:, 0], window[:, -1]))
+        last = previous_tokens(self._model, self._tokens, np.array([self._known - 1]), self._device)
+        return self._distribution(self._model.logits(self._model.hidden(window, 1, self._cache)[:, 0], last))
 
     def _distribution(self, logits: torch.Tensor) -> np.ndarray:
         return probabilities(logits)

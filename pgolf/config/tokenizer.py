@@ -14,7 +14,7 @@ class TokenizerConfig:
     """Pieces of the SentencePiece model that `tokenize` trains; at most 65,536, since shards hold uint16."""
     model_type: str = "bpe"
     """`bpe` (byte-pair merges, as the challenge's tokenizers) or `unigram` (pieces of a unigram language model, arXiv
-    1804.10959: 0.014 BPB better on the mini track after 2M tokens, and slower to train)."""
+    1804.10959: 0.011 BPB better on the mini track, and slower to train)."""
     character_coverage: float = 0.9995
     """Share of the characters that are covered by single-character pieces; the rest fall back to bytes."""
     split_digits: bool = True

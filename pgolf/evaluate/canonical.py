@@ -8,6 +8,7 @@ subject of `canonical_words`.
 """
 
 import itertools
+from collections import Counter
 
 import numpy as np
 import torch
@@ -28,14 +29,14 @@ class Pairs:
         self.table = table
 
     def __call__(self, previous: Tensor) -> Tensor:
-        return self.table[previous[:, -1]]
+        return self.table[previous[..., -1]]
 
 
 def barred(tokenizer: Pieces, device: torch.device) -> Barred:
     """The value of `GPT.barred`.
 
     Takes a second per thousand pieces squared with byte-pair merges. Raises PgolfError for a tokenizer that changes the
-    text of its pieces.
+    text of its pieces, and for a unigram one with user-defined pieces that others can spell.
     """
     sp, size, scores = tokenizer.sp, tokenizer.vocab_size, tokenizer.scores
     texts = {token: piece.decode() for token, piece in enumerate(tokenizer.pieces) if piece and not sp.is_byte(token)}
@@ -46,6 +47,13 @@ def barred(tokenizer: Pieces, device: torch.device) -> Barred:
                 f"{tokenizer.name} does not encode its own pieces as they are; set evaluate.canonical = false"
             )
     if scores is not None:
+        shared = Counter(char for text in texts.values() for char in set(text))
+        # User-defined pieces score 0 and are taken wherever they stand, so nothing else may be able to spell them.
+        if any(shared[char] > 1 for token, text in texts.items() if scores[token] >= 0 for char in text):
+            raise PgolfError(
+                f"{tokenizer.name} has user-defined pieces whose characters other pieces have, too; set "
+                "evaluate.canonical = false"
+            )
         return Words(texts, scores, device)
     inside = {pair for text in texts.values() for pair in itertools.pairwise(text)}
     found = np.zeros((size, size), bool)

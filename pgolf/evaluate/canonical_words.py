@@ -2,8 +2,9 @@
 
 It writes the cut of the highest sum of scores, every stretch of which is the highest of its own text. So a token cannot
 come if some other cut of the word so far and the token together is better: one with a piece across the boundary, which
-begins somewhere in the word and ends inside the token. No piece has a space but at its start, so nothing before the
-last space matters. Of two cuts that score alike (`!` and `!!`) either may come, and sums may be off by rounding.
+begins somewhere in the word and ends inside the token. A word begins with the last piece that begins with a space;
+where pieces hold spaces inside, that finds fewer. Of two cuts that score alike (`!` and `!!`) either may come, and sums
+may be off by rounding.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ ALIKE = 0.05
 """Difference of scores that may be rounding: SentencePiece sums them in float32, 0.03 apart at 2^18, a
 document of 40,000 pieces."""
 REACH = 8  # pieces of a word that are looked at; longer ones lose their beginning
+MOST_WORDS = 1 << 16
+"""Words whose followers are kept, 0.6 KB each at 4,096 pieces."""
 
 
 class Words:
@@ -46,13 +49,16 @@ class Words:
             text: (np.array([token for token, _ in found]), np.array([score for _, score in found]))
             for text, found in ends.items()
         }
-        self._across: dict[str, np.ndarray] = {}
+        self._across: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._known: dict[tuple[int, ...], np.ndarray] = {}
 
     def __call__(self, previous: Tensor) -> Tensor:
-        rows = [self._after(self._word(row)) for row in previous.tolist()]
+        rows = [self._after(self._word(row)) for row in previous.flatten(0, -2).tolist()]
         table = np.unpackbits(np.stack(rows), axis=1, count=self._size) if rows else np.zeros((0, self._size), np.uint8)
-        return torch.from_numpy(table.view(bool)).to(self._device)
+        return torch.from_numpy(table.view(bool)).view(*previous.shape[:-1], self._size).to(self._device)
+
+    def __deepcopy__(self, _: object) -> "Words":
+        return self  # what is kept depends on the pieces alone
 
     def _word(self, previous: list[int]) -> tuple[int, ...]:
         """The last of these tokens that can share a piece."""
@@ -65,26 +71,33 @@ class Words:
 
     def _after(self, word: tuple[int, ...]) -> np.ndarray:
         """What cannot follow a word, as packed bits."""
-        if word not in self._known:
+        found = self._known.get(word)
+        if found is None:
             text = "".join([self._texts[token] for token in word])
             best = self._best(text)
             across = np.full(self._size, -np.inf)
             for start in range(max(0, len(text) - self._longest), len(text)):
                 if text[start:] in self._starting:
-                    np.maximum(across, best[start] + self._crossing(text[start:]), out=across)
-            self._known[word] = np.packbits(self._never | (across > best[-1] + self._own + ALIKE))
-        return self._known[word]
+                    tokens, scores = self._crossing(text[start:])
+                    across[tokens] = np.maximum(across[tokens], best[start] + scores)
+            found = np.packbits(self._never | (across > best[-1] + self._own + ALIKE))
+            if len(self._known) >= MOST_WORDS:
+                self._known.clear()
+            self._known[word] = found
+        return found
 
-    def _crossing(self, text: str) -> np.ndarray:
-        """(vocab_size,) score of the best cut of `text` and each token whose first piece is across their boundary."""
-        if text not in self._across:
-            found = np.full(self._size, -np.inf)
+    def _crossing(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens such that a piece can lie across the boundary of `text` and them; score of the best such cut."""
+        found = self._across.get(text)
+        if found is None:
+            best = np.full(self._size, -np.inf)
             for piece in self._starting[text]:
                 if piece[len(text) :] in self._ends:
                     tokens, rest = self._ends[piece[len(text) :]]
-                    found[tokens] = np.maximum(found[tokens], self._scores[self._tokens[piece]] + rest)
-            self._across[text] = found
-        return self._across[text]
+                    best[tokens] = np.maximum(best[tokens], self._scores[self._tokens[piece]] + rest)
+            tokens = np.flatnonzero(best > -np.inf)
+            found = self._across[text] = tokens, best[tokens]
+        return found
 
     def _best(self, text: str) -> list[float]:
         """Score of the best cut of the first 0, 1, ... characters of a text."""

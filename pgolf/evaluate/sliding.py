@@ -171,6 +171,14 @@ def previous_tokens(model: GPT, tokens: np.ndarray, targets: np.ndarray, device:
     return torch.from_numpy(found.astype(np.int64)).to(device)
 
 
+def previous_in_rows(model: GPT, rows: Tensor) -> Tensor | None:
+    """`previous_tokens` after each of the tokens (B, T): (B, T, reach), BOS before each row."""
+    if model.barred is None:
+        return None
+    reach = model.barred.reach
+    return torch.nn.functional.pad(rows, (reach - 1, 0), value=model.config.bos_id).unfold(1, reach, 1)
+
+
 def expected_tokens(tokens: np.ndarray, targets: np.ndarray, device: torch.device) -> Tensor:
     """(n,) int64 ids of the targets, given as index into the scores."""
     return torch.from_numpy(tokens[targets + 1].astype(np.int64)).to(device)

@@ -69,7 +69,7 @@ class Barred(Protocol):
     """How many tokens before a target decide."""
 
     def __call__(self, previous: Tensor) -> Tensor:
-        """(n, reach) ids of the tokens before, the last one last -> (n, vocab_size) bool."""
+        """(..., reach) ids of the tokens before, the last one last -> (..., vocab_size) bool."""
 
 
 class Parts(NamedTuple):
@@ -299,10 +299,15 @@ class GPT(nn.Module):
     def logits(self, hidden: Tensor, previous: Tensor | None = None) -> Tensor:
         """hidden (..., dim) -> (..., vocab_size) float32, softcapped.
 
-        previous: (..., n) int64 ids of the tokens before, the last one last; with them what is `barred` is ruled out.
+        previous: (..., `barred.reach`) int64 ids of the tokens before, the last one last; with them what is `barred` is
+            ruled out.
         """
         z = self.project(self.before_head(hidden))
-        return z if previous is None or self.barred is None else z.masked_fill(self.barred(previous), BARRED)
+        if previous is None or self.barred is None:
+            return z
+        if previous.shape != (*z.shape[:-1], self.barred.reach):
+            raise ValueError(f"previous {tuple(previous.shape)} does not go with {tuple(z.shape)} logits")
+        return z.masked_fill(self.barred(previous), BARRED)
 
     def project(self, x: Tensor) -> Tensor:
         """Output of `before_head` (..., dim or embed_dim) -> (..., vocab_size) float32 logits, softcapped."""

@@ -86,20 +86,20 @@ def whitespace() -> Tokenizer:
 @functools.cache
 def without_space_piece() -> Tokenizer:
     """As users made them: the train text had no space, so a space is the three bytes of U+2581."""
-    return _raw(["abcabcab"] * 20, vocab_size=268, add_dummy_prefix=False, remove_extra_whitespaces=False)
+    return raw(["abcabcab"] * 20, vocab_size=268, add_dummy_prefix=False, remove_extra_whitespaces=False)
 
 
 @functools.cache
 def lossy() -> Tokenizer:
     """SentencePiece's own defaults: NFKC, collapsed spaces, a dummy prefix, no byte fallback."""
     sentences = [document.decode().strip() for document in english()]
-    return _raw(sentences, vocab_size=80, byte_fallback=False, normalization_rule_name="nmt_nfkc")
+    return raw(sentences, vocab_size=80, byte_fallback=False, normalization_rule_name="nmt_nfkc")
 
 
 @functools.cache
 def reserved_caseops() -> Tokenizer:
     """The challenge's CaseOps dialect on a normalizing model."""
-    return _raw(
+    return raw(
         [document.decode().lower() for document in english()],
         vocab_size=320,
         normalization_rule_name="nmt_nfkc",
@@ -108,7 +108,7 @@ def reserved_caseops() -> Tokenizer:
     )
 
 
-def _raw(sentences: list[str], **settings: object) -> Tokenizer:
+def raw(sentences: list[str], **settings: object) -> Tokenizer:
     model = io.BytesIO()
     defaults = {"byte_fallback": True, "normalization_rule_name": "identity", "model_type": "bpe", "minloglevel": 3}
     spm.SentencePieceTrainer.train(

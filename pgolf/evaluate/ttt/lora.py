@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from pgolf.config.ttt import TttConfig
 from pgolf.evaluate import windows
 from pgolf.evaluate.evaluator import Trace
-from pgolf.evaluate.sliding import expected_tokens
+from pgolf.evaluate.sliding import expected_tokens, previous_in_rows
 from pgolf.evaluate.ttt import time_cap
 from pgolf.evaluate.ttt.optimizer import Learner
 from pgolf.evaluate.ttt.task import LEARNING, Method, Passes, Task
@@ -254,7 +254,9 @@ def _adapt(task: Task, group: Group, left: float) -> None:
             with torch.set_grad_enabled(learns):
                 ids = torch.from_numpy(inputs).to(task.device)
                 hidden = model.hidden(ids, chunk)  # (B, chunk, dim)
-                logits = model.logits(hidden, ids[:, -hidden.shape[1] :]) + adapters.on_logits(hidden)
+                previous = previous_in_rows(model, ids)
+                previous = None if previous is None else previous[:, -hidden.shape[1] :]
+                logits = model.logits(hidden, previous) + adapters.on_logits(hidden)
                 loss = _record(task, logits, spans, group.step + index)
             if learns:
                 optimizer.zero_grad()

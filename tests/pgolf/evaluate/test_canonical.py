@@ -1,5 +1,6 @@
 """Ruling out what the tokenizer never writes: exact, normalized, and a gain."""
 
+import dataclasses
 import struct
 from collections.abc import Sequence
 
@@ -8,13 +9,16 @@ import pytest
 import texts
 import torch
 
+from pgolf.compress import predictors
 from pgolf.config.evaluate import EvaluateConfig
 from pgolf.config.model import ModelConfig
 from pgolf.config.tokenizer import TokenizerConfig
+from pgolf.config.ttt import TttConfig
 from pgolf.errors import PgolfError
 from pgolf.evaluate.canonical import barred
 from pgolf.evaluate.canonical_words import ALIKE
 from pgolf.evaluate.sliding import SlidingEvaluator
+from pgolf.evaluate.ttt.methods import TttEvaluator
 from pgolf.model.gpt import GPT
 from pgolf.runtime import Runtime
 from pgolf.tokens.sentencepiece_model import Pieces
@@ -115,6 +119,65 @@ def test_the_freed_probability_goes_to_the_others_in_proportion(make) -> None:
         assert after.nll[position - 1] == pytest.approx(before.nll[position - 1] + np.log(left), abs=1e-5)
         assert np.exp(after.log_probs[position]).sum() == pytest.approx(1)
     assert (after.nll < before.nll + 1e-6).all()
+
+
+def test_user_defined_pieces_that_others_can_spell_are_refused() -> None:
+    sentences = [document.decode() for document in texts.english()]
+    settings = {
+        "model_type": "unigram",
+        "vocab_size": 320,
+        "add_dummy_prefix": False,
+        "remove_extra_whitespaces": False,
+    }
+    with pytest.raises(PgolfError, match="user-defined"):
+        barred(texts.raw(sentences, user_defined_symbols=["the", "he"], **settings), RUNTIME.device)
+
+
+@pytest.mark.parametrize("make", [texts.plain, texts.unigram])
+@pytest.mark.parametrize("reset", [False, True])
+def test_token_by_token_as_in_windows(make, reset) -> None:
+    tokenizer, model = make(), _model(make())
+    tokens = np.concatenate(tokenizer.encode(texts.english(4)))[:90]
+    settings = dataclasses.replace(SETTINGS, seq_len=16, stride=16, reset_at_documents=reset)
+    whole = SlidingEvaluator(model, settings, RUNTIME).score(tokens).nll
+    stream = predictors.Stream(model, settings, int(tokens[0]), len(tokens))
+    for expected, token in zip(whole, tokens[1:], strict=True):
+        assert -np.log(stream.predict()[0, token]) == pytest.approx(expected, abs=1e-4)
+        stream.reveal(np.array([token]))
+    (alone,) = tokenizer.encode(texts.english(1))
+    settings = dataclasses.replace(settings, reset_at_documents=True)
+    whole = SlidingEvaluator(model, settings, RUNTIME).score(alone).nll
+    documents = predictors.Documents(model, 2, 16, 16)
+    for expected, token in zip(whole, alone[1:], strict=True):
+        assert -np.log(documents.predict()[1, token]) == pytest.approx(expected, abs=1e-4)
+        documents.reveal(np.array([token, token]))
+
+
+@pytest.mark.parametrize("method", ["lora", "phased", "in-place", "sgd"])
+@pytest.mark.parametrize("make", [texts.plain, texts.unigram])
+def test_methods_that_do_not_learn_score_as_windows_do(make, method) -> None:
+    tokenizer, model = make(), _model(make())
+    (tokens,) = tokenizer.encode(texts.english(1))
+    settings = dataclasses.replace(SETTINGS, reset_at_documents=True)
+    ttt = TttConfig(
+        method=method, epochs=0, lr=0.0, lora_lr=0.0, in_place_lr=0.0, chunk_tokens=8, output_lr=(), output_stream_lr=()
+    )
+    expected = SlidingEvaluator(model, settings, RUNTIME).score(tokens).nll
+    found = TttEvaluator(model, settings, ttt, RUNTIME).score(tokens).nll
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+def test_a_wrong_number_of_tokens_before_is_refused() -> None:
+    model = _model(texts.unigram())
+    with pytest.raises(ValueError, match="does not go with"):
+        model.logits(torch.zeros(2, 16), torch.zeros(2, 1, dtype=torch.int64))
+
+
+def _model(tokenizer: Pieces) -> GPT:
+    torch.manual_seed(0)
+    model = GPT(ModelConfig(vocab_size=330, dim=16, num_layers=1, num_heads=2, num_kv_heads=1)).eval()
+    model.barred = barred(tokenizer, RUNTIME.device)
+    return model
 
 
 def test_a_tokenizer_that_changes_its_pieces_is_refused() -> None:
