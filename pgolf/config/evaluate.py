@@ -22,7 +22,7 @@ class EvaluateConfig:
     reset_at_documents: bool = False
     """Contexts begin at the document's BOS instead of crossing into the document before (the challenge crosses)."""
     canonical: bool = False
-    """Rule out pieces that the tokenizer never writes after the token before (with a unigram one after the word so far),
+    """Rule out pieces that the tokenizer never writes after the token before, with a unigram one after the word so far,
     and give their probability to the others; for tokenizers that keep text as it is."""
     prove_tokens: int = field(default=0, metadata=NO_EFFECT)
     """Tokens of val whose sliding score `pgolf run` proves at its end (`pgolf prove`); 0, or with the tilt: none."""
