@@ -35,8 +35,8 @@ class Pairs:
 def barred(tokenizer: Pieces, device: torch.device) -> Barred:
     """The value of `GPT.barred`.
 
-    Takes half a second per thousand pieces squared with byte-pair merges. Raises PgolfError for a tokenizer that changes
-    the text of its pieces, and for a unigram one with user-defined pieces that others can spell.
+    Takes half a second per thousand pieces squared with byte-pair merges. Raises PgolfError for a tokenizer that
+    changes the text of its pieces, and for a unigram one with user-defined pieces that others can spell.
     """
     sp, size, scores = tokenizer.sp, tokenizer.vocab_size, tokenizer.scores
     texts = {token: piece.decode() for token, piece in enumerate(tokenizer.pieces) if piece and not sp.is_byte(token)}
