@@ -71,6 +71,7 @@ def sweep(
                 build.details |= QuantizeDetails(
                     tensors=[dataclasses.asdict(row) for row in rows],
                     calibration_tokens=calibrated.calibration_tokens,
+                    distill_steps=result.distill_steps,
                 )
                 parameters = sum(tensor.numel() for tensor in calibrated.weights.values())
                 with context.reporter.progress("code weights"):

@@ -119,11 +119,12 @@ def plan_of(case: Case, states: int = 8) -> Plan:
     return plan
 
 
-def ours(case: Case, states: int = 8, trained: bool = False) -> list[Point]:
-    """Trellis, waterfilled, Fisher weights, measured allocation; the real container. trained: with training between
-    shares and control tensors rounded; with 64 states as `mini` ships it."""
+def ours(case: Case, rates: Sequence[float], states: int = 8, trained: bool = False) -> list[Point]:
+    """Trellis, waterfilled, Fisher weights, measured allocation; the real container. rates: bits per weight, without
+    side information; trained: with training between shares and control tensors rounded; with 64 states as `mini` ships
+    it."""
     plan, points = plan_of(case, states), []
-    for bits in BITS:
+    for bits in rates:
         log2_c = plan.log2_c_for_bits(bits, list(plan.problems))
         plan.refit(plan.round(log2_c))
         matrices, controls = plan.round(log2_c), case.controls
@@ -131,7 +132,7 @@ def ours(case: Case, states: int = 8, trained: bool = False) -> list[Point]:
             plan.last_log2_c = log2_c
             distance = Divergence(case.source.model, case.source.batches(step_search.CONTROL_TOKENS, choosing=True))
             steps = choose_steps(distance, case.weights, matrices)
-            matrices, floats = step_search.distill(case.source, plan)
+            matrices, floats, _ = step_search.distill(case.source, plan)
             coded, controls = split(floats, steps)
             matrices = matrices | coded
         size = len(container.encode(QuantizedModel(matrices, controls)))
@@ -258,6 +259,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=65_536, help="val tokens to judge on")
     parser.add_argument("--calibration-tokens", type=int, default=65_536)
     parser.add_argument("--threads", type=int, default=0, help="0: every core")
+    parser.add_argument("--bits", nargs="+", type=float, default=BITS, help="rates of this project's curves")
     parser.add_argument("--nncodec", help="a Python that has NNCodec")
     parser.add_argument("--only", nargs="+", help="curves to make, by how they begin; the output's others are kept")
     parser.add_argument("--output", type=Path, default=HERE.parent / "results" / "quantization")
@@ -270,9 +272,9 @@ def main() -> None:
         print(f"{case.name}: {case.size:,} weights in matrices", flush=True)
         curves = results.setdefault(case.name, {})
         work: dict[str, Callable[[], list[Point]]] = {
-            "ours (trellis)": lambda: ours(case),  # noqa: B023
-            "ours without the trellis": lambda: ours(case, states=0),  # noqa: B023
-            "ours, trained in between": lambda: ours(case, states=64, trained=True),  # noqa: B023
+            "ours (trellis)": lambda: ours(case, arguments.bits),  # noqa: B023
+            "ours without the trellis": lambda: ours(case, arguments.bits, states=0),  # noqa: B023
+            "ours, trained in between": lambda: ours(case, arguments.bits, states=64, trained=True),  # noqa: B023
             "records (GPTQ, brotli)": lambda: records(case),  # noqa: B023
             "seed (nearest, zlib)": lambda: seed(case),  # noqa: B023
         }

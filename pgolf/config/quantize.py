@@ -49,16 +49,21 @@ class QuantizeConfig:
     the rest is rounded before a last part of 4%. Empty: round all columns at once, then train gains and norms only."""
     distill_tokens: int = 2048
     """Train tokens of one distillation step; many small steps gain more in the same time than a few large ones."""
-    distill_lr: float = 0.002
-    """Learning rate of the distillation (Adam; Muon uses twice this), decaying to 0."""
+    seconds: float = 0.0
+    """Wall seconds that calibration and rounding should take together at most: distillation makes as many of its steps
+    as fit. 0: all of them, so that the result depends on nothing but its inputs."""
+    distill_lr: float = 0.0
+    """Learning rate of the distillation (Adam; Muon uses twice this), decaying to 0. 0: in proportion to the steps of
+    the quantizer."""
 
     def __post_init__(self) -> None:
         for role, bits in self.bits.items():
             if not 1.0 <= bits <= 16.0:
                 raise PgolfError(f"quantize.bits.{role} is {bits:g}; it must lie between 1 and 16")
-        for name in ("clip_sigmas", "target_bytes", "sequence", "rate_weight", "sensitivity_tokens", "distill_steps"):
+        never_negative = "clip_sigmas", "target_bytes", "sequence", "rate_weight", "sensitivity_tokens", "distill_steps"
+        for name in (*never_negative, "distill_lr", "seconds"):
             if getattr(self, name) < 0:
-                raise PgolfError(f"quantize.{name} is {getattr(self, name)}; it must not be negative")
+                raise PgolfError(f"quantize.{name} is {getattr(self, name):g}; it must not be negative")
         for name in ("calibration_tokens", "distill_tokens"):
             if getattr(self, name) < 1:
                 raise PgolfError(f"quantize.{name} is {getattr(self, name)}; it must be at least 1")

@@ -42,6 +42,7 @@ class CalibratedModel:
     bits: Mapping[str, float]  # by role, the method's default where `quantize.bits` names none
     calibration_tokens: int
     calibration: Mapping[str, Calibration]  # by matrix; empty without tokens
+    calibration_seconds: float = 0.0  # of wall time
 
     @cached_property
     def roles(self) -> dict[str, str]:
@@ -85,14 +86,12 @@ class CalibratedModel:
         tokens = min(self.config.quantize.sensitivity_tokens, max(1, int(CHOOSING_WORK / max(1, parameters))))
         return Divergence(self.model, self.batches(tokens, choosing=True))
 
-    @cached_property
-    def teaching(self) -> list[Tensor]:
+    def teaching(self, steps: int) -> list[Tensor]:
         """One batch (B, T) per step of distillation, of about equal B; sequences repeat where there are too few."""
-        settings = self.config.quantize
-        rows = torch.cat(self.batches(settings.distill_steps * max(settings.distill_tokens, self.length)))
-        each = max(1, len(rows) // settings.distill_steps)
+        rows = torch.cat(self.batches(steps * max(self.config.quantize.distill_tokens, self.length)))
+        each = max(1, len(rows) // steps)
         parts = rows.split(each)
-        return [parts[number % max(1, len(rows) // each)] for number in range(settings.distill_steps)]
+        return [parts[number % max(1, len(rows) // each)] for number in range(steps)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +102,8 @@ class Rounded:
     controls: Mapping[str, Tensor]
     allocation: Sequence[Share] = field(default_factory=tuple)
     """Bits allocated per matrix, with a byte target and `quantize.sensitivity_tokens` above 0."""
+    distill_steps: int = 0
+    """Steps of distillation made: fewer than planned where `quantize.seconds` left no time for more."""
 
 
 Quantizer = Callable[[CalibratedModel, int], Rounded]

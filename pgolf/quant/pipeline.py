@@ -5,6 +5,7 @@ each target; every result equals that of a single call. All arithmetic is float3
 model runs on the fast paths that it comes with; choosing them is the caller's.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,8 @@ class Result:
     source: CalibratedModel
     allocation: Sequence[Share]
     """Bits allocated per matrix; empty without a byte target."""
+    distill_steps: int
+    """As in `Rounded`."""
 
     def tensor_reports(self) -> list[TensorReport]:
         """One report per matrix."""
@@ -68,6 +71,7 @@ def calibrate(
 
     made: the statistics, and of how many tokens they are, where training collected them inside its clock.
     """
+    begun = time.monotonic()
     method, settings = methods.of(config.quantize), config.quantize
     if made is None:
         model = principal_axes.turned(model)
@@ -95,6 +99,7 @@ def calibrate(
         bits={role: method.role_bits(settings, role) for role in roles},
         calibration_tokens=tokens,
         calibration=statistics,
+        calibration_seconds=time.monotonic() - begun,
     )
 
 
@@ -103,4 +108,4 @@ def finish(source: CalibratedModel, target_bytes: int) -> Result:
     with precision.float32(source.model):
         rounded = methods.of(source.config.quantize).quantize(source, target_bytes)
     model = QuantizedModel(rounded.matrices, rounded.controls, source.header)
-    return Result(model, source, rounded.allocation)
+    return Result(model, source, rounded.allocation, rounded.distill_steps)

@@ -9,6 +9,9 @@ of steps is fixed, so that the result depends on nothing but its inputs.
 """
 
 import copy
+import itertools
+import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -27,6 +30,7 @@ from pgolf.quant.grid import Floats
 from pgolf.quant.waterfill import Problem, Rounding, Steps
 from pgolf.quantized.tensors import QuantizedTensor, dequantize
 
+STEP_RATE = 0.036  # of the mean step, the learning rate of Adam: 0.002 with preset `mini`
 MUON_RATE = 2.0  # Muon's learning rate over Adam's: the first pair tried; doubling both lost a twentieth of the gain
 _MOMENTUM, _BETAS = 0.9, (0.9, 0.95)
 
@@ -47,14 +51,13 @@ class Gradual:
 
     def __init__(self, model: GPT, plan: Plan, optim: OptimConfig, lr: float) -> None:
         """model: the unquantized one, left as it is; plan: its steps, at `plan.last_log2_c`; optim: how training
-        orthogonalized; lr: learning rate of the first step."""
+        orthogonalized; lr: learning rate of the first step, 0: STEP_RATE times the geometric mean of all steps."""
         self._model, self._plan = model, plan
         self._student = copy.deepcopy(model).train()
         self._student.set_progress(1.0)
         self._flat = FlatParameters(self._student, parameter_groups(self._student, model.matrix_roles()))
-        self._lr = lr
-        self._muon = Muon(self._flat, optim)
-        self._adam = [FlatAdam(self._flat, group, _BETAS, optim.adam_epsilon) for group in ("embed", "scalar")]
+        self._optim = optim
+        self._forget()
         self._free = torch.ones_like(self._flat.data)  # 0 where a weight is rounded
         self._fixed = torch.zeros_like(self._flat.data)  # the rounded weights, 0 elsewhere
         self._parts: dict[str, _Part] = {}
@@ -63,6 +66,28 @@ class Gradual:
             steps = waterfill.choose_steps(problem, plan.last_log2_c + plan.offsets[name], plan.rounding.resolution)
             symbols = np.zeros((rows, columns), np.int32)
             self._parts[name] = _Part(problem, steps, symbols, slice(columns, columns), problem.weight)
+        self.lr = lr or STEP_RATE * self.mean_step
+
+    @property
+    def mean_step(self) -> float:
+        """Geometric mean of the steps of all weights in matrices."""
+        parts = self._parts.values()
+        octaves = sum(p.symbols.size * float(p.steps.rows.mean() + p.steps.columns.mean()) for p in parts)
+        return float(2.0 ** (octaves / sum(p.symbols.size for p in parts)))
+
+    def _forget(self) -> None:
+        """Begin with the optimizers anew."""
+        self._muon = Muon(self._flat, self._optim)
+        self._adam = [FlatAdam(self._flat, group, _BETAS, self._optim.adam_epsilon) for group in ("embed", "scalar")]
+
+    def seconds_per_step(self, batches: Sequence[Tensor]) -> float:
+        """Median wall seconds of a training step, of one step per batch; they leave everything as it was."""
+        lr, times = self.lr, [time.perf_counter()]
+        self.lr = 0.0
+        self.train(batches, 0.0, 1.0, lambda _: times.append(time.perf_counter()))
+        self.lr = lr
+        self._forget()
+        return statistics.median(later - earlier for earlier, later in itertools.pairwise(times))
 
     def round_share(self, share: float) -> None:
         """Round columns until `share` of every matrix is done; the error is fed back to the remaining columns."""
@@ -95,7 +120,7 @@ class Gradual:
             found = divergence.mean(self._model, self._student, tokens)
             found.backward()
             flat.grad.mul_(self._free)
-            self._step(self._lr * (1 - done - (until - done) * number / len(batches)))
+            self._step(self.lr * (1 - done - (until - done) * number / len(batches)))
             flat.data.mul_(self._free).add_(self._fixed)
             on_step(float(found.detach()))
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,6 +23,7 @@ CONTROL_TOKENS = 2048  # of each measurement of a control tensor; four times as 
 _NEAR = 0.995  # of the target: from here on a size is measured to the byte
 _SIMILAR = 0.05  # difference of two sizes up to which the coder's choices for the one are taken for the other, too
 _AFTER_ALL = 0.04  # of the distillation steps, once all is rounded: gains and norms learn little more by then
+_TIMED_STEPS = 4  # of distillation, before it begins, to know how many fit into `quantize.seconds`
 _MOST_BITS = 16  # coded bits per weight, as in `quantize.bits`; finer steps would only fill the target with noise
 
 
@@ -40,6 +43,7 @@ def search(source: CalibratedModel, target_bytes: int, states: int) -> Rounded:
     Raises PgolfError for a target that cannot be reached.
     """
     settings = source.config.quantize
+    end = time.monotonic() - source.calibration_seconds + settings.seconds if settings.seconds else math.inf
     rounding = Rounding(states=states, rate_weight=settings.rate_weight, resolution=settings.resolution)
     plan = Plan(source.problems, rounding, source.threads)
     if (most := _MOST_BITS * plan.weights // 8) < target_bytes:
@@ -54,14 +58,17 @@ def search(source: CalibratedModel, target_bytes: int, states: int) -> Rounded:
         steps = choose_steps(distance, source.weights, matrices)
     controls: Mapping[str, Tensor] = source.controls
     aim = Aim(source, steps, target_bytes, final=not settings.distill_steps)
+    begun = time.monotonic()
     if target_bytes:
         matrices, plan.last_log2_c = aim.land(plan, controls, log2_c)
     else:
         matrices = plan.round(log2_c)
+    made = 0
     if settings.distill_steps:
-        matrices, controls = distill(source, plan, dataclasses.replace(aim, final=True))
+        again = time.monotonic() - begun  # rounding once more takes no longer, however it is divided into shares
+        matrices, controls, made = distill(source, plan, dataclasses.replace(aim, final=True), end - again)
     coded, left = split(controls, steps)
-    return Rounded(matrices | coded, left, shares)
+    return Rounded(matrices | coded, left, shares, made)
 
 
 def _by_role(source: CalibratedModel, plan: Plan) -> float:
@@ -125,13 +132,26 @@ class Aim:
         return self.chosen_at
 
 
-def distill(source: CalibratedModel, plan: Plan, aim: Aim | None = None) -> tuple[Matrices, dict[str, Tensor]]:
+def distill(
+    source: CalibratedModel, plan: Plan, aim: Aim | None = None, end: float = math.inf
+) -> tuple[Matrices, dict[str, Tensor], int]:
     """Round share by share with training in between, from the steps at `plan.last_log2_c`.
 
-    aim: where the last share lands. Returns the matrices and the trained control tensors, not rounded.
+    aim: where the last share lands; end: when training should be over, by `time.monotonic`. Returns the matrices, the
+    trained control tensors, not rounded, and the number of training steps.
     """
-    settings, batches = source.config.quantize, source.teaching
+    settings = source.config.quantize
     gradual = Gradual(source.model, plan, source.config.optim, settings.distill_lr)
+    planned = settings.distill_steps
+    if end < math.inf:
+        each = gradual.seconds_per_step(source.teaching(_TIMED_STEPS))
+        planned = min(planned, max(1, int((end - time.monotonic()) / each)))
+        if planned < settings.distill_steps:
+            source.reporter.message(
+                f"{planned} of {settings.distill_steps} distillation steps fit into quantize.seconds = "
+                f"{settings.seconds:g}; --set quantize.seconds=0 --set quantize.distill_steps={planned} repeats this"
+            )
+    batches = source.teaching(planned)
     shares = (*settings.distill_shares, 1.0)
     each = (1 - _AFTER_ALL) * len(batches) / max(1, len(shares) - 1)
     ends = [*(round(each * number) for number in range(1, len(shares))), len(batches)]
@@ -146,5 +166,5 @@ def distill(source: CalibratedModel, plan: Plan, aim: Aim | None = None) -> tupl
             gradual.train(batches[start:stop], start / len(batches), stop / len(batches), on_step)
     trained = gradual.controls()
     if aim is None or not aim.target_bytes:
-        return gradual.round(0.0), trained
-    return aim.land(gradual, trained, 0.0)[0], trained
+        return gradual.round(0.0), trained, planned
+    return aim.land(gradual, trained, 0.0)[0], trained, planned

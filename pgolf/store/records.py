@@ -98,6 +98,7 @@ class QuantizeDetails(TypedDict, total=False):
     tensors: list[dict[str, Any]]
     allocation: list[dict[str, Any]]
     calibration_tokens: int
+    distill_steps: int
     reserved_bytes: dict[str, int]
     model_target: dict[str, int]
 

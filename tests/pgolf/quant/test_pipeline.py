@@ -84,6 +84,19 @@ def test_one_calibration_serves_several_targets(model: GPT, config: Config, stre
     assert same(pipeline.finish(source, 9000).model, alone.model)
 
 
+@pytest.mark.parametrize(("seconds", "made"), [(1e-9, 1), (1e9, 6)])
+def test_distillation_takes_the_steps_that_fit(
+    model: GPT, config: Config, stream: TokenStream, seconds: float, made: int
+) -> None:
+    """No time is left: one step; time enough: all. The result is that of so many steps without a clock."""
+    base = ["quantize.sensitivity_tokens=64", "quantize.target_bytes=9000"]
+    timed = configs.load(None, None, [*base, "quantize.distill_steps=6", f"quantize.seconds={seconds}"], base=config)
+    counted = configs.load(None, None, [*base, f"quantize.distill_steps={made}"], base=config)
+    results = [pipeline.quantize(model, each, stream, 32, RUNTIME, Silent(), 9000) for each in (timed, counted)]
+    assert [result.distill_steps for result in results] == [made, made]
+    assert same(results[0].model, results[1].model)
+
+
 def test_a_new_method_is_a_function_and_a_row(
     model: GPT, config: Config, stream: TokenStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:

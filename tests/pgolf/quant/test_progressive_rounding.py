@@ -12,7 +12,7 @@ from pgolf.model.gpt import GPT
 from pgolf.quant import hessian, waterfill
 from pgolf.quant.allocate import Plan
 from pgolf.quant.divergence import Divergence
-from pgolf.quant.progressive_rounding import Gradual
+from pgolf.quant.progressive_rounding import STEP_RATE, Gradual
 from pgolf.quantized.tensors import dequantize
 from tests.pgolf.quant.test_hessian import batches, model_of
 
@@ -88,6 +88,29 @@ def test_training_in_between_repairs_what_rounding_broke(model: GPT) -> None:
             train(gradual, [b for _ in range(steps) for b in batches(1)], number / 3, (number + 1) / 3)
         found.append(distance.of(weights(gradual)))
     assert found[1] < 0.8 * found[0]
+
+
+def test_the_learning_rate_is_in_proportion_to_the_steps(model: GPT) -> None:
+    """The plan's own steps, weight by weight; a bit more halves them, and with them the rate."""
+    plan, logs = plan_of(model), []
+    for name, problem in plan.problems.items():
+        steps = waterfill.choose_steps(problem, plan.last_log2_c + plan.offsets[name], plan.rounding.resolution)
+        logs += (steps.rows[:, None] + steps.columns[None, :]).ravel().tolist()
+    coarse = Gradual(model, plan, optim=OptimConfig(), lr=0.0)
+    assert coarse.mean_step == pytest.approx(2 ** np.mean(logs))
+    assert coarse.lr == pytest.approx(STEP_RATE * coarse.mean_step)
+    plan.last_log2_c -= 1
+    assert Gradual(model, plan, optim=OptimConfig(), lr=0.0).lr == pytest.approx(coarse.lr / 2)
+    assert Gradual(model, plan, optim=OptimConfig(), lr=0.002).lr == 0.002
+
+
+def test_timing_a_step_leaves_no_trace(model: GPT) -> None:
+    timed, plain = (Gradual(model, plan_of(model), optim=OptimConfig(), lr=0.002) for _ in range(2))
+    assert timed.seconds_per_step(batches(3)) > 0
+    for gradual in (timed, plain):
+        gradual.round_share(0.5)
+        train(gradual, batches(4))
+    assert all(torch.equal(a, b) for a, b in zip(weights(timed).values(), weights(plain).values(), strict=True))
 
 
 def test_moving_the_last_share_leaves_the_others_alone(model: GPT) -> None:
