@@ -9,8 +9,6 @@ of steps is fixed, so that the result depends on nothing but its inputs.
 """
 
 import copy
-import itertools
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -81,13 +79,14 @@ class Gradual:
         self._adam = [FlatAdam(self._flat, group, _BETAS, self._optim.adam_epsilon) for group in ("embed", "scalar")]
 
     def seconds_per_step(self, batches: Sequence[Tensor]) -> float:
-        """Median wall seconds of a training step, of one step per batch; they leave everything as it was."""
-        lr, times = self.lr, [time.perf_counter()]
+        """Wall seconds of a training step, the mean over two batches or more without the first; the steps change
+        nothing."""
+        lr, ends = self.lr, list[float]()
         self.lr = 0.0
-        self.train(batches, 0.0, 1.0, lambda _: times.append(time.perf_counter()))
+        self.train(batches, 0.0, 1.0, lambda _: ends.append(time.perf_counter()))
         self.lr = lr
         self._forget()
-        return statistics.median(later - earlier for earlier, later in itertools.pairwise(times))
+        return (ends[-1] - ends[0]) / (len(ends) - 1)
 
     def round_share(self, share: float) -> None:
         """Round columns until `share` of every matrix is done; the error is fed back to the remaining columns."""

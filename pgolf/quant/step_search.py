@@ -149,7 +149,7 @@ def distill(
         if planned < settings.distill_steps:
             source.reporter.message(
                 f"{planned} of {settings.distill_steps} distillation steps fit into quantize.seconds = "
-                f"{settings.seconds:g}; --set quantize.seconds=0 --set quantize.distill_steps={planned} repeats this"
+                f"{settings.seconds:g}"
             )
     batches = source.teaching(planned)
     shares = (*settings.distill_shares, 1.0)
