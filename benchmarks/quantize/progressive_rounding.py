@@ -48,7 +48,7 @@ def main() -> None:
     unquantized = loss(source)
     print(f"{'floating point':46} {unquantized:.4f} nats per token", flush=True)
     for name, assignments in ROWS.items():
-        changes = [f"quantize.target_bytes={options.target_bytes}", *assignments]
+        changes = [f"quantize.target_bytes={options.target_bytes}", "quantize.seconds=0", *assignments]
         config = configs.load(options.preset, None, changes)
         with tempfile.TemporaryDirectory() as folder:
             started = time.process_time()

@@ -196,14 +196,17 @@ def nncodec(case: Case, python: str) -> list[Point]:
     return sorted(points, key=lambda point: point.bytes)
 
 
-def prepare(path: Path, count: int, calibration_tokens: int, threads: int) -> Case:
+def prepare(path: Path, count: int, calibration_tokens: int, threads: int, distill_lr: float = 0.0) -> Case:
     stage, runtime = stage_directory.open_stage(path), runtimes.choose("auto", threads)
     model = models.load_model(stage, runtime)
     length = int(stage.manifest.config["train"]["seq_len"])
     tokenized = stage.ancestor("tokenize")
     train = tokens.TokenStream.open(train_shards(tokenized))
     settings = QuantizeConfig(
-        calibration_tokens=calibration_tokens, sensitivity_tokens=min(16_384, count), distill_steps=TEACHING_STEPS
+        calibration_tokens=calibration_tokens,
+        sensitivity_tokens=min(16_384, count),
+        distill_steps=TEACHING_STEPS,
+        distill_lr=distill_lr,
     )
     source = pipeline.calibrate(model, Config(quantize=settings), train, length, runtime, Silent())
     val = tokens.open_split(tokenized, "val")
@@ -260,6 +263,7 @@ def main() -> None:
     parser.add_argument("--calibration-tokens", type=int, default=65_536)
     parser.add_argument("--threads", type=int, default=0, help="0: every core")
     parser.add_argument("--bits", nargs="+", type=float, default=BITS, help="rates of this project's curves")
+    parser.add_argument("--distill-lr", type=float, default=0.0, help="as the setting; 0: in proportion to the steps")
     parser.add_argument("--nncodec", help="a Python that has NNCodec")
     parser.add_argument("--only", nargs="+", help="curves to make, by how they begin; the output's others are kept")
     parser.add_argument("--output", type=Path, default=HERE.parent / "results" / "quantization")
@@ -268,7 +272,7 @@ def main() -> None:
     known = json.loads(table.read_text()) if arguments.only and table.exists() else {}
     results = {n: {k: [Point(**p) for p in points] for k, points in curves.items()} for n, curves in known.items()}
     for path in arguments.stages:
-        case = prepare(path, arguments.tokens, arguments.calibration_tokens, arguments.threads)
+        case = prepare(path, arguments.tokens, arguments.calibration_tokens, arguments.threads, arguments.distill_lr)
         print(f"{case.name}: {case.size:,} weights in matrices", flush=True)
         curves = results.setdefault(case.name, {})
         work: dict[str, Callable[[], list[Point]]] = {

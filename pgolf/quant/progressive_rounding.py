@@ -5,7 +5,7 @@ share all that is left (the other columns, gains, norms, mixes) is trained on th
 model, over train tokens. Feedback is the linear answer to a rounding error inside one matrix; the training that follows
 is the answer of the whole model, and repairs a third of what the feedback leaves or more. The order by shares is of
 incremental network quantization (arXiv 1702.03044), the objective that of distillation (QUANTIZATION 7.2). The number
-of steps is fixed, so that the result depends on nothing but its inputs.
+of steps is fixed beforehand, so that the result depends on nothing but its inputs, unless a time is set.
 """
 
 import copy
