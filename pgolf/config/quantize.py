@@ -51,8 +51,8 @@ class QuantizeConfig:
     """Train tokens of one distillation step; many small steps gain more in the same time than a few large ones."""
     seconds: float = 0.0
     """Wall seconds that calibration and rounding should take together at most: distillation makes as many of its steps
-    as fit, and the manifest says how many (`distill_steps`). 0: all of them, so that the result depends on nothing but
-    its inputs."""
+    as fit, and the manifest says how many (`distill_steps`). Without distillation it has no effect. 0: all of them,
+    so that the result depends on nothing but its inputs."""
     distill_lr: float = 0.0
     """Learning rate of the distillation (Adam; Muon uses twice this), decaying to 0. 0: in proportion to the steps of
     the quantizer."""

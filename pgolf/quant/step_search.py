@@ -24,7 +24,7 @@ _NEAR = 0.995  # of the target: from here on a size is measured to the byte
 _SIMILAR = 0.05  # difference of two sizes up to which the coder's choices for the one are taken for the other, too
 _AFTER_ALL = 0.04  # of the distillation steps, once all is rounded: gains and norms learn little more by then
 _TIMED_STEPS = 12  # of distillation, before it begins, to know how many fit into `quantize.seconds`; 4 were too few
-_SLOWER = 1.1  # steps take longer in the end than at first: 8% to 15% on two cores
+_SLOWER = 1.1  # margin: in one run steps took 15% longer than those timed before them
 _MOST_BITS = 16  # coded bits per weight, as in `quantize.bits`; finer steps would only fill the target with noise
 
 
