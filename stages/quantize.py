@@ -75,7 +75,7 @@ def sweep(
                 )
                 parameters = sum(tensor.numel() for tensor in calibrated.weights.values())
                 with context.reporter.progress("code weights"):
-                    coded = container.encode(result.model, each.config.package.coder)
+                    coded = container.encode(result.model, each.config.package.coder, result.choices)
                 build.metrics |= QuantizeMetrics(parameters=parameters, model_bytes=len(coded))
                 if target:
                     build.details |= QuantizeDetails(

@@ -29,6 +29,8 @@ from torch import Tensor
 from pgolf import runtime as runtimes
 from pgolf.codec import container
 from pgolf.config import Config, QuantizeConfig
+from pgolf.model.fast_paths import paths_by_rule
+from pgolf.model.raced_pairs import Shape
 from pgolf.progress import Silent
 from pgolf.quant import allocate, gptq, hessian, pipeline, rtn, step_search, waterfill
 from pgolf.quant.allocate import Matrices, Plan
@@ -43,7 +45,6 @@ from stages.quantize import train_shards
 
 HERE = Path(__file__).parent
 BITS = (2.0, 2.5, 3.0, 3.6, 4.4)
-TEACHING_STEPS = 400  # as in preset `mini`
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +91,15 @@ class Point:
 
 
 def judge(case: Case, size: int, weights: Mapping[str, Tensor]) -> Point:
+    """The point of these weights, shown as soon as it is known: one can take half an hour."""
     loss = losses(case, weights) - losses(case, {})
-    return Point(size, case.judging.of(weights), loss / np.log(2) / case.bytes_per_token)
+    point = Point(size, case.judging.of(weights), loss / np.log(2) / case.bytes_per_token)
+    print(
+        f"    {size:>12,} bytes {8 * size / case.size:6.3f} bits/weight  KL {point.kl:.6f}  "
+        f"BPB {point.bits_per_byte_lost:+.5f}",
+        flush=True,
+    )
+    return point
 
 
 @torch.no_grad()
@@ -111,11 +119,11 @@ def decoded(matrices: Matrices, controls: Mapping[str, Tensor]) -> dict[str, Ten
     return QuantizedModel(matrices, controls).state_dict()
 
 
-def plan_of(case: Case, states: int = 8) -> Plan:
-    """Steps for all matrices, their shares measured at 3 bits."""
+def plan_of(case: Case, bits: float = 3.0, states: int = 8) -> Plan:
+    """Steps for all matrices, their shares measured at so many bits per weight, as `quantize` measures them."""
     rounding = waterfill.Rounding(states=states, resolution=QuantizeConfig().resolution)
     plan = Plan(case.source.problems, rounding, case.source.threads)
-    allocate.measure(plan, case.source.divergence, plan.log2_c_for_bits(3.0, list(plan.problems)))
+    allocate.measure(plan, case.source.divergence, plan.log2_c_for_bits(bits, list(plan.problems)))
     return plan
 
 
@@ -123,8 +131,9 @@ def ours(case: Case, rates: Sequence[float], states: int = 8, trained: bool = Fa
     """Trellis, waterfilled, Fisher weights, measured allocation; the real container. rates: bits per weight, without
     side information; trained: with training between shares and control tensors rounded; with 64 states as `mini` ships
     it."""
-    plan, points = plan_of(case, states), []
+    points = []
     for bits in rates:
+        plan = plan_of(case, bits, states)
         log2_c = plan.log2_c_for_bits(bits, list(plan.problems))
         plan.refit(plan.round(log2_c))
         matrices, controls = plan.round(log2_c), case.controls
@@ -196,17 +205,20 @@ def nncodec(case: Case, python: str) -> list[Point]:
     return sorted(points, key=lambda point: point.bytes)
 
 
-def prepare(path: Path, count: int, calibration_tokens: int, threads: int, distill_lr: float = 0.0) -> Case:
+def prepare(
+    path: Path, count: int, calibration_tokens: int, threads: int, distill_steps: int = 400, lr: float = 0.0
+) -> Case:
     stage, runtime = stage_directory.open_stage(path), runtimes.choose("auto", threads)
     model = models.load_model(stage, runtime)
     length = int(stage.manifest.config["train"]["seq_len"])
+    paths_by_rule(model, runtime, Shape(8, length, True, runtime.threads), scoring=True)  # as in the stage
     tokenized = stage.ancestor("tokenize")
     train = tokens.TokenStream.open(train_shards(tokenized))
     settings = QuantizeConfig(
         calibration_tokens=calibration_tokens,
         sensitivity_tokens=min(16_384, count),
-        distill_steps=TEACHING_STEPS,
-        distill_lr=distill_lr,
+        distill_steps=distill_steps,
+        distill_lr=lr,
     )
     source = pipeline.calibrate(model, Config(quantize=settings), train, length, runtime, Silent())
     val = tokens.open_split(tokenized, "val")
@@ -263,6 +275,7 @@ def main() -> None:
     parser.add_argument("--calibration-tokens", type=int, default=65_536)
     parser.add_argument("--threads", type=int, default=0, help="0: every core")
     parser.add_argument("--bits", nargs="+", type=float, default=BITS, help="rates of this project's curves")
+    parser.add_argument("--distill-steps", type=int, default=400, help="as the setting; preset `mini` has 400")
     parser.add_argument("--distill-lr", type=float, default=0.0, help="as the setting; 0: in proportion to the steps")
     parser.add_argument("--nncodec", help="a Python that has NNCodec")
     parser.add_argument("--only", nargs="+", help="curves to make, by how they begin; the output's others are kept")
@@ -272,7 +285,14 @@ def main() -> None:
     known = json.loads(table.read_text()) if arguments.only and table.exists() else {}
     results = {n: {k: [Point(**p) for p in points] for k, points in curves.items()} for n, curves in known.items()}
     for path in arguments.stages:
-        case = prepare(path, arguments.tokens, arguments.calibration_tokens, arguments.threads, arguments.distill_lr)
+        case = prepare(
+            path,
+            arguments.tokens,
+            arguments.calibration_tokens,
+            arguments.threads,
+            arguments.distill_steps,
+            arguments.distill_lr,
+        )
         print(f"{case.name}: {case.size:,} weights in matrices", flush=True)
         curves = results.setdefault(case.name, {})
         work: dict[str, Callable[[], list[Point]]] = {
@@ -288,15 +308,9 @@ def main() -> None:
             if arguments.only and not any(label.startswith(prefix) for prefix in arguments.only):
                 continue
             started = time.monotonic()
+            print(f"  {label}", flush=True)
             curves[label] = run()
-            print(f"  {label} ({time.monotonic() - started:.0f} s)")
-            for point in curves[label]:
-                bits = 8 * point.bytes / case.size
-                lost = point.bits_per_byte_lost
-                print(
-                    f"    {point.bytes:>12,} bytes {bits:6.3f} bits/weight  KL {point.kl:.6f}  BPB {lost:+.5f}",
-                    flush=True,
-                )
+            print(f"  {time.monotonic() - started:.0f} s", flush=True)
             plain = {n: {k: [vars(p) for p in points] for k, points in done.items()} for n, done in results.items()}
             table.write_text(json.dumps(plain, indent=1) + "\n")
         for mine in [label for label in curves if label in ("ours (trellis)", "ours, trained in between")]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pgolf import config as configs
+from pgolf.codec.container import Choices
 from pgolf.config import Config
 from pgolf.model.gpt import GPT
 from pgolf.progress import Reporter
@@ -104,6 +105,8 @@ class Rounded:
     """Bits allocated per matrix, with a byte target and `quantize.sensitivity_tokens` above 0."""
     distill_steps: int = 0
     """Steps of distillation made: fewer than planned where `quantize.seconds` left no time for more."""
+    choices: Choices | None = None
+    """The coder's for this very model, where it was measured to land on a target; they are expensive to find."""
 
 
 Quantizer = Callable[[CalibratedModel, int], Rounded]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pgolf.codec.container import Choices
 from pgolf.config import Config
 from pgolf.model.gpt import GPT
 from pgolf.progress import Reporter
@@ -32,6 +33,8 @@ class Result:
     allocation: Sequence[Share]
     """Bits allocated per matrix; empty without a byte target."""
     distill_steps: int
+    """As in `Rounded`."""
+    choices: Choices | None
     """As in `Rounded`."""
 
     def tensor_reports(self) -> list[TensorReport]:
@@ -108,4 +111,4 @@ def finish(source: CalibratedModel, target_bytes: int) -> Result:
     with precision.float32(source.model):
         rounded = methods.of(source.config.quantize).quantize(source, target_bytes)
     model = QuantizedModel(rounded.matrices, rounded.controls, source.header)
-    return Result(model, source, rounded.allocation, rounded.distill_steps)
+    return Result(model, source, rounded.allocation, rounded.distill_steps, rounded.choices)

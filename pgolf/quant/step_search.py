@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pgolf.codec import container
 from pgolf.quant import allocate
-from pgolf.quant.allocate import Matrices, Plan, Rounds, Share
+from pgolf.quant.allocate import TOLERANCE, Matrices, Plan, Rounds, Share
 from pgolf.quant.calibrated_model import CalibratedModel, Rounded
 from pgolf.quant.controls import choose_steps, split
 from pgolf.quant.divergence import Divergence
@@ -20,7 +20,6 @@ from pgolf.quant.waterfill import Rounding
 from pgolf.quantized.tensors import QuantizedModel
 
 CONTROL_TOKENS = 2048  # of each measurement of a control tensor; four times as many move a step by a few percent
-_NEAR = 0.995  # of the target: from here on a size is measured to the byte
 _SIMILAR = 0.05  # difference of two sizes up to which the coder's choices for the one are taken for the other, too
 _AFTER_ALL = 0.04  # of the distillation steps, once all is rounded: gains and norms learn little more by then
 _TIMED_STEPS = 12  # of distillation, before it begins, to know how many fit into `quantize.seconds`; 4 were too few
@@ -67,9 +66,10 @@ def search(source: CalibratedModel, target_bytes: int, states: int) -> Rounded:
     made = 0
     if settings.distill_steps:
         again = time.monotonic() - begun  # rounding once more takes no longer, however it is divided into shares
-        matrices, controls, made = distill(source, plan, dataclasses.replace(aim, final=True), end - again)
+        aim = dataclasses.replace(aim, final=True)
+        matrices, controls, made = distill(source, plan, aim, end - again)
     coded, left = split(controls, steps)
-    return Rounded(matrices | coded, left, shares, made)
+    return Rounded(matrices | coded, left, shares, made, aim.choices_of(matrices))
 
 
 def _by_role(source: CalibratedModel, plan: Plan) -> float:
@@ -104,31 +104,38 @@ class Aim:
     control_steps: Mapping[str, float]
     target_bytes: int  # 0: none
     final: bool  # whether what lands is the result; else sizes may be a few bytes too large
-    choices: container.Choices | None = None  # the coder's, for a model ...
-    chosen_at: int = 0  # ... of so many bytes
+    choices: container.Choices | None = None  # the coder's, for ...
+    chosen_for: Matrices | None = None  # ... these matrices, ...
+    chosen_at: int = 0  # ... a model of so many bytes
 
     def land(self, rounds: Rounds, controls: Mapping[str, Tensor], octaves: float) -> tuple[Matrices, float]:
         """All matrices at the finest steps that keep to the target, and their octaves; see `allocate.land`."""
         coded, left = split(controls, self.control_steps)
 
         def size(matrices: Matrices) -> int:
-            return self._size(QuantizedModel(matrices | coded, left, self.source.header))
+            return self._size(matrices, QuantizedModel(matrices | coded, left, self.source.header))
 
         with self.source.reporter.progress("byte target", total=self.target_bytes) as bar:
             return allocate.land(
                 rounds, self.target_bytes, size, octaves, lambda found: bar.update(found, note=f"{found:,} bytes")
             )
 
-    def _size(self, model: QuantizedModel) -> int:
-        """Bytes of the coded model, by the coder's choices for one of about that size where this is close enough."""
+    def choices_of(self, matrices: Matrices) -> container.Choices | None:
+        """The coder's choices for the model with exactly these matrices, if they were made when it was measured."""
+        return self.choices if self.chosen_for is matrices else None
+
+    def _size(self, matrices: Matrices, model: QuantizedModel) -> int:
+        """Bytes of the coded model, by the coder's choices for one of about that size where this is close enough: not
+        where the final model lands."""
         coder = self.source.config.package.coder
         if self.choices is not None:
             found = len(container.encode(model, coder, self.choices))
             similar = abs(found - self.chosen_at) <= _SIMILAR * self.chosen_at
-            near = _NEAR * self.target_bytes < found <= self.target_bytes
-            if similar and not (near and self.final):
+            lands = (1 - TOLERANCE) * self.target_bytes <= found <= self.target_bytes
+            if similar and not (lands and self.final):
                 return found
         self.choices = container.choose(model) if coder == "range" else None
+        self.chosen_for = matrices
         self.chosen_at = len(container.encode(model, coder, self.choices))
         return self.chosen_at
 

@@ -10,6 +10,7 @@ import torch
 from threadpoolctl import threadpool_info
 
 from pgolf import config as configs
+from pgolf.codec import container
 from pgolf.config import Config
 from pgolf.config.quantize import QuantizeConfig
 from pgolf.errors import PgolfError
@@ -95,6 +96,19 @@ def test_distillation_takes_the_steps_that_fit(
     results = [pipeline.quantize(model, each, stream, 32, RUNTIME, Silent(), 9000) for each in (timed, counted)]
     assert [result.distill_steps for result in results] == [made, made]
     assert same(results[0].model, results[1].model)
+
+
+@pytest.mark.parametrize("steps", [0, 4])
+def test_choices_of_the_coder_are_of_the_model_that_landed(
+    model: GPT, config: Config, stream: TokenStream, steps: int
+) -> None:
+    """Coding the model again need not try what landing on the target has tried."""
+    changes = ["quantize.sensitivity_tokens=64", f"quantize.distill_steps={steps}"]
+    config = configs.load(None, None, changes, base=config)
+    found = pipeline.quantize(model, config, stream, 32, RUNTIME, Silent(), 12_000)
+    assert found.choices == container.choose(found.model)
+    assert 0.999 * 12_000 <= len(container.encode(found.model, choices=found.choices)) <= 12_000
+    assert pipeline.quantize(model, config, stream, 32, RUNTIME, Silent()).choices is None
 
 
 def test_a_new_method_is_a_function_and_a_row(
