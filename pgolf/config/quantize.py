@@ -43,7 +43,7 @@ class QuantizeConfig:
     `trellis`); off: they are stored in 16 bits a value, which small models notice."""
     distill_steps: int = 0
     """Distillation steps that train the remaining float weights toward the original model (`waterfill`, `trellis`); 0:
-    off."""
+    off. 400,000 weights gain little beyond 400 steps, 3.5 million still gained from 1,200."""
     distill_shares: tuple[float, ...] = (0.5, 0.75, 0.9, 0.97)
     """Progressive rounding: share of each matrix's columns that is rounded before each part of the distillation steps;
     the rest is rounded before a last part of 4%. Empty: round all columns at once, then train gains and norms only."""
