@@ -51,9 +51,10 @@ def drifted(case: Case, plan: Plan, log2_c: float, batches: list[Tensor], share:
             x, y = inputs(original, name, batches), inputs(student, name, batches)
             both = (y.T @ y).numpy()
             ridge = share * np.mean(np.diag(both)) * np.eye(len(both))
-            moved = problem.weight @ ((x - y).T @ y).numpy() @ np.linalg.inv(both + ridge)
+            weight = problem.weight[:, problem.positions]
+            moved = weight @ ((x - y).T @ y).numpy() @ np.linalg.inv(both + ridge)
             aimed = waterfill.prepare(
-                problem.weight + moved,
+                weight + moved,
                 problem.role,
                 case.source.calibration[name].curvature,
                 case.source.calibration[name].output,

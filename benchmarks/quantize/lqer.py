@@ -34,11 +34,12 @@ def factors(problem: Problem, error: np.ndarray, rank: int) -> tuple[np.ndarray,
     upper = np.diag(problem.row_factor)
     if len(problem.row_carry):
         upper = upper + problem.row_carry * problem.row_factor
-    white = upper.T @ error @ problem.lower
+    white = upper.T @ error[:, problem.order] @ problem.lower
     left, values, right = np.linalg.svd(white, full_matrices=False)
     edge = np.sqrt(np.mean(white**2)) * (np.sqrt(white.shape[0]) + np.sqrt(white.shape[1]))
     low = (left[:, :rank] * values[:rank]) @ right[:rank]
-    return np.linalg.solve(upper.T, low) @ np.linalg.inv(problem.lower), float(values[0] / edge)
+    part = np.linalg.solve(upper.T, low) @ np.linalg.inv(problem.lower)
+    return part[:, problem.positions], float(values[0] / edge)
 
 
 def corrected(case: Case, plan: Plan, plain: dict[str, Tensor], names: list[str], rank: int) -> tuple[dict, float]:

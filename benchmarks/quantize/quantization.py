@@ -18,6 +18,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import brotli
@@ -45,6 +46,18 @@ from stages.quantize import train_shards
 
 HERE = Path(__file__).parent
 BITS = (2.0, 2.5, 3.0, 3.6, 4.4)
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """The settings of the same names, as `quantize.distill_steps`."""
+
+    steps: int = 400
+    lr: float = 0.0
+    shares: tuple[float, ...] = QuantizeConfig().distill_shares
+
+
+AS_MINI = Distillation()
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +88,10 @@ class Case:
     def trained_controls(self) -> dict[str, Tensor]:
         return control_tensors(self.trained, self.roles)
 
+    @cached_property
+    def float_loss(self) -> float:
+        return losses(self, {})
+
     @property
     def size(self) -> int:
         return sum(self.weights[name].numel() for name in self.roles)
@@ -92,7 +109,7 @@ class Point:
 
 def judge(case: Case, size: int, weights: Mapping[str, Tensor]) -> Point:
     """The point of these weights, shown as soon as it is known: one can take half an hour."""
-    loss = losses(case, weights) - losses(case, {})
+    loss = losses(case, weights) - case.float_loss
     point = Point(size, case.judging.of(weights), loss / np.log(2) / case.bytes_per_token)
     print(
         f"    {size:>12,} bytes {8 * size / case.size:6.3f} bits/weight  KL {point.kl:.6f}  "
@@ -206,7 +223,7 @@ def nncodec(case: Case, python: str) -> list[Point]:
 
 
 def prepare(
-    path: Path, count: int, calibration_tokens: int, threads: int, distill_steps: int = 400, lr: float = 0.0
+    path: Path, count: int, calibration_tokens: int, threads: int, distillation: Distillation = AS_MINI
 ) -> Case:
     stage, runtime = stage_directory.open_stage(path), runtimes.choose("auto", threads)
     model = models.load_model(stage, runtime)
@@ -217,8 +234,9 @@ def prepare(
     settings = QuantizeConfig(
         calibration_tokens=calibration_tokens,
         sensitivity_tokens=min(16_384, count),
-        distill_steps=distill_steps,
-        distill_lr=lr,
+        distill_steps=distillation.steps,
+        distill_lr=distillation.lr,
+        distill_shares=distillation.shares,
     )
     source = pipeline.calibrate(model, Config(quantize=settings), train, length, runtime, Silent())
     val = tokens.open_split(tokenized, "val")
@@ -275,8 +293,11 @@ def main() -> None:
     parser.add_argument("--calibration-tokens", type=int, default=65_536)
     parser.add_argument("--threads", type=int, default=0, help="0: every core")
     parser.add_argument("--bits", nargs="+", type=float, default=BITS, help="rates of this project's curves")
-    parser.add_argument("--distill-steps", type=int, default=400, help="as the setting; preset `mini` has 400")
+    parser.add_argument(
+        "--distill-steps", type=int, default=AS_MINI.steps, help="as the setting; preset `mini` has 400"
+    )
     parser.add_argument("--distill-lr", type=float, default=0.0, help="as the setting; 0: in proportion to the steps")
+    parser.add_argument("--distill-shares", nargs="+", type=float, default=AS_MINI.shares, help="as the setting")
     parser.add_argument("--nncodec", help="a Python that has NNCodec")
     parser.add_argument("--only", nargs="+", help="curves to make, by how they begin; the output's others are kept")
     parser.add_argument("--output", type=Path, default=HERE.parent / "results" / "quantization")
@@ -290,8 +311,7 @@ def main() -> None:
             arguments.tokens,
             arguments.calibration_tokens,
             arguments.threads,
-            arguments.distill_steps,
-            arguments.distill_lr,
+            Distillation(arguments.distill_steps, arguments.distill_lr, tuple(arguments.distill_shares)),
         )
         print(f"{case.name}: {case.size:,} weights in matrices", flush=True)
         curves = results.setdefault(case.name, {})

@@ -1,6 +1,6 @@
 """Progressive rounding: round some columns of every matrix, then train the remaining float weights, and repeat.
 
-The columns of every matrix are rounded in groups, from the last to the first as error feedback runs; after each
+The columns of every matrix are rounded in groups, those whose inputs weigh least first (`waterfill`); after each
 share all that is left (the other columns, gains, norms, mixes) is trained on the mean KL divergence to the unquantized
 model, over train tokens. Feedback is the linear answer to a rounding error inside one matrix; the training that follows
 is the answer of the whole model, and repairs a third of what the feedback leaves or more. The order by shares is of
@@ -35,7 +35,7 @@ _MOMENTUM, _BETAS = 0.9, (0.9, 0.95)
 
 @dataclass
 class _Part:
-    """One matrix on its way."""
+    """One matrix on its way; columns in the order of its problem."""
 
     problem: Problem
     steps: Steps
@@ -93,7 +93,8 @@ class Gradual:
         for name, part in self._parts.items():
             stop, columns = part.columns.start, part.problem.weight.shape[1]
             part.columns = slice(min(stop, columns - round(share * columns)), stop)
-            part.weight = self._flat.view(self._flat.data, name).double().cpu().numpy()
+            weight = self._flat.view(self._flat.data, name).double().cpu().numpy()
+            part.weight = np.take(weight, part.problem.order, axis=1)
         plan = self._plan
         rounded = in_parallel(
             lambda part: _round(part, part.steps, plan, plan.rounding), self._parts.values(), plan.threads
@@ -101,11 +102,11 @@ class Gradual:
         found = dict(zip(self._parts, rounded, strict=True))
         for name, (tensor, free) in found.items():
             part, view = self._parts[name], self._flat.view(self._flat.data, name)
-            part.symbols = tensor.symbols
-            start = part.columns.start
-            view[:, :start] = torch.from_numpy(free).to(view)
-            view[:, start:] = dequantize(tensor)[:, start:].to(view)
-            self._flat.view(self._free, name)[:, start:] = 0.0
+            part.symbols = np.take(tensor.symbols, part.problem.order, axis=1)
+            left, done = np.split(part.problem.order, [part.columns.start])
+            view[:, left] = torch.from_numpy(free).to(view)
+            view[:, done] = dequantize(tensor)[:, done].to(view)
+            self._flat.view(self._free, name)[:, done] = 0.0
         torch.mul(self._flat.data, 1.0 - self._free, out=self._fixed)
 
     def train(self, batches: Sequence[Tensor], done: float, until: float, on_step: Callable[[float], None]) -> None:

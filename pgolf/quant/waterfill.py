@@ -6,16 +6,20 @@ before it and to the rows after it. The cheapest way to spend bits makes that th
 s = c / (U_rr L_jj) with one c, which leaves a uniform quantizer 0.2546 bit above the rate-distortion limit for every
 covariance. Feedback between rows is YAQA's (arXiv 2505.22988); where only the diagonal of H_O is kept, U is its root.
 Steps are put on the grid first, then columns are rounded from last to first, each by the scalar or the trellis rounder
-(`trellis`), down its rows.
+(`trellis`), down its rows. The first columns are those whose inputs weigh most (the largest diagonal of H_I): they stay
+free longest where rounding goes on in shares with training in between.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from pgolf.quant import error_feedback, grid, rate_tables, trellis
 from pgolf.quant.grid import Floats
 from pgolf.quantized.tensors import QuantizedTensor
+
+Positions = npt.NDArray[np.int64]
 
 OUTPUT_DAMPING = 0.01  # of the mean diagonal of H_O: between 0.001 and 0.1 little changes
 SEGMENT = 1024  # rows per trellis restart: a restart costs about the gain of three symbols
@@ -23,15 +27,21 @@ SEGMENT = 1024  # rows per trellis restart: a restart costs about the gain of th
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """One matrix and all that decides its steps; fixed while steps are searched."""
+    """One matrix and all that decides its steps; fixed while steps are searched. Its columns stand as in `order`."""
 
     role: str
+    order: Positions  # (columns,) which column of the matrix stands at a position; rounding goes from last to first
     weight: Floats  # (rows, columns)
     lower: Floats  # (columns, columns), factor of the damped curvature
     row_factor: Floats  # (rows,) U_rr
     row_carry: Floats  # (rows, rows) U_qr / U_rr for q < r: weight of a row's error in later targets; (0, 0): none
     row_sigma: Floats  # (rows,) deviation of a row's weights ...
     col_sigma: Floats  # (columns,) ... times this, mean square 1, is the expected deviation of an element
+
+    @property
+    def positions(self) -> Positions:
+        """(columns,) where a column of the matrix stands."""
+        return np.argsort(self.order)
 
     @property
     def natural(self) -> Floats:
@@ -62,6 +72,8 @@ def prepare(weight: Floats, role: str, curvature: Floats, output: Floats, dampin
 
     curvature: (columns, columns) H_I; output: (rows, rows) H_O or (rows,) its diagonal.
     """
+    order = np.argsort(-np.diag(curvature), kind="stable")
+    weight, curvature = np.take(weight, order, axis=1), curvature[np.ix_(order, order)]
     lower, _ = error_feedback.factor(curvature, damping)
     if output.ndim == 1:
         row_factor, row_carry = np.sqrt(np.maximum(output, 1e-30)), np.zeros((0, 0))
@@ -74,7 +86,7 @@ def prepare(weight: Floats, role: str, curvature: Floats, output: Floats, dampin
     row_sigma = np.sqrt(np.mean(weight**2, axis=1) + (1e-3 * size) ** 2)
     scaled = weight / row_sigma[:, None]
     col_sigma = np.sqrt(np.mean(scaled**2, axis=0) + 1e-6)
-    return Problem(role, weight, lower, row_factor, row_carry, row_sigma, col_sigma)
+    return Problem(role, order, weight, lower, row_factor, row_carry, row_sigma, col_sigma)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +123,7 @@ def _on_grid(rows: Floats, columns: Floats, resolution: int) -> Steps:
 def quantize(
     problem: Problem, log2_c: float, rounding: Rounding, probabilities: Floats | None = None
 ) -> QuantizedTensor:
-    """Integers of the problem's weights at a given c.
+    """Integers of the problem's weights at a given c, columns as in the matrix.
 
     probabilities: of |q| by class and quantizer, from `rates.refit`; None: a Gaussian's.
     """
@@ -170,12 +182,13 @@ def round_columns(
 
 
 def tensor_of(problem: Problem, steps: Steps, symbols: np.ndarray, rounding: Rounding) -> QuantizedTensor:
-    """The tensor of symbols (rows, columns) that were rounded with these steps."""
+    """The tensor of symbols (rows, columns) that were rounded with these steps, its columns as in the matrix."""
+    positions = problem.positions
     return QuantizedTensor(
         role=problem.role,
-        symbols=symbols,
+        symbols=np.take(symbols, positions, axis=1),
         row_scale=steps.row_index,
-        col_scale=steps.col_index,
+        col_scale=steps.col_index[positions],
         resolution=steps.resolution,
         trellis=rounding.states,
         segment=SEGMENT,
@@ -183,9 +196,10 @@ def tensor_of(problem: Problem, steps: Steps, symbols: np.ndarray, rounding: Rou
 
 
 def classes(problem: Problem, tensor: QuantizedTensor) -> np.ndarray:
-    """(rows, columns) class of every element's symbol, for `rates.refit`."""
+    """(rows, columns) class of every element's symbol, columns as in the matrix, for `rates.refit`."""
     row_step = grid.step_of(tensor.row_scale, tensor.resolution)
     col_step = grid.step_of(tensor.col_scale, tensor.resolution)
     row = rate_tables.class_of(np.log2(problem.row_sigma / row_step))
-    column = np.rint(np.log2(problem.col_sigma / col_step) * rate_tables.PER_OCTAVE).astype(np.int64)
+    sigma = problem.col_sigma[problem.positions]
+    column = np.rint(np.log2(sigma / col_step) * rate_tables.PER_OCTAVE).astype(np.int64)
     return row[:, None] + column[None, :]
