@@ -79,6 +79,25 @@ def test_rounded_columns_stay_and_the_rest_is_trained(model: GPT) -> None:
     assert all(torch.equal(original[name], tensor) for name, tensor in model.state_dict().items())
 
 
+def test_the_optimizers_forget_what_is_rounded(model: GPT) -> None:
+    """Averages that only decay become subnormal after some hundred steps, and each step ten times as slow."""
+    plan = plan_of(model)
+    gradual = Gradual(model, plan, optim=OptimConfig(), lr=0.002)
+    train(gradual, batches(4), 0.0, 0.5)
+    gradual.round_share(0.5)
+    flat, embed = gradual._flat, gradual._adam[0]
+    averages = torch.zeros_like(flat.data), torch.zeros_like(flat.data)
+    flat.span(averages[0], "matrix").copy_(gradual._muon.momentum)
+    flat.span(averages[0], "embed").copy_(embed.first)
+    flat.span(averages[1], "embed").copy_(embed.second)
+    for name in model.matrix_roles():
+        free, done = np.split(plan.problems[name].order, [plan.problems[name].weight.shape[1] // 2])
+        momentum = flat.view(averages[0], name)
+        assert momentum[:, free].any(dim=0).all()
+        assert not momentum[:, done].any()
+        assert not flat.view(averages[1], name)[:, done].any()
+
+
 def test_training_in_between_repairs_what_rounding_broke(model: GPT) -> None:
     plan, distance = plan_of(model), Divergence(model, batches(4))
     found = []
