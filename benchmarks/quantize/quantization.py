@@ -49,15 +49,16 @@ BITS = (2.0, 2.5, 3.0, 3.6, 4.4)
 
 
 @dataclass(frozen=True)
-class Distillation:
-    """The settings of the same names, as `quantize.distill_steps`."""
+class OurSettings:
+    """Settings of this project's own curves, named as in `quantize`."""
 
-    steps: int = 400
-    lr: float = 0.0
-    shares: tuple[float, ...] = QuantizeConfig().distill_shares
+    distill_steps: int = 400
+    distill_lr: float = 0.0
+    distill_shares: tuple[float, ...] = QuantizeConfig().distill_shares
+    rate_weight: float = QuantizeConfig().rate_weight
 
 
-AS_MINI = Distillation()
+AS_MINI = OurSettings()
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +139,8 @@ def decoded(matrices: Matrices, controls: Mapping[str, Tensor]) -> dict[str, Ten
 
 def plan_of(case: Case, bits: float = 3.0, states: int = 8) -> Plan:
     """Steps for all matrices, their shares measured at so many bits per weight, as `quantize` measures them."""
-    rounding = waterfill.Rounding(states=states, resolution=QuantizeConfig().resolution)
+    settings = case.source.config.quantize
+    rounding = waterfill.Rounding(states=states, rate_weight=settings.rate_weight, resolution=settings.resolution)
     plan = Plan(case.source.problems, rounding, case.source.threads)
     allocate.measure(plan, case.source.divergence, plan.log2_c_for_bits(bits, list(plan.problems)))
     return plan
@@ -222,9 +224,7 @@ def nncodec(case: Case, python: str) -> list[Point]:
     return sorted(points, key=lambda point: point.bytes)
 
 
-def prepare(
-    path: Path, count: int, calibration_tokens: int, threads: int, distillation: Distillation = AS_MINI
-) -> Case:
+def prepare(path: Path, count: int, calibration_tokens: int, threads: int, own: OurSettings = AS_MINI) -> Case:
     stage, runtime = stage_directory.open_stage(path), runtimes.choose("auto", threads)
     model = models.load_model(stage, runtime)
     length = int(stage.manifest.config["train"]["seq_len"])
@@ -234,9 +234,7 @@ def prepare(
     settings = QuantizeConfig(
         calibration_tokens=calibration_tokens,
         sensitivity_tokens=min(16_384, count),
-        distill_steps=distillation.steps,
-        distill_lr=distillation.lr,
-        distill_shares=distillation.shares,
+        **vars(own),
     )
     source = pipeline.calibrate(model, Config(quantize=settings), train, length, runtime, Silent())
     val = tokens.open_split(tokenized, "val")
@@ -294,10 +292,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="0: every core")
     parser.add_argument("--bits", nargs="+", type=float, default=BITS, help="rates of this project's curves")
     parser.add_argument(
-        "--distill-steps", type=int, default=AS_MINI.steps, help="as the setting; preset `mini` has 400"
+        "--distill-steps", type=int, default=AS_MINI.distill_steps, help="as the setting; preset `mini` has 400"
     )
     parser.add_argument("--distill-lr", type=float, default=0.0, help="as the setting; 0: in proportion to the steps")
-    parser.add_argument("--distill-shares", nargs="+", type=float, default=AS_MINI.shares, help="as the setting")
+    parser.add_argument(
+        "--distill-shares", nargs="+", type=float, default=AS_MINI.distill_shares, help="as the setting"
+    )
+    parser.add_argument("--rate-weight", type=float, default=AS_MINI.rate_weight, help="as the setting")
     parser.add_argument("--nncodec", help="a Python that has NNCodec")
     parser.add_argument("--only", nargs="+", help="curves to make, by how they begin; the output's others are kept")
     parser.add_argument("--output", type=Path, default=HERE.parent / "results" / "quantization")
@@ -311,7 +312,9 @@ def main() -> None:
             arguments.tokens,
             arguments.calibration_tokens,
             arguments.threads,
-            Distillation(arguments.distill_steps, arguments.distill_lr, tuple(arguments.distill_shares)),
+            OurSettings(
+                arguments.distill_steps, arguments.distill_lr, tuple(arguments.distill_shares), arguments.rate_weight
+            ),
         )
         print(f"{case.name}: {case.size:,} weights in matrices", flush=True)
         curves = results.setdefault(case.name, {})

@@ -209,8 +209,8 @@ class _Search:
     def trim(self) -> None:
         """Adjust the price of a bit where the grid of steps is too coarse to meet the target (small models)."""
         assert self.good is not None
-        log2_c, own = self.good[0], self.rounds.rate_weight
-        low, high = 0.5 * own, own  # cheaper bits: nearer to the weights, more bytes
+        log2_c = self.good[0]
+        low, high = 0.0, self.rounds.rate_weight  # cheaper bits: nearer to the weights, more bytes
         for _ in range(_ATTEMPTS):
             if self.landed or high - low < 1e-6:
                 return

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from pgolf.quant.rate_tables import TAIL
 from pgolf.quantized.tensors import KAPPA, NEXT_STATE
 
 Array = npt.NDArray[Any]
@@ -28,14 +29,6 @@ TRELLIS_LAMBDA = 0.3235
 
 
 @njit(cache=True, nogil=True)
-def _bits(table: Array, cls: int, kappa: int, q: int) -> float:
-    last = table.shape[2] - 1
-    if q <= last:
-        return table[cls, kappa, q]
-    return table[cls, kappa, last] + (q - last) * (table[cls, kappa, last] - table[cls, kappa, last - 1])
-
-
-@njit(cache=True, nogil=True)
 def _level(q: int, kappa: int) -> int:
     if q == 0:
         return 0
@@ -43,8 +36,16 @@ def _level(q: int, kappa: int) -> int:
 
 
 @njit(cache=True, nogil=True)
+def _price(prices: Array, kind: int, kappa: int, q: int) -> float:
+    """Cost of the bits of |q|, from padded prices."""
+    most = prices.shape[2] - 3
+    at = min(q + 1, most)
+    return prices[kind, kappa, at] + (q + 1 - at) * (prices[kind, kappa, most + 2] - prices[kind, kappa, most + 1])
+
+
+@njit(cache=True, nogil=True)
 def _scalar(
-    target: Array, step: Array, omega: Array, cls: Array, table: Array, lam: float, row_carry: Array, out: Array, j: int
+    target: Array, step: Array, omega: Array, cls: Array, prices: Array, row_carry: Array, out: Array, j: int
 ) -> None:
     """Column j, every weight by itself; see `_viterbi` for the arguments."""
     rows = len(target)
@@ -56,7 +57,7 @@ def _scalar(
         best_cost, best = np.inf, 0
         for candidate in range(3):
             q = low + candidate if candidate < 2 else 0
-            cost = omega[r] * (size - q) * (size - q) + lam * _bits(table, cls[r], 0, q)
+            cost = omega[r] * (size - q) * (size - q) + _price(prices, cls[r], 0, q)
             if cost < best_cost:
                 best_cost, best = cost, q
         out[j, r] = best if u >= 0 else -best
@@ -66,10 +67,10 @@ def _scalar(
                 common[later] += residual * row_carry[r, later]
 
 
-def _prices(table: Array, lam: float) -> Array:
-    """Cost of the bits of |q| at index q + 1, by class and quantizer; infinite for −1, two more at the end."""
-    last, rise = table[..., -1:], table[..., -1:] - table[..., -2:-1]
-    return np.concatenate([np.full_like(last, np.inf), lam * table, lam * (last + rise), lam * (last + 2 * rise)], -1)
+def _padded(prices: Array) -> Array:
+    """Prices of |q| at index q + 1: infinite for −1, and two more at the end, in a straight line as over the last."""
+    last, rise = prices[..., -1:], (prices[..., -1:] - prices[..., -1 - TAIL : -TAIL]) / TAIL
+    return np.concatenate([np.full_like(last, np.inf), prices, last + rise, last + 2 * rise], -1)
 
 
 @njit(cache=True, nogil=True)
@@ -108,7 +109,7 @@ def _viterbi(
 ) -> None:
     """Rows start .. stop of column j, one segment.
 
-    target: (rows,) with the feedback of later columns; step: (rows,); prices: see `_prices`; common: (rows,) what the
+    target: (rows,) with the feedback of later columns; step: (rows,); prices: see `_padded`; common: (rows,) what the
     residuals of earlier rows add to the targets of later ones, carried on to the next segment; out: (columns, rows)
     symbols.
     """
@@ -207,8 +208,6 @@ def _round_block(
     col_omega: Array,
     row_class: Array,
     col_class: Array,
-    table: Array,
-    lam: float,
     prices: Array,
     following: Array,
     kappas: Array,
@@ -219,7 +218,7 @@ def _round_block(
     columns, rows = targets.shape
     aim, step, omega, common = np.empty(rows), np.empty(rows), np.empty(rows), np.empty(rows)
     cls = np.empty(rows, np.int64)
-    top = table.shape[0] - 1
+    top = prices.shape[0] - 1
     for j in range(columns - 1, -1, -1):
         for r in range(rows):
             aim[r] = targets[j, r]
@@ -232,7 +231,7 @@ def _round_block(
             omega[r] = row_omega[r] * col_omega[j]
             cls[r] = min(max(row_class[r] + col_class[j], 0), top)
         if len(kappas) == 0:
-            _scalar(aim, step, omega, cls, table, lam, row_carry, symbols, j)
+            _scalar(aim, step, omega, cls, prices, row_carry, symbols, j)
         else:
             for r in range(rows):
                 common[r] = 0.0
@@ -258,8 +257,7 @@ def round_block(
     steps: tuple[Array, Array],
     omegas: tuple[Array, Array],
     classes: tuple[Array, Array],
-    table: Array,
-    lam: float,
+    prices: Array,
     states: int,
     segment: int,
 ) -> tuple[Array, Array]:
@@ -268,8 +266,8 @@ def round_block(
     targets: (columns, rows) with the feedback of later blocks in them; weights: (columns, rows) original weights;
     carry: (columns, columns) M_ij = L_ij / L_jj inside the block; row_carry: (rows, rows) U_qr / U_rr above the
     diagonal, or (0, 0) for no feedback between rows; steps, omegas, classes: (of rows, of columns), the first two
-    multiply and the last add; table: (classes, 2, K + 1) bits of |q| by class and quantizer, sign included;
-    lam: cost of a bit in squared steps; states: 0, 4 or 8.
+    multiply and the last add; prices: (classes, 2, K + 1) cost in squared steps of the bits of |q|, sign included, by
+    class and quantizer; states: 0 or those of a trellis.
     """
     symbols = np.empty(targets.shape, np.int32)
     errors = np.empty(targets.shape)
@@ -280,5 +278,5 @@ def round_block(
     ]
     kinds = [np.ascontiguousarray(part, np.int64) for part in classes]
     kernel: Any = _round_block  # compiled for the types it is given
-    kernel(*contiguous, *kinds, table, lam, _prices(table, lam), following, kappas, segment, symbols, errors)
+    kernel(*contiguous, *kinds, _padded(prices), following, kappas, segment, symbols, errors)
     return symbols, errors

@@ -156,7 +156,8 @@ def round_columns(
     table = rate_tables.bits(
         rate_tables.gaussian_tables(rounding.states > 0) if probabilities is None else probabilities
     )
-    lam = rounding.rate_weight * (trellis.TRELLIS_LAMBDA if rounding.states else trellis.SCALAR_LAMBDA)
+    of_a_bit = rounding.rate_weight * (trellis.TRELLIS_LAMBDA if rounding.states else trellis.SCALAR_LAMBDA)
+    prices = of_a_bit * table
     carry = problem.lower / np.diag(problem.lower)  # (n, n)
     weights = np.ascontiguousarray(weight.T[: columns.stop])  # (columns, rows)
     targets = weights.copy()
@@ -172,8 +173,7 @@ def round_columns(
             (row_step, col_step[part]),
             (omegas[0], omegas[1][part]),
             (row_class, col_class[part]),
-            table,
-            lam,
+            prices,
             rounding.states,
             SEGMENT,
         )

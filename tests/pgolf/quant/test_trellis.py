@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pgolf.quant import trellis
+from pgolf.quant.rate_tables import TAIL
 from pgolf.quantized.tensors import KAPPA, NEXT_STATE
 
 LAM = 0.3
@@ -19,7 +20,8 @@ class Survivor(NamedTuple):
 
 def bits(table: np.ndarray, kappa: int, size: int) -> float:
     last = table.shape[1] - 1
-    return float(table[kappa, min(size, last)] + max(0, size - last) * (table[kappa, last] - table[kappa, last - 1]))
+    beyond = max(0, size - last)
+    return float(table[kappa, min(size, last)] + beyond * (table[kappa, last] - table[kappa, last - TAIL]) / TAIL)
 
 
 def plain(target: np.ndarray, step: np.ndarray, table: np.ndarray, carry: np.ndarray, states: int) -> list[int]:
@@ -52,8 +54,8 @@ def plain(target: np.ndarray, step: np.ndarray, table: np.ndarray, carry: np.nda
 @pytest.mark.parametrize("states", [4, 8, 64])
 def test_symbols_are_those_of_the_plain_search(states: int, fed: bool) -> None:
     random, rows = np.random.default_rng(states), 70
-    target, step = 6 * random.standard_normal(rows), np.exp(0.3 * random.standard_normal(rows))
-    table = np.cumsum(random.uniform(0.5, 2, (2, 5)), 1)  # symbols beyond the table occur
+    target, step = 10 * random.standard_normal(rows), np.exp(0.3 * random.standard_normal(rows))
+    table = np.cumsum(random.uniform(0.5, 2, (2, TAIL + 1)), 1)  # symbols beyond the table occur
     carry = np.triu(0.1 * random.standard_normal((rows, rows)), 1) if fed else np.zeros((0, 0))
     one = np.ones(1)
     symbols, _ = trellis.round_block(
@@ -64,8 +66,7 @@ def test_symbols_are_those_of_the_plain_search(states: int, fed: bool) -> None:
         (step, one),
         (np.ones(rows), one),
         (np.zeros(rows, np.int64), np.zeros(1, np.int64)),
-        table[None],
-        LAM,
+        LAM * table[None],
         states,
         1024,
     )
