@@ -151,8 +151,8 @@ def land(
     octaves: float,
     on_progress: Callable[[int], None],
 ) -> tuple[Matrices, float]:
-    """All matrices, at the finest steps whose encoded model takes at most `target` bytes and at least 99.9% of it, and
-    their octaves; the search begins at `octaves`.
+    """All matrices, at the finest steps whose encoded model takes at most `target` bytes, and their octaves; the search
+    begins at `octaves`. It takes at least 99.9% where the grid of steps, or the price of a bit beside it, can.
 
     size: bytes of the packaged model with these matrices. Raises PgolfError when no step reaches the target.
     """
@@ -211,6 +211,8 @@ class _Search:
         assert self.good is not None
         log2_c = self.good[0]
         low, high = 0.0, self.rounds.rate_weight  # cheaper bits: nearer to the weights, more bytes
+        if self.visit(log2_c, low) <= self.target:
+            return  # more than that no price gives
         for _ in range(_ATTEMPTS):
             if self.landed or high - low < 1e-6:
                 return

@@ -68,8 +68,12 @@ def _scalar(
 
 
 def _padded(prices: Array) -> Array:
-    """Prices of |q| at index q + 1: infinite for −1, and two more at the end, in a straight line as over the last."""
-    last, rise = prices[..., -1:], (prices[..., -1:] - prices[..., -1 - TAIL : -TAIL]) / TAIL
+    """Prices of |q| at index q + 1: infinite for −1, and two more at the end, in a straight line as over the last.
+
+    The line has one slope for both quantizers, never below 0: far out the noise in two would favor one of them by bits.
+    """
+    last = prices[..., -1:]
+    rise = np.maximum((last - prices[..., -1 - TAIL : -TAIL]) / TAIL, 0.0).mean(axis=1, keepdims=True)
     return np.concatenate([np.full_like(last, np.inf), prices, last + rise, last + 2 * rise], -1)
 
 
@@ -266,8 +270,8 @@ def round_block(
     targets: (columns, rows) with the feedback of later blocks in them; weights: (columns, rows) original weights;
     carry: (columns, columns) M_ij = L_ij / L_jj inside the block; row_carry: (rows, rows) U_qr / U_rr above the
     diagonal, or (0, 0) for no feedback between rows; steps, omegas, classes: (of rows, of columns), the first two
-    multiply and the last add; prices: (classes, 2, K + 1) cost in squared steps of the bits of |q|, sign included, by
-    class and quantizer; states: 0 or those of a trellis.
+    multiply and the last add; prices: (classes, 2, K + 1), K >= TAIL, cost in squared steps of the bits of |q|, sign
+    included, by class and quantizer; states: 0 or those of a trellis.
     """
     symbols = np.empty(targets.shape, np.int32)
     errors = np.empty(targets.shape)

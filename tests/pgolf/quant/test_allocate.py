@@ -10,7 +10,7 @@ from pgolf.quant import allocate
 from pgolf.quant.allocate import Matrices
 from pgolf.quantized.tensors import QuantizedTensor
 
-WEIGHTS = 80_000
+WEIGHTS = 800_000
 
 
 class Law:
@@ -38,7 +38,7 @@ def size(matrices: Matrices) -> int:
 @pytest.mark.parametrize(("grid", "rate_weight"), [(0.0, 1.0), (0.0, 0.0), (0.03, 1.0), (0.03, 0.6)])
 @pytest.mark.parametrize("start", [-1.0, 0.0, 2.0])
 def test_it_lands_within_a_thousandth_below_the_target(grid: float, rate_weight: float, start: float) -> None:
-    law, target = Law(grid, rate_weight), 23_490
+    law, target = Law(grid, rate_weight), 234_900
     matrices, octaves = allocate.land(law, target, size, start, lambda found: None)
     assert target * (1 - allocate.TOLERANCE) <= size(matrices) <= target
     assert size(law.round(octaves)) <= target
@@ -48,5 +48,14 @@ def test_it_lands_within_a_thousandth_below_the_target(grid: float, rate_weight:
 
 
 def test_a_target_out_of_reach_is_refused_with_the_least_size() -> None:
+    law = Law(0.0, 1.0)
     with pytest.raises(PgolfError, match="--target-bytes 0 cannot be reached: the coarsest steps take 1 bytes"):
-        allocate.land(Law(0.0, 1.0), 0, size, 0.0, lambda found: None)
+        allocate.land(law, 0, size, 0.0, lambda found: None)
+    assert len(law.prices) < 10  # it does not go on once coarser steps save nothing
+
+
+def test_a_grid_that_no_price_bridges_gives_what_fits_and_ends_soon() -> None:
+    law = Law(0.06, 0.2)
+    matrices, _ = allocate.land(law, 234_900, size, 0.0, lambda found: None)
+    assert 230_000 < size(matrices) < 234_000
+    assert law.prices.count(0.2) == len(law.prices) - 1  # one look at free bits

@@ -20,8 +20,8 @@ class Survivor(NamedTuple):
 
 def bits(table: np.ndarray, kappa: int, size: int) -> float:
     last = table.shape[1] - 1
-    beyond = max(0, size - last)
-    return float(table[kappa, min(size, last)] + beyond * (table[kappa, last] - table[kappa, last - TAIL]) / TAIL)
+    rise = float(np.mean(table[:, last] - table[:, last - TAIL])) / TAIL
+    return float(table[kappa, min(size, last)]) + max(0, size - last) * rise
 
 
 def plain(target: np.ndarray, step: np.ndarray, table: np.ndarray, carry: np.ndarray, states: int) -> list[int]:
@@ -71,3 +71,25 @@ def test_symbols_are_those_of_the_plain_search(states: int, fed: bool) -> None:
         1024,
     )
     assert symbols[0].tolist() == plain(target, step, table, carry, states)
+
+
+def test_the_scalar_rounder_takes_the_cheapest_level_of_all() -> None:
+    random, rows = np.random.default_rng(9), 200
+    target, one = 10 * random.standard_normal(rows), np.ones(1)
+    table = np.cumsum(random.uniform(0.5, 2, (2, TAIL + 1)), 1)  # many symbols lie beyond it
+    symbols, errors = trellis.round_block(
+        target[None],
+        target[None],
+        np.ones((1, 1)),
+        np.zeros((0, 0)),
+        (np.ones(rows), one),
+        (np.ones(rows), one),
+        (np.zeros(rows, np.int64), np.zeros(1, np.int64)),
+        LAM * table[None],
+        0,
+        1024,
+    )
+    costs = np.array([[(abs(u) - q) ** 2 + LAM * bits(table, 0, q) for q in range(60)] for u in target])
+    np.testing.assert_array_equal(symbols[0], np.sign(target) * np.argmin(costs, axis=1))
+    np.testing.assert_allclose(errors[0], target - symbols[0])
+    assert np.mean(np.abs(symbols) > TAIL) > 0.25

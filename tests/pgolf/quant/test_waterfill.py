@@ -30,19 +30,19 @@ def error(problem: Problem, tensor: QuantizedTensor) -> np.ndarray:
         (Rounding(states=0), -1.5, 0.24, 0.258),
         (Rounding(states=4), -2.0, 0.08, 0.13),
         (Rounding(states=8), -2.0, 0.06, 0.11),
-        (Rounding(states=0), -5.0, 0.2496, 0.2596),  # half of the symbols lie beyond the tables of bits: 0.553 once
-        (Rounding(states=8), -5.0, 0.07, 0.09),  # 0.163 once
+        (Rounding(states=0), -5.0, 0.2496, 0.2596),  # 46% of the symbols lie beyond the tables of bits: 0.553 once
+        (Rounding(states=8), -5.0, 0.07, 0.085),  # 15% do: 0.163 once
+        (Rounding(states=8), -7.0, 0.06, 0.085),  # 72% do
     ],
 )
 def test_gap_to_the_rate_distortion_bound(rounding: Rounding, log2_c: float, low: float, high: float) -> None:
     weight = np.random.default_rng(0).standard_normal((2048, 48))
     weight /= weight.std()
     problem = waterfill.prepare(weight, "mlp", np.eye(48), np.ones(2048), 1e-12)
-    first = waterfill.quantize(problem, log2_c, rounding)
-    fitted = rate_tables.refit(
-        [(first.symbols, waterfill.classes(problem, first), first.trellis, first.segment)], rounding.states > 0
-    )
-    tensor = waterfill.quantize(problem, log2_c, rounding, fitted)
+    tensor = waterfill.quantize(problem, log2_c, rounding)
+    for _ in range(2):  # as `quantize` does
+        parts = [(tensor.symbols, waterfill.classes(problem, tensor), tensor.trellis, tensor.segment)]
+        tensor = waterfill.quantize(problem, log2_c, rounding, rate_tables.refit(parts, rounding.states > 0))
     distortion = float(np.mean(error(problem, tensor) ** 2))
     assert low < conditional_bits(tensor) - 0.5 * np.log2(1 / distortion) < high
 
