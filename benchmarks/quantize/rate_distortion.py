@@ -31,9 +31,10 @@ def main() -> None:
         ("uniform, rate-aware", Rounding(states=0)),
         ("trellis of 4 states", Rounding(states=4)),
         ("trellis of 8 states", Rounding(states=8)),
+        ("trellis of 64 states", Rounding(states=64)),
         ("trellis of 8 states, nearest", Rounding(states=8, rate_weight=0.0)),
     ):
-        for bits in (2.0, 3.0, 4.0):
+        for bits in (2.0, 3.0, 4.0, 6.0, 8.0):
             log2_c = 2.0471 - bits - (1.0 if rounding.states else 0.0)
             started = time.monotonic()
             tensor = waterfill.quantize(problem, log2_c, rounding)
