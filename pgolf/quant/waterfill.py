@@ -60,7 +60,7 @@ class Rounding:
     """Settings of the rounding for given steps."""
 
     states: int = 8
-    """Trellis states: 4 or 8; 0: the scalar rounder."""
+    """Trellis states, 4 to 64; 0: the scalar rounder."""
     rate_weight: float = 1.0
     """Factor on the cost of a bit; 0: nearest level whatever it costs."""
     resolution: int = 8
