@@ -62,7 +62,7 @@ def refit(parts: Iterable[tuple[np.ndarray, np.ndarray, int, int]], trellis: boo
     """Probabilities of |q| from a model's own symbols, smoothed toward the Gaussian ones.
 
     Symbols beyond the last entry are left out. Counted in it, as they once were, they made it the cheapest of the wide
-    classes and pushed their large weights outwards: 0.05 to 0.35 bit per weight lost at 6 and 7 bits (Gaussian weights).
+    classes and pushed their large weights outwards: 0.05 to 0.35 bit lost at 6 and 7 bits a weight (Gaussian weights).
 
     parts: per tensor (symbols (rows, columns), classes (rows, columns), trellis states, segment).
     """
